@@ -1,0 +1,48 @@
+"""The whole story in a few minutes on two CPU cores, with no network and no files.
+
+    flaxdistill distill configs/quickstart.py
+
+Reads the docstrings of the libraries this package stands on, trains a vocabulary and a small teacher, distils a student
+of half its depth, and trains the same student from the same start without the teacher, for comparison.
+"""
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.optim import AdamW
+from flaxdistill.student import Start
+
+corpus = Corpus(sources=(Source(path="docstrings"),), vocab_size=4096, length=64, held_out_blocks=256)
+
+teacher = Experiment(
+    corpus=corpus,
+    student=Student(num_layers=4, hidden_size=192, num_heads=6, intermediate_size=768, dropout=0.0, attention_dropout=0.0),
+    losses={"mlm": MaskedLM()},
+    optim=AdamW(rate=2e-3),
+    batch_size=64,
+    steps=600,
+)
+
+student = Experiment(
+    teacher=Teacher(path=Stage("teacher")),
+    corpus=corpus,
+    student=Student(start=Start(path=Stage("teacher")), dropout=0.0, attention_dropout=0.0),
+    losses={"vocab": Vocab(tokens="masked"), "cosine": Cosine()},
+    optim=AdamW(rate=1e-3),
+    batch_size=64,
+    steps=300,
+)
+
+control = Experiment(
+    judge=Stage("teacher"),
+    corpus=corpus,
+    student=student.student,
+    losses={"mlm": MaskedLM()},
+    optim=student.optim,
+    batch_size=64,
+    steps=300,
+)
+
+config = {"teacher": teacher, "student": student, "control": control}

@@ -1,0 +1,5 @@
+"""``python -m flaxdistill``."""
+
+from flaxdistill.cli import main
+
+main()

@@ -1,0 +1,272 @@
+"""From an Experiment to live objects: the one file where data, models, losses and optimiser meet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxdistill import sharding, workdir
+from flaxdistill.data.rows import Order, rows
+from flaxdistill.data.store import Store, prepare
+from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import Experiment, Student
+from flaxdistill.families import family as find_family
+from flaxdistill.families.base import Family
+from flaxdistill.hub import Model
+from flaxdistill.losses.base import Loss
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import Vocab, VocabReport
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.encoder import make_apply, make_init, shapes_of
+from flaxdistill.pytrees import Batch, Params
+from flaxdistill.student import start_from
+from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.checkpoint import Checkpoints
+from flaxdistill.train.evaluate import make_evaluate
+from flaxdistill.train.log import Log
+from flaxdistill.train.loop import Run
+from flaxdistill.train.state import make_state
+from flaxdistill.train.step import Apply, make_step
+
+EVAL_SEED = 20190810
+"""Held-out masks are the same in every run and for every seed, so that their losses compare."""
+
+Report = Callable[[str], None]
+
+
+def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> Run:
+    """Make everything a run needs and make ``path`` its own; restores the newest checkpoint there.
+
+    Blocks are kept in ``data`` where the experiment does not say.
+
+    Raises UserError, before anything is written into ``path`` but prepared blocks, for whatever does not fit together.
+    """
+    e = experiment
+    mesh = sharding.make_mesh(e.fsdp)
+    sharding.check_batch(e.batch_size, e.accumulate, mesh)
+    teacher = read(e.teacher.path, path, report) if e.teacher else None
+    start = read(e.student.start.path, path, report) if e.student.start.path else None
+    judge = read(e.judge, path, report) if e.judge and not teacher else None
+    model = teacher or judge
+    store = prepare_blocks(e, data, start or model, report)
+    vocabulary = store.vocabulary()
+    for other in (teacher, judge, start):
+        if other is not None:
+            check_vocabulary(other, vocabulary)
+    family, config = student_config(e.student, start or model, vocabulary.size)
+    _check_fit(e, model, config)
+
+    teacher_applies, teacher_params = fixed(teacher, e.teacher.dtype if e.teacher else "float32", mesh)
+    judge_applies, judge_params = (teacher_applies, teacher_params) if teacher else fixed(judge, "float32", mesh)
+    # Even numbers for masks, odd ones for dropout: the two must never share a key.
+    prepare_batch = e.task.make_prepare(
+        mask_id=vocabulary.mask,
+        special_ids=vocabulary.special_ids,
+        counts=_counts(store, config.vocab_size) if e.task.smoothing else np.ones(config.vocab_size),
+        seed=2 * e.seed,
+    )
+    encode = make_apply(config, e.student.dtype)
+    steps = e.steps
+    tx = e.optim.build(steps)
+    losses_params = _init_losses(e, encode, teacher_applies, config, teacher_params, store.length)
+
+    @jax.jit
+    def init() -> Any:
+        student = make_init(config)(jax.random.key(e.seed))
+        if start is not None:
+            student = start_from(e.student.start, start.config, start.params, config, student)
+        return make_state({"student": student, "losses": losses_params}, tx)
+
+    shapes = jax.eval_shape(init)
+    shardings = sharding.state_shardings(shapes, mesh)
+    step = make_step(
+        lambda params, batch: encode(params, batch, batch.keys(2 * e.seed + 1) if config.dropout + config.attention_dropout else None),
+        teacher_applies,
+        prepare_batch,
+        e.losses,
+        tx,
+        e.accumulate,
+    )
+    inputs = {"blocks": store.path.name} | {
+        name: other.digest for name, other in (("teacher", teacher), ("start", start), ("judge", judge)) if other
+    }
+    workdir.claim(path, e, family, config, inputs, vocabulary)
+    checkpoints = Checkpoints(path)
+    latest = checkpoints.latest()
+    if latest is None:
+        state = jax.device_put(init(), shardings)
+    else:
+        state = checkpoints.restore(latest, shapes, shardings)
+        report(f"goes on from step {latest} of {e.steps}")
+    return Run(
+        mesh=mesh,
+        step=sharding.jit_step(step, shardings, mesh),
+        evaluate=make_evaluator(config, e.student.dtype, model, judge_applies, vocabulary, mesh),
+        state=state,
+        teacher_params=teacher_params,
+        judge_params=judge_params,
+        train_batch=_train_batches(e, store, mesh, int(state.step), int(state.next_index)),
+        eval_batches=lambda: held_out_batches(store, e.eval_batch_size, mesh),
+        rate=e.optim.schedule(steps),
+        checkpoints=checkpoints,
+        log=Log(path, step=latest or 0, writes=jax.process_index() == 0),
+        steps=e.steps,
+        log_every=e.log_every,
+        eval_every=e.eval_every,
+        save_every=e.save_every,
+    )
+
+
+def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Report) -> Store:
+    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none."""
+    corpus = e.corpus
+    if corpus.tokenizer is None and model is not None:
+        corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
+    return prepare(corpus, Path(e.data_dir) if e.data_dir else data, report=report)
+
+
+def student_config(student: Student, like: Model | None, vocab_size: int) -> tuple[Family, EncoderConfig]:
+    """Settle the student's family and sizes; raises UserError naming what neither the config nor a model says."""
+    sizes = {name: getattr(student, name) for name in ("num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions")}
+    family = find_family(student.family or (like.family.model_type if like else "bert"))
+    if like is None:
+        missing = [f"student.{name}" for name, size in sizes.items() if size is None and name != "max_positions"]
+        if missing:
+            raise UserError(f"{', '.join(missing)} must be given: there is no model to take the sizes from")
+        base = EncoderConfig(vocab_size=vocab_size, **{n: s for n, s in sizes.items() if s is not None})
+    else:
+        half = (like.config.num_layers + 1) // 2
+        base = dataclasses.replace(like.config, num_layers=half, pooler=False, mlm_head=True)
+        base = dataclasses.replace(base, **{name: size for name, size in sizes.items() if size is not None})
+    types = base.type_vocab_size if family.token_type_ids else 0
+    return family, dataclasses.replace(
+        base, type_vocab_size=types, dropout=student.dropout, attention_dropout=student.attention_dropout
+    )
+
+
+def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
+    """Raise UserError unless a model reads the vocabulary that the blocks are written in."""
+    theirs = load_vocabulary(str(model.directory))
+    if theirs.digest != vocabulary.digest:
+        raise UserError(
+            f"{model.source} has a vocabulary of {theirs.size} words and the corpus is written in another one of "
+            f"{vocabulary.size}: leave corpus.tokenizer unset to use the model's, or choose models that share one"
+        )
+    if model.config.vocab_size < vocabulary.size:
+        raise UserError(
+            f"{model.source} has {model.config.vocab_size} word embeddings for a vocabulary of {vocabulary.size}; its "
+            "tokenizer and weights do not belong together"
+        )
+
+
+def make_evaluator(
+    config: EncoderConfig, dtype: str, judge: Model | None, judges: tuple[Apply, ...], vocabulary: Vocabulary, mesh: Any
+) -> Any:
+    """Compile the evaluation of a model of ``config`` on masked tokens, with the same masks in every run.
+
+    Compares with the judge where there is one; cosine only where the widths are equal.
+    """
+    encode = make_apply(config, dtype)
+    draw = MLM().make_prepare(
+        mask_id=vocabulary.mask, special_ids=vocabulary.special_ids, counts=np.ones(config.vocab_size), seed=EVAL_SEED
+    )
+    losses: dict[str, Loss] = {"report": VocabReport(judged=judge is not None)}
+    if judge is not None and judge.config.hidden_size == config.hidden_size:
+        losses["cosine"] = Cosine()
+    evaluate = make_evaluate(lambda params, rows: encode(params, rows, None), judges, draw, losses)
+    return jax.jit(evaluate, out_shardings=sharding.replicated(mesh))
+
+
+def held_out_batches(store: Store, batch_size: int, mesh: Any) -> Iterator[Batch]:
+    """Yield every held-out block once, the last batch filled up with rows of weight 0."""
+    size = -(-batch_size // mesh.size) * mesh.size
+    n = len(store.held_out)
+    order = Order(sizes=(n,), weights=(1.0,), seed=0, shuffle=False)
+    for first in range(0, n, size):
+        index = _mine(first, size)
+        yield sharding.place_rows(rows((store.held_out,), order, index, limit=n), mesh)
+
+
+def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
+    """Read a model by path, Hub id or, for a run in a row of stages, ``@stage``."""
+    model = workdir.read_model(str(run.parent / path[1:]) if path.startswith("@") else path)
+    if model.note:
+        report(f"{model.source}: {model.note}")
+    return model
+
+
+def fixed(model: Model | None, dtype: str, mesh: Any) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
+    """Make a model a frozen function and its weights, in ``dtype``, one copy a device; two empty tuples for none."""
+    if model is None:
+        return (), ()
+    encode = make_apply(model.config, dtype)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.dtype(dtype)), model.params)
+    return (lambda params, batch: encode(params, batch, None),), (jax.device_put(params, sharding.replicated(mesh)),)
+
+
+def _init_losses(e: Experiment, encode: Any, teachers: tuple[Apply, ...], config: EncoderConfig, params: Any, length: int) -> Params:
+    batch = _abstract_batch(length)
+    student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
+    outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(e.seed), 1), len(e.losses))
+    return {name: loss.init(key, student, outputs) for key, (name, loss) in zip(keys, e.losses.items(), strict=True)}
+
+
+def _check_fit(e: Experiment, model: Model | None, config: EncoderConfig) -> None:
+    for name, loss in e.losses.items():
+        if loss.needs_teacher and e.teacher is None:
+            raise UserError(f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss")
+        if isinstance(loss, Vocab) and model and not model.config.mlm_head:
+            raise UserError(
+                f"{model.source} has no masked-LM head, which losses.{name} needs; choose a ...ForMaskedLM checkpoint"
+            )
+    longest = min([config.max_positions] + ([model.config.max_positions] if model else []))
+    if e.corpus.length > longest:
+        raise UserError(f"corpus.length {e.corpus.length} exceeds the {longest} positions of the models; use {longest} or less")
+    if model and model.config.vocab_size != config.vocab_size:
+        raise UserError(f"the student has {config.vocab_size} word embeddings and {model.source} has {model.config.vocab_size}")
+
+
+def _counts(store: Store, vocab_size: int) -> np.ndarray:
+    """Count words in the training blocks. float64 [V]"""
+    counts = np.zeros(vocab_size)
+    for blocks in store.train:
+        for ids, segments in zip(blocks.ids, blocks.segments, strict=True):
+            for first in range(0, len(ids), 65536):
+                piece = slice(first, first + 65536)
+                counts += np.bincount(ids[piece][segments[piece] > 0], minlength=vocab_size)
+    return counts
+
+
+def _train_batches(e: Experiment, store: Store, mesh: Any, step: int, next_index: int) -> Callable[[int], Batch]:
+    order = Order(
+        sizes=tuple(len(blocks) for blocks in store.train),
+        weights=tuple(source.weight for source in e.corpus.sources),
+        seed=e.seed,
+    )
+
+    def make(at: int) -> Batch:
+        index = _mine(next_index + (at - step) * e.batch_size, e.batch_size)
+        return sharding.place_rows(rows(store.train, order, index), mesh)
+
+    return make
+
+
+def _mine(first: int, size: int) -> np.ndarray:
+    """Give the global indices of this process's share of a batch of ``size`` rows."""
+    share = size // jax.process_count()
+    return first + share * jax.process_index() + np.arange(share)
+
+
+def _abstract_batch(length: int) -> Batch:
+    tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    row = jax.ShapeDtypeStruct((1,), jnp.int32)
+    weight = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return Batch(tokens, tokens, tokens, tokens, tokens, tokens, weight, row, row)

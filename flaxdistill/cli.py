@@ -1,0 +1,202 @@
+"""The verbs of the command line, and nothing else. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from flaxdistill import __version__
+from flaxdistill.errors import UserError
+
+T = TypeVar("T")
+Positional = Annotated[T, tyro.conf.Positional]
+
+VERBS = {
+    "distill": "Train a student against its teacher: distill CONFIG --workdir DIR [overrides]",
+    "train": "Train a model without a teacher: train CONFIG --workdir DIR [overrides]",
+    "prepare": "Turn the text of a config into blocks: prepare CONFIG --workdir DIR [overrides]",
+    "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID]",
+    "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT",
+    "convert": "Between a Hugging Face directory and a converted one: convert IN OUT",
+    "inspect": "Show a model, a run or a store of blocks: inspect PATH_OR_ID",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb. A user's mistake is one sentence and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _verb(arguments)
+    except UserError as error:
+        print(f"flaxdistill: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"flaxdistill: {where}{error.strerror or error}; make room or permit it, then run the command again", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("flaxdistill: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _verb(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, VERBS))
+        print(f"flaxdistill {__version__}: BERT-family teachers into small, fast students\n")
+        print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
+        print("\nflaxdistill VERB --help tells more; VERB CONFIG --help lists every flag of a config.")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"flaxdistill {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        raise UserError(f"there is no verb {verb!r}; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(VERBS)}")
+    if verb in CONFIGURED:
+        return CONFIGURED[verb](rest)
+
+    result: int = tyro.cli(PLAIN[verb], args=rest, prog=f"flaxdistill {verb}", description=VERBS[verb])
+    return result
+
+
+def _distill(arguments: list[str]) -> int:
+    experiments, root = _configured("distill", arguments)
+    if not any(e.teacher for e in experiments.values()):
+        raise UserError("this config has no teacher; use flaxdistill train, or name one with --teacher.path")
+    return _run(experiments, root)
+
+
+def _train(arguments: list[str]) -> int:
+    experiments, root = _configured("train", arguments)
+    taught = [name or "the experiment" for name, e in experiments.items() if e.teacher]
+    if taught:
+        raise UserError(f"{', '.join(taught)} has a teacher; use flaxdistill distill")
+    return _run(experiments, root)
+
+
+def _run(experiments: dict[str, Any], root: Path) -> int:
+    import signal
+
+    from rich.console import Console
+
+    from flaxdistill import stages, terminal
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every step it takes
+    console = Console()
+    with terminal.Bar(console) as bar:
+        try:
+            rows = stages.run(
+                experiments,
+                root,
+                show=lambda name, experiment, row: bar.show(name, experiment.steps, row),
+                report=bar.report,
+            )
+        except stages.Stopped as stopped:
+            bar.report(f"stopped after step {stopped.step}, which is saved; the same command goes on from there")
+            return 0 if stopped.signal_number == signal.SIGTERM else 130
+    console.print(terminal.results(rows))
+    return 0
+
+
+def _prepare(arguments: list[str]) -> int:
+    experiments, root = _configured("prepare", arguments)
+
+    from flaxdistill import build
+
+    for name, e in experiments.items():
+        path = e.teacher.path if e.teacher else e.student.start.path
+        model = None if path is None or path.startswith("@") else build.read(path, root / name, print)
+        build.prepare_blocks(e, root / "data", model, print)
+    return 0
+
+
+def _evaluate(workdir: Positional[Path], model: str | None = None) -> int:
+    """Evaluate a run's student, or another model, on the run's held-out blocks.
+
+    Args:
+        workdir: the folder of the run
+        model: a directory or Hub id to evaluate instead of the student
+    """
+    from rich.console import Console
+
+    from flaxdistill import stages, terminal
+
+    row = stages.evaluate(workdir, model)
+    Console().print(terminal.results([{"name": model or str(workdir)} | row]))
+    return 0
+
+
+def _export(workdir: Positional[Path], out: Positional[Path]) -> int:
+    """Write a run's student as a Hugging Face checkpoint.
+
+    Args:
+        workdir: the folder of the run
+        out: a directory that does not exist yet
+    """
+    from flaxdistill import workdir as runs
+
+    print(runs.export(workdir, out))
+    return 0
+
+
+def _convert(source: Positional[str], out: Positional[Path]) -> int:
+    """Convert a Hugging Face directory or Hub model into an orbax checkpoint, or such a checkpoint back.
+
+    Args:
+        source: a directory or Hub id
+        out: a directory that does not exist yet
+    """
+    from flaxdistill.convert import convert
+
+    print(convert(source, out))
+    return 0
+
+
+def _inspect(what: Positional[str]) -> int:
+    """Show a model, a run or a store of blocks.
+
+    Args:
+        what: a directory or Hub id
+    """
+    from rich.console import Console
+
+    from flaxdistill import inspection, terminal
+
+    console = Console()
+    for title, section in inspection.inspect(what).items():
+        console.print(terminal.listing(title, section))
+    return 0
+
+
+CONFIGURED: dict[str, Callable[[list[str]], int]] = {"distill": _distill, "train": _train, "prepare": _prepare}
+PLAIN: dict[str, Callable[..., int]] = {"eval": _evaluate, "export": _export, "convert": _convert, "inspect": _inspect}
+
+
+def _configured(verb: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
+    """Read CONFIG, apply the overrides, and give the experiments by stage name ('' for a single one) and the workdir."""
+    prog = f"flaxdistill {verb}"
+    if not arguments or arguments[0].startswith("-"):
+
+        def usage(config: Positional[Path], workdir: Path = Path("runs/CONFIG")) -> None:
+            """Run the experiments of a config.
+
+            Args:
+                config: a Python file that binds `config`, or the name of one that comes with flaxdistill
+                workdir: where runs, checkpoints and logs go; the same command goes on where it stopped
+            """
+
+        tyro.cli(usage, args=arguments, prog=prog, description=VERBS[verb] + "\n\nCONFIG --help lists all its flags.")
+        raise UserError(f"give the config first: {prog} CONFIG --workdir DIR")
+
+    from flaxdistill import configuration
+
+    return configuration.read(arguments[0], arguments[1:], prog=prog)

@@ -1,0 +1,98 @@
+"""From a config file and flags to experiments."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import Experiment
+from flaxdistill.schedule import Schedule
+
+PACKAGED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
+"""In a wheel and in a checkout."""
+
+
+def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[str, Experiment], Path]:
+    """Load a config and lay flags over it: experiments by stage name ('' for a single one) and the workdir.
+
+    Raises UserError for a config that cannot be used, and exits with 2 after naming a flag that does not exist.
+    """
+    path = find(path_or_name)
+    config = load(path)
+    staged = not isinstance(config, Experiment)
+    experiments = config if staged else {"": config}
+    workdir = ("workdir", Path, dataclasses.field(default=Path("runs") / path.stem))
+    if staged:
+        fields: list[Any] = [(name, Experiment, dataclasses.field(default=e)) for name, e in config.items()]
+    else:
+        fields = [("experiment", tyro.conf.OmitArgPrefixes[Experiment], dataclasses.field(default=config))]
+    flagged = dataclasses.make_dataclass("Flags", [workdir, *fields], frozen=True, kw_only=True)
+    with _registry():
+        parsed = tyro.cli(
+            tyro.conf.AvoidSubcommands[flagged], args=list(flags), prog=f"{prog} {path_or_name}", default=flagged(), description=path.name
+        )
+    names = list(experiments) if staged else ["experiment"]
+    return {name: getattr(parsed, field) for name, field in zip(experiments, names, strict=True)}, parsed.workdir
+
+
+def find(path_or_name: str) -> Path:
+    """Find a config file by path, or by name among those that come with the package."""
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    for folder in PACKAGED:
+        if path.parent == Path() and (folder / f"{path.stem}.py").is_file():
+            return folder / f"{path.stem}.py"
+    known = sorted({file.stem for folder in PACKAGED if folder.is_dir() for file in folder.glob("*.py")})
+    raise UserError(f"there is no config {path_or_name}; give a Python file, or one of {', '.join(known)}")
+
+
+def load(path: Path) -> Experiment | dict[str, Experiment]:
+    """Run a config file and take its ``config``; raises UserError with the line where it fails."""
+    spec = importlib.util.spec_from_file_location(f"flaxdistill_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file; a config ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+        raise UserError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}; mend the config") from None
+    config = getattr(module, "config", None)
+    if isinstance(config, Experiment):
+        return config
+    if isinstance(config, dict) and config and all(isinstance(e, Experiment) for e in config.values()):
+        bad = [name for name in config if not (isinstance(name, str) and name.isidentifier())]
+        if not bad:
+            return config
+        raise UserError(f"{path}: stage {bad[0]!r} is no plain name; use letters, digits and _")
+    raise UserError(f"{path} binds no `config`; let it be an Experiment, or a dict of named Experiments")
+
+
+def _registry() -> ConstructorRegistry:
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def schedule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Schedule] | None:
+        if info.type is not Schedule:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="VALUE|START:END:STEPS",
+            instance_from_str=lambda args: Schedule.parse(args[0]),
+            is_instance=lambda value: isinstance(value, Schedule),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry

@@ -1,0 +1,1 @@
+"""Text sources, tokenising, packing and the block store; numpy only, no jax."""

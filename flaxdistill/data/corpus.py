@@ -1,0 +1,46 @@
+"""What a run reads: text sources, a vocabulary, and how text becomes blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flaxdistill.data.sources import Source
+from flaxdistill.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What a run reads: text sources, a vocabulary, and how text becomes blocks."""
+
+    sources: tuple[Source, ...] = (Source(path="docstrings"),)
+    # Explicit held-out text; empty: a share of the documents of `sources`.
+    held_out_sources: tuple[Source, ...] = ()
+    # That share, chosen by document hash, so exact duplicates land on the same side.
+    held_out: float = 0.02
+    # At most so many blocks are kept for evaluation; documents beyond them stay in training.
+    held_out_blocks: int = 1024
+    # Directory or file of an existing tokenizer; None: train a WordPiece vocabulary on `sources`.
+    tokenizer: str | None = None
+    # Entries, when a vocabulary is trained.
+    vocab_size: int = 8192
+    # Tokens per block, with [CLS] and [SEP].
+    length: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise UserError("sources is empty, but a corpus needs at least one source: name one.")
+        if self.length < 16:
+            raise UserError(f"length is {self.length}, but a block holds at least 16 tokens: raise length.")
+        if not 0 < self.held_out < 0.5:
+            raise UserError(
+                f"held_out is {self.held_out}, but it is a share between 0 and 0.5 (both excluded): "
+                "0.02 holds out one document in fifty."
+            )
+        if self.held_out_blocks < 1:
+            raise UserError(
+                f"held_out_blocks is {self.held_out_blocks}, but evaluation needs at least 1 block: raise it."
+            )
+        if self.vocab_size < 64:
+            raise UserError(
+                f"vocab_size is {self.vocab_size}, but a vocabulary needs at least 64 entries: raise it."
+            )

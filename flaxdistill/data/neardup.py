@@ -1,0 +1,117 @@
+"""Training documents that say almost the same as a held-out one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Tokens per shingle. Five in a row are rarely shared by chance and survive light editing.
+SHINGLE = 5
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_FINISH = np.uint64(0xD6E8FEB86659FD93)
+_TABLE_BITS = 22
+
+
+def shingles(documents: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of every run of five tokens, and the number of the document each one comes from.
+
+    A shorter document is one shingle, an empty one has none. Repeated shingles are repeated.
+
+    Returns hashes [S] uint64 and documents [S] int64.
+    """
+    lengths = np.array([len(d) for d in documents], np.int64)
+    flat = np.concatenate([*documents, np.zeros(0, np.int32)]).astype(np.uint64) + np.uint64(1)
+    owner = np.repeat(np.arange(len(documents)), lengths)
+    windows = max(len(flat) - SHINGLE + 1, 0)
+    hashes = np.zeros(windows, np.uint64)
+    for k in range(SHINGLE):
+        hashes = hashes * _MULTIPLIER + flat[k : k + windows]
+    inside = owner[:windows] == owner[len(owner) - windows :]
+    hashes, owners = hashes[inside], owner[:windows][inside]
+
+    short = np.flatnonzero((lengths > 0) & (lengths < SHINGLE))
+    if len(short):
+        starts = (np.cumsum(lengths) - lengths)[short]
+        short_hashes = np.zeros(len(short), np.uint64)
+        for k in range(SHINGLE - 1):
+            here = lengths[short] > k
+            short_hashes[here] = short_hashes[here] * _MULTIPLIER + flat[starts[here] + k]
+        hashes, owners = np.concatenate([hashes, short_hashes]), np.concatenate([owners, short])
+    # The lookups below read the high bits, so these must depend on every token.
+    hashes ^= hashes >> np.uint64(32)
+    hashes *= _FINISH
+    return hashes, owners
+
+
+@dataclass(frozen=True)
+class HeldOutIndex:
+    """Which held-out documents contain which shingle."""
+
+    hashes: np.ndarray  # distinct, sorted [N] uint64
+    first: np.ndarray  # where the documents of each hash start in `documents` [N + 1] int64
+    documents: np.ndarray  # [P] int64
+    sizes: np.ndarray  # distinct shingles of each held-out document [H] int64
+    table: np.ndarray  # bool, by the high bits of a hash: may the index hold it? Spares most lookups.
+
+    @classmethod
+    def of(cls, held_out: Sequence[np.ndarray]) -> HeldOutIndex:
+        """The index of held-out documents, each an array of integer token ids [n]."""
+        hashes, owners = shingles(held_out)
+        order = np.lexsort((owners, hashes))
+        hashes, owners = hashes[order], owners[order]
+        fresh = np.ones(len(hashes), bool)
+        fresh[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+        hashes, owners = hashes[fresh], owners[fresh]
+        distinct, first = np.unique(hashes, return_index=True)
+        table = np.zeros(1 << _TABLE_BITS, bool)
+        table[distinct >> np.uint64(64 - _TABLE_BITS)] = True
+        return cls(
+            hashes=distinct,
+            first=np.append(first, len(hashes)),
+            documents=owners,
+            sizes=np.bincount(owners, minlength=len(held_out)),
+            table=table,
+        )
+
+    def near_duplicates(self, documents: Sequence[np.ndarray]) -> np.ndarray:
+        """Marks the documents that nearly repeat a held-out one: bool [len(documents)].
+
+        A document nearly repeats another when they share at least half of the distinct shingles of the
+        smaller of the two. Counted exactly, per pair.
+        """
+        marked = np.zeros(len(documents), bool)
+        hashes, owners = shingles(documents)
+        maybe = np.flatnonzero(self.table[hashes >> np.uint64(64 - _TABLE_BITS)])
+        if not len(maybe):
+            return marked
+        place = np.searchsorted(self.hashes, hashes[maybe])
+        place[place == len(self.hashes)] = 0
+        found = self.hashes[place] == hashes[maybe]
+        shared = np.unique(owners[maybe][found] * len(self.hashes) + place[found])
+        owner, place = np.divmod(shared, len(self.hashes))
+
+        # One row per (document, shared shingle, held-out document with it), counted per pair of documents.
+        copies = self.first[place + 1] - self.first[place]
+        before = np.cumsum(copies) - copies
+        held = self.documents[np.repeat(self.first[place] - before, copies) + np.arange(copies.sum())]
+        pair, count = np.unique(np.repeat(owner, copies) * len(self.sizes) + held, return_counts=True)
+        owner, held = np.divmod(pair, len(self.sizes))
+        distinct = _distinct(hashes, owners, len(documents), only=owner)
+        marked[owner[2 * count >= np.minimum(distinct[owner], self.sizes[held])]] = True
+        return marked
+
+
+def _distinct(hashes: np.ndarray, owners: np.ndarray, documents: int, only: np.ndarray) -> np.ndarray:
+    """The number of distinct shingles of each document in `only` (0 for the others): int64 [documents]."""
+    wanted = np.zeros(documents, bool)
+    wanted[only] = True
+    rows = wanted[owners]
+    # The document's number takes the place of a few low bits of the hash: one sort of plain integers.
+    bits = np.uint64(documents.bit_length())
+    keys = (owners[rows].astype(np.uint64) << (np.uint64(64) - bits)) | (hashes[rows] >> bits)
+    keys.sort()
+    fresh = np.ones(len(keys), bool)
+    fresh[1:] = keys[1:] != keys[:-1]
+    return np.bincount((keys[fresh] >> (np.uint64(64) - bits)).astype(np.int64), minlength=documents)

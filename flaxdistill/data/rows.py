@@ -1,0 +1,197 @@
+"""One global index becomes one row: which block, in which pass, and the arrays a batch is made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flaxdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from flaxdistill.data.store import Blocks
+
+# Odd constants of splitmix64 and murmur3; one pair per round of the permutation.
+_ROUNDS = tuple(
+    (np.uint64(first), np.uint64(second))
+    for first, second in (
+        (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9),
+        (0x94D049BB133111EB, 0xFF51AFD7ED558CCD),
+        (0xC4CEB9FE1A85EC53, 0x9E3779B97F4A7C15),
+        (0xBF58476D1CE4E5B9, 0x94D049BB133111EB),
+    )
+)
+_HALF = np.uint64(32)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which block stands at each global index, for ever: a pure function of sizes, weights and seed.
+
+    An epoch takes `round(weight * size)` blocks of each source (at least one), in an order of its own.
+    Within a source every block comes exactly once per pass, whatever the weight. Without `shuffle` there is
+    one source and its blocks come as they are stored.
+    """
+
+    sizes: tuple[int, ...]  # blocks of each source
+    weights: tuple[float, ...]  # passes over each source per epoch
+    seed: int
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) != len(self.weights) or not self.sizes:
+            raise UserError(
+                f"there are {len(self.sizes)} sources and {len(self.weights)} weights: give each source one weight."
+            )
+        for number, (size, weight) in enumerate(zip(self.sizes, self.weights, strict=True)):
+            if size < 1:
+                raise UserError(
+                    f"source {number} has {size} blocks, but at least 1 is needed: add text to it."
+                )
+            if not (weight > 0 and math.isfinite(weight)):
+                raise UserError(
+                    f"source {number} has weight {weight}, but a weight is a finite number above 0: "
+                    "leave a source out to skip it."
+                )
+        if not self.shuffle and len(self.sizes) > 1:
+            raise UserError(
+                f"{len(self.sizes)} sources cannot be read unshuffled: read one source at a time."
+            )
+
+    @property
+    def epoch_length(self) -> int:
+        """Rows per epoch."""
+        return int(self._ends[-1])
+
+    def __call__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Global indices [n] (int64, >= 0) to source, block within it, and number of the pass: int64 [n] each."""
+        index = np.asarray(index, np.int64)
+        if not self.shuffle:
+            passes, block = np.divmod(index, self.sizes[0])
+            return np.zeros_like(index), block, passes
+        epoch, slot = np.divmod(index, self.epoch_length)
+        slot = permute(slot, self._ends[-1], _mix(self._streams[-1] + epoch.astype(np.uint64)))
+        source = np.searchsorted(self._ends, slot, side="right")
+        size, share = self._sizes[source], self._shares[source]
+        slot -= self._ends[source]
+        passes, draw = np.divmod((epoch + 1) * share + slot, size)
+        return source, permute(draw, size, _mix(self._streams[source] + passes.astype(np.uint64))), passes
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.array(self.sizes, np.int64)
+
+    @cached_property
+    def _shares(self) -> np.ndarray:
+        return np.array(
+            [max(1, round(w * s)) for s, w in zip(self.sizes, self.weights, strict=True)], np.int64
+        )
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self._shares)
+
+    @cached_property
+    def _streams(self) -> np.ndarray:
+        """Where the keys of each source's passes start, and last those of the epochs: uint64."""
+        seed = _mix(np.array([self.seed % 2**64], np.uint64))
+        return _mix(seed + np.append(np.arange(len(self.sizes)), 2**32).astype(np.uint64))
+
+
+def permute(index: np.ndarray, size: np.ndarray | np.int64, key: np.ndarray) -> np.ndarray:
+    """Where each index goes in the permutation of `size` things that `key` names.
+
+    For one size and one key a bijection of 0 .. size - 1, computed without memory.
+    index [n] int64, 0 <= index < size; size [n] or one int64; key [n] uint64. Returns [n] int64.
+    """
+    # A Feistel network on pairs (high, low) below (tall, wide), where tall * wide is hardly more than size:
+    # a result outside is rare, and walking on from it must come back inside. Written here because a saved
+    # index has to mean the same row under every version of a library, and because grain's index_shuffle
+    # takes one index per call: 8 us each, where a row may cost 10 us in all.
+    wide = np.ceil(np.sqrt(size)).astype(np.int64)
+    sides = (-(-size // wide)).astype(np.uint64), wide.astype(np.uint64)
+    out = _feistel(index, *sides, key)
+    while (outside := out >= size).any():
+        some = (np.broadcast_to(values, out.shape)[outside] for values in (*sides, key))
+        out[outside] = _feistel(out[outside], *some)
+    return out
+
+
+def _feistel(index: np.ndarray, tall: np.ndarray, wide: np.ndarray, key: np.ndarray) -> np.ndarray:
+    high, low = np.divmod(index.astype(np.uint64), wide)
+    for number, (first, second) in enumerate(_ROUNDS):
+        mixed = ((low if number % 2 else high) + key) * first
+        mixed ^= mixed >> _HALF
+        mixed *= second
+        mixed >>= _HALF
+        if number % 2:
+            high = (high + mixed) % tall
+        else:
+            low = (low + mixed) % wide
+    return (high * wide + low).astype(np.int64)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finishing steps of splitmix64: uint64 [n] to well mixed uint64 [n], one to one."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def rows(
+    blocks: tuple[Blocks, ...], order: Order, index: np.ndarray, limit: int | None = None
+) -> dict[str, np.ndarray]:
+    """The rows at some global indices, ready to be placed on devices.
+
+    `blocks` are the order's sources. Rows at `limit` and beyond get weight 0: they fill up a last batch.
+
+    Returns `input_ids segment_ids positions token_type_ids` int32 [n, T] (positions restart in each segment
+    and are 0 on padding), `labels` int32 [n, 0], `weight` float32 [n], `example_id` int32 [n] (unique in the
+    store) and `epoch` int32 [n] (the pass over the row's source).
+    """
+    index = np.asarray(index, np.int64)
+    source, block, passes = order(index)
+    example_id = np.array([b.first_id for b in blocks], np.int64)[source] + block
+    if len(index) and example_id.max() > np.iinfo(np.int32).max:
+        raise UserError(
+            f"block {example_id.max()} does not fit into an int32 example_id (at most {np.iinfo(np.int32).max}): "
+            "split the corpus into several stores."
+        )
+    ids, segments = _read(blocks, source, block)
+    return {
+        "input_ids": ids.astype(np.int32),
+        "segment_ids": segments.astype(np.int32),
+        "positions": _positions(segments),
+        "token_type_ids": np.zeros(ids.shape, np.int32),
+        "labels": np.zeros((len(index), 0), np.int32),
+        "weight": np.ones(len(index), np.float32) if limit is None else (index < limit).astype(np.float32),
+        "example_id": example_id.astype(np.int32),
+        "epoch": passes.astype(np.int32),
+    }
+
+
+def _read(blocks: tuple[Blocks, ...], source: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(blocks) == 1:
+        return blocks[0].read(block)
+    order = np.argsort(source, kind="stable")
+    ends = np.cumsum(np.bincount(source, minlength=len(blocks)))[:-1]
+    read = [b.read(part) for b, part in zip(blocks, np.split(block[order], ends), strict=True)]
+    back = np.argsort(order)
+    ids, segments = (np.concatenate(arrays).take(back, axis=0) for arrays in zip(*read, strict=True))
+    return ids, segments
+
+
+def _positions(segments: np.ndarray) -> np.ndarray:
+    """Distance from the start of the segment, 0 on padding: segments [n, T] to int32 [n, T]."""
+    flat = segments.reshape(-1)
+    starts = np.empty(len(flat), bool)
+    np.not_equal(flat[1:], flat[:-1], out=starts[1:])
+    starts[:: segments.shape[1]] = True
+    first = np.append(np.flatnonzero(starts), len(flat))
+    positions = np.arange(len(flat), dtype=np.int32)
+    positions -= np.repeat(first[:-1].astype(np.int32), first[1:] - first[:-1])
+    positions *= flat > 0
+    return positions.reshape(segments.shape)

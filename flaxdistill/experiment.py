@@ -1,0 +1,127 @@
+"""The one config type: what a run is, as frozen dataclasses; JSON out and in."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.errors import UserError
+from flaxdistill.losses.base import Loss
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import Vocab
+from flaxdistill.optim import AdamW
+from flaxdistill.student import Start
+from flaxdistill.tasks.mlm import MLM
+
+
+def Stage(name: str) -> str:  # noqa: N802 - reads as the noun it is in a config
+    """Point a path at what an earlier stage of the same config trains."""
+    return "@" + name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A model to learn from."""
+
+    path: str  # a directory, a Hub id (user/name or user/name@revision) or Stage("name")
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of its weights and its arithmetic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Student:
+    """The model to train. A size left None is that of the model it starts from, and half of its layers."""
+
+    start: Start = Start()
+    family: str | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    num_heads: int | None = None
+    intermediate_size: int | None = None
+    max_positions: int | None = None
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of its arithmetic; weights are float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run. ``losses`` are the objects that run, by the name their flags have."""
+
+    teacher: Teacher | None = None
+    student: Student = Student()
+    corpus: Corpus = Corpus()
+    task: MLM = MLM()
+    losses: dict[str, Loss] = dataclasses.field(default_factory=lambda: {"vocab": Vocab(), "cosine": Cosine()})
+    optim: AdamW = AdamW()
+    steps: int = 1000
+    batch_size: int = 64  # rows of one update, over all devices
+    accumulate: int = 1  # micro-batches of one update; the result is the same, the memory is less
+    fsdp: int = 1  # devices that share one copy of the parameters; the others share the rows
+    seed: int = 0
+    judge: str | None = None  # a model that evaluations compare with where there is no teacher
+    log_every: int = 10
+    eval_every: int = 500
+    save_every: int = 500
+    eval_batch_size: int = 64
+    data_dir: str | None = None  # where prepared blocks are kept; None: beside the run
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate", "fsdp", "log_every", "eval_every", "save_every", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.losses:
+            raise UserError('losses is empty; a run needs at least one, such as {"vocab": Vocab()}')
+
+
+FREE = ("steps", "accumulate", "fsdp", "log_every", "eval_every", "save_every", "eval_batch_size", "data_dir")
+"""What may change when a run goes on: none of it changes what an update computes."""
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List the fields in which two stored experiments differ, as ``name old -> new``."""
+    found = []
+    for name in sorted(set(old) | set(new)):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{name}.")
+        elif a != b and prefix + name not in FREE:
+            found.append(f"{prefix}{name} {a!r} -> {b!r}")
+    return found
+
+
+def to_json(value: Any) -> Any:
+    """Turn a config into JSON values: a dataclass becomes its fields and its ``class``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": f"{type(value).__module__}:{type(value).__qualname__}"} | fields
+    if isinstance(value, Mapping):
+        return {str(name): to_json(item) for name, item in value.items()}
+    return [to_json(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def from_json(value: Any, *, source: str) -> Any:
+    """Read back what ``to_json`` wrote. Only dataclasses of this package are made; anything else is a UserError."""
+    if isinstance(value, list):
+        return tuple(from_json(item, source=source) for item in value)
+    if not isinstance(value, dict):
+        return value
+    fields = {name: from_json(item, source=source) for name, item in value.items() if name != "class"}
+    if "class" not in value:
+        return fields
+    module, _, name = str(value["class"]).partition(":")
+    made = None
+    if module.startswith("flaxdistill."):
+        try:
+            made = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            made = None
+    if not (isinstance(made, type) and dataclasses.is_dataclass(made) and made.__module__ == module):
+        raise UserError(f"{source} names the class {value['class']!r}, which is no config of this version of flaxdistill")
+    try:
+        return made(**fields)
+    except TypeError as error:
+        raise UserError(f"{source} does not fit this version of flaxdistill: {error}") from None
+

@@ -1,0 +1,360 @@
+"""Models at rest: Hugging Face directories, converted directories, and the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxdistill import families
+from flaxdistill.errors import UserError
+from flaxdistill.families.base import Family, expected_shapes, take
+from flaxdistill.files import brief, hashes, read_json, whole, write_json
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.pytrees import Params
+from flaxdistill.tree import flatten
+
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "merges.txt",
+    "vocab.json",
+    "special_tokens_map.json",
+)
+# Where the tokenizer once lay, and code that we neither run nor pass on.
+PRIVATE = (
+    "is_local",
+    "local_files_only",
+    "name_or_path",
+    "tokenizer_file",
+    "special_tokens_map_file",
+    "auto_map",
+)
+OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "tf_model.h5", "flax_model.msgpack")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model that was read: numpy leaves in the source's own dtypes.
+
+    ``directory`` is where its tokenizer files lie. ``digest`` is the sha256 over its named tensors and over
+    what its config computes: two models are the same if and only if it is equal, whatever layout they were
+    read from. ``note`` says in one line what was left out, '' for nothing.
+    """
+
+    source: str
+    family: Family
+    config: EncoderConfig
+    params: Params
+    directory: Path
+    digest: str
+    note: str
+
+
+def resolve(path_or_id: str) -> Path:
+    """Find a model's directory: one that exists here, or a Hub id ``user/repo[@revision]``, which is fetched.
+
+    Raises UserError where there is neither.
+    """
+    local = Path(path_or_id).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists():
+        raise UserError(f"{path_or_id} is a file; give the directory that holds it")
+    found = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", path_or_id)
+    if not found:
+        raise UserError(
+            f"there is no directory {path_or_id}; give one that exists or the id of a Hub model, like "
+            "user/repo or user/repo@revision"
+        )
+    return _fetch(*found.groups())
+
+
+def read_model(path_or_id: str) -> Model:
+    """Read a Hugging Face directory, a converted one or a Hub model; raises UserError for all else."""
+    directory = resolve(path_or_id)
+    if is_converted(directory):
+        family, config, params, digest = _read_converted(directory)
+        return Model(path_or_id, family, config, params, directory, digest, "")
+    given = read_json(directory / "config.json")
+    with _naming(directory / "config.json"):
+        family = families.family(take(given, "model_type", str))
+        config = family.read_config(given)
+    tensors = _read_tensors(directory, family)
+    config, params, note = family.read(config, tensors, path_or_id)
+    return Model(path_or_id, family, config, params, directory, digest_of(family, config, params), note)
+
+
+def write_model(
+    directory: str | Path,
+    *,
+    family: Family,
+    config: EncoderConfig,
+    params: Params,
+    tokenizer: Path | None,
+    card: str = "",
+) -> None:
+    """Write a Hugging Face directory, whole or not at all; dtypes are kept.
+
+    ``tokenizer`` is a directory whose tokenizer files are copied, ``card`` becomes README.md. Loads in
+    transformers 4 and 5. Raises UserError if the directory holds anything, or for what the family cannot
+    express.
+    """
+    import safetensors.numpy
+
+    tensors = family.write(config, params)
+    for name, value in tensors.items():
+        if value.dtype.name not in DTYPES.values():
+            raise ValueError(f"{name} is {value.dtype}; a model is written as {', '.join(DTYPES.values())}")
+    dtypes = {value.dtype.name for value in tensors.values()}
+    wide = "float64" if "float64" in dtypes else "float32"
+    dtype = dtypes.pop() if len(dtypes) == 1 else wide
+    described = {
+        "architectures": [family.masked_lm if config.mlm_head else family.bare],
+        "model_type": family.model_type,
+        **family.write_config(config),
+        "tie_word_embeddings": config.tied_head,
+        # transformers 5 reads the first, transformers 4 the second.
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+    with whole(directory) as new:
+        safetensors.numpy.save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+        write_json(new / "config.json", described)
+        copy_tokenizer(tokenizer, new, family)
+        if card:
+            (new / "README.md").write_text(card, encoding="utf-8")
+
+
+def is_converted(directory: Path) -> bool:
+    """Tell a converted directory (model.json) from a Hugging Face one; raises UserError if it is both."""
+    converted = (directory / "model.json").exists()
+    if converted and (directory / "config.json").exists():
+        raise UserError(
+            f"{directory} holds both config.json and model.json; a Hugging Face directory has the "
+            "first and a converted one the second: remove the wrong one"
+        )
+    return converted
+
+
+def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
+    """Hash a file's tensors (name, dtype, shape, bytes) and what the config computes; sha256, hex."""
+    flat, trained = flatten(params), ("dropout", "attention_dropout", "initializer_range")
+    computed = {key: value for key, value in dataclasses.asdict(config).items() if key not in trained}
+    digest = hashlib.sha256(json.dumps([family.model_type, computed]).encode())
+    for path, name in sorted(family.names(config).items(), key=lambda item: item[1]):
+        value = np.ascontiguousarray(flat[path].T if path.endswith("/kernel") else flat[path])
+        digest.update(json.dumps([name, value.dtype.name, value.shape]).encode())
+        digest.update(value.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def copy_tokenizer(source: Path | None, target: Path, family: Family) -> None:
+    """Copy the tokenizer files of ``source``, without what they tell of its past, for a family's inputs."""
+    for name in TOKENIZER:
+        if source is None or not (source / name).is_file():
+            continue
+        if name != "tokenizer_config.json":
+            shutil.copyfile(source / name, target / name)
+            continue
+        given = {key: value for key, value in read_json(source / name).items() if key not in PRIVATE}
+        if given.get("tokenizer_class") == "TokenizersBackend":  # unknown to transformers 4
+            given["tokenizer_class"] = "PreTrainedTokenizerFast"
+        # transformers 4 fails where a tokenizer gives its model an input too many.
+        types = ["token_type_ids"] if family.token_type_ids else []
+        given["model_input_names"] = ["input_ids", *types, "attention_mask"]
+        write_json(target / name, given)
+
+
+def _fetch(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    name = f"{repo}@{revision}" if revision else repo
+    # The client's own messages are not repeated: they may hold what a request was sent with.
+    try:
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
+                ignore_patterns=["*/*", "model.json"],
+            )
+        )
+    except errors.GatedRepoError:
+        reason = "it is gated; ask for access on its page and set HF_TOKEN"
+    except errors.RevisionNotFoundError:
+        reason = "it has no such revision; check the part after @"
+    except errors.HfHubHTTPError as error:
+        reason = _answer(error)
+    except errors.HFValidationError:
+        reason = "that is no valid id; it is written user/repo or user/repo@revision"
+    except (OSError, ValueError, errors.EntryNotFoundError, errors.HTTPError) as error:
+        # The client wraps an answer it has no name for in an error of its own.
+        answered = isinstance(error.__cause__, errors.HfHubHTTPError)
+        away = "the Hub cannot be reached and there is no copy in its cache; give a local directory"
+        reason = _answer(error.__cause__) if answered else away
+    raise UserError(f"{name} is no directory here, and as a Hub model it cannot be fetched: {reason}")
+
+
+def _answer(error: Any) -> str:
+    status = getattr(error.response, "status_code", "with an error")
+    private = status in {401, 403, 404}
+    way = "check the id, and HF_TOKEN if it is private" if private else "try again, or give a local directory"
+    return f"the Hub answers {status}; {way}"
+
+
+def _read_tensors(directory: Path, family: Family) -> dict[str, np.ndarray]:
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.exists():
+        return _read_file(single, family)
+    if not index.exists():
+        raise UserError(_no_weights(directory))
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise UserError(f"{index} has no weight_map from tensors to files; save or fetch it again")
+    for file in where.values():
+        # A plain name: an index that was fetched must not point anywhere else.
+        if not (isinstance(file, str) and re.fullmatch(r"\w[\w.-]*\.safetensors", file)):
+            raise UserError(
+                f"{index} names the file {file!r}; a shard is a .safetensors file beside its index"
+            )
+    tensors: dict[str, np.ndarray] = {}
+    for file in sorted(set(where.values())):
+        if not (directory / file).exists():
+            raise UserError(f"{directory} has no {file}, which {index.name} names; fetch or copy it again")
+        shard = _read_file(directory / file, family)
+        twice = sorted(set(shard) & set(tensors))
+        if twice:
+            raise UserError(
+                f"{directory / file} holds {', '.join(twice)} that another shard holds too; save it again"
+            )
+        tensors |= shard
+    differ = sorted(set(where) ^ set(tensors))
+    if differ:
+        raise UserError(
+            f"{index} and its shards disagree on {', '.join(differ)}; save or fetch them again together"
+        )
+    return tensors
+
+
+def _read_file(file: Path, family: Family) -> dict[str, np.ndarray]:
+    import safetensors
+
+    # Opening checks lengths, spans, shapes and types against each other and the file's size, and allocates
+    # nothing.
+    try:
+        with safetensors.safe_open(file, "numpy") as opened:
+            types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+            odd = [f"{n} {t}" for n, t in types.items() if t not in DTYPES and not family.leaves_out(n)]
+            if odd:
+                raise UserError(
+                    f"{file} holds {', '.join(odd)}; only {', '.join(DTYPES)} can be read: save the "
+                    "model in one of them"
+                )
+            return {name: opened.get_tensor(name) for name, dtype in types.items()}
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            f"{file} is damaged or no safetensors file ({error}); fetch or copy it again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
+
+
+def _no_weights(directory: Path) -> str:
+    other = sorted(file.name for pattern in OTHER_FORMATS for file in directory.glob(pattern))
+    if not other:
+        return (
+            f"{directory} has no model.safetensors; give a model saved by transformers' "
+            "save_pretrained (weights in other formats are never fetched or read)"
+        )
+    loads = {"tf_model.h5": ", from_tf=True", "flax_model.msgpack": ", from_flax=True"}.get(other[0], "")
+    version = "transformers 4" if loads else "transformers"
+    kind = "is in another format" if loads else "is a pickle, which can run code,"
+    return (
+        f"{directory} has no model.safetensors, and {other[0]} {kind} and is never read; where you "
+        "trust it, use "
+        f"{version}: AutoModelForMaskedLM.from_pretrained({str(directory)!r}{loads}).save_pretrained(NEW, "
+        "safe_serialization=True)"
+    )
+
+
+def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str]:
+    import orbax.checkpoint
+
+    file, folder = directory / "model.json", (directory / "params").absolute()
+    given = read_json(file)
+    again = "convert the model again"
+    if given.get("format") != 1:
+        raise UserError(
+            f"{file} has format {given.get('format')!r} and 1 is known here; {again} or update flaxdistill"
+        )
+    with _naming(file):
+        family = families.family(take(given, "family", str))
+        config = _config(given.get("config"))
+    # Before orbax sees them: what it says of a damaged file is long and comes from many threads.
+    found, listed = hashes(folder), given.get("files")
+    if found != listed:
+        listed = listed if isinstance(listed, dict) else {}
+        differ = sorted(name for name in set(found) | set(listed) if found.get(name) != listed.get(name))
+        raise UserError(f"{folder} is not what {file.name} lists: see {', '.join(differ[:5])}; {again}")
+    try:
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            # Shapes first: a file that claims more than its config is not worth allocating for.
+            stored = flatten(checkpointer.metadata(folder).item_metadata.tree)
+            if config.num_layers > len(stored):
+                raise UserError(
+                    f"{file.name} asks for {config.num_layers} layers and {folder} holds fewer; {again}"
+                )
+            shapes = expected_shapes(config)
+            wrong = sorted(
+                p for p in set(stored) | set(shapes) if getattr(stored.get(p), "shape", None) != shapes.get(p)
+            )
+            if wrong:
+                raise UserError(
+                    f"{folder} is not the model that {file.name} describes: see {', '.join(wrong)}; {again}"
+                )
+            params = checkpointer.restore(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+        raise UserError(f"{folder} is damaged or no parameters ({brief(error)}); {again}") from None
+    digest = digest_of(family, config, params)
+    if digest != given.get("digest"):
+        raise UserError(
+            f"{folder} has digest {digest[:12]} and {file.name} says {given.get('digest')}; {again}"
+        )
+    return family, config, params, digest
+
+
+def _config(given: Any) -> EncoderConfig:
+    if not isinstance(given, dict):
+        raise UserError("config is missing; convert the model again")
+    hints = typing.get_type_hints(EncoderConfig)
+    if set(given) != set(hints):
+        raise UserError(
+            f"config differs in {', '.join(sorted(set(given) ^ set(hints)))}; convert the model again"
+        )
+    values = {}
+    for key, hint in hints.items():
+        choices = typing.get_args(hint)
+        values[key] = take(given, key, str if choices else hint)
+        if choices and values[key] not in choices:
+            raise UserError(f"{key} is {values[key]!r}; known are {', '.join(choices)}")
+    return EncoderConfig(**values)
+
+
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None

@@ -1,0 +1,1 @@
+"""Pure loss terms, one idea per file."""

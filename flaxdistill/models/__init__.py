@@ -1,0 +1,1 @@
+"""Encoders behind pure functions; the only folder that imports flax."""

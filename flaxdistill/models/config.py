@@ -1,0 +1,43 @@
+"""The shape of an encoder, whatever family it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from flaxdistill.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Sizes and arithmetic of a post-norm encoder (Devlin et al., 2019); a family is a key map over it."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    max_positions: int = 512
+    type_vocab_size: int = 2  # 0: no token types (DistilBERT)
+    activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
+    norm_eps: float = 1e-12
+    head_norm_eps: float = 1e-12  # the norm of the MLM transform
+    mlm_head: bool = True
+    tied_head: bool = True  # the MLM head multiplies by the word embeddings
+    pooler: bool = False
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    initializer_range: float = 0.02
+    pad_id: int = 0
+
+    def __post_init__(self):
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; change one of the two"
+            )
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")

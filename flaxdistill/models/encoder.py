@@ -1,0 +1,75 @@
+"""The one encoder, and the pure functions the rest of the package sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.heads import MLMHead
+from flaxdistill.models.layers import Dense, Embeddings, Layer
+from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection
+
+
+class Encoder(nn.Module):
+    """A transformer encoder; layers are unrolled, one subtree each, so that any of them can be read for nothing."""
+
+    config: EncoderConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, batch: Batch, keys: jax.Array | None) -> Outputs:
+        c, dtype = self.config, self.dtype
+
+        def fold(site: int):  # one key per row and per layer; None stays None
+            return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, site))(keys)
+
+        embeddings = Embeddings(c, dtype, name="embeddings")
+        x = embeddings(batch.input_ids, batch.positions, batch.token_type_ids, fold(0))
+        hidden, projections = [x], []
+        for i in range(c.num_layers):
+            x, qkv = Layer(c, dtype, name=f"layer_{i}")(x, batch.segment_ids, fold(i + 1))
+            hidden.append(x)
+            projections.append(qkv)
+        queries, keys_, values = zip(*projections, strict=True)
+        first, word = x[:, 0], embeddings.word.embedding
+        # An encoder without the head still names its vocabulary vectors; whoever trains on them must check mlm_head.
+        headless = VocabProjection(x, word, jnp.zeros((c.vocab_size,), jnp.float32))
+        return Outputs(
+            hidden=tuple(hidden),
+            queries=queries,
+            keys=keys_,
+            values=values,
+            pooled=jnp.tanh(Dense(c.hidden_size, c, dtype, name="pooler")(first)) if c.pooler else first,
+            vocab=MLMHead(c, dtype, name="mlm")(x, word) if c.mlm_head else headless,
+        )
+
+
+def shapes_of(config: EncoderConfig) -> Params:
+    """Give the parameters of ``config`` as ``ShapeDtypeStruct`` leaves, without making any."""
+    return jax.eval_shape(make_init(config), jax.random.key(0))
+
+
+Apply = Callable[[Params, Batch, jax.Array | None], Outputs]
+
+
+def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
+    """Make ``init(key) -> params``: float32 leaves, normal weights, zero biases, unit norms."""
+
+    def init(key: jax.Array) -> Params:
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        row = jnp.zeros((1,), jnp.int32)
+        batch = Batch(tokens, tokens, tokens, tokens, tokens, tokens, jnp.zeros((1,), jnp.float32), row, row)
+        return Encoder(config, jnp.dtype(jnp.float32)).init(key, batch, None)["params"]
+
+    return init
+
+
+def make_apply(config: EncoderConfig, dtype: Any) -> Apply:
+    """Make ``apply(params, batch, keys) -> Outputs`` computing in ``dtype``; ``keys`` [B] drive dropout, None is none."""
+    encoder = Encoder(config, jnp.dtype(dtype))
+    return lambda params, batch, keys: encoder.apply({"params": params}, batch, keys)

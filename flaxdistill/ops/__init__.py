@@ -1,0 +1,1 @@
+"""Numerics worth their own file; jax only."""

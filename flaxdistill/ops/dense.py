@@ -1,0 +1,40 @@
+"""The one matrix product of the models: low-precision operands, float32 accumulation, both ways."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Compute ``x @ kernel + bias`` with operands in ``dtype`` and sums in float32.
+
+    x [..., I], kernel [I, O], bias [O] of any float type; the result [..., O] has ``dtype``. Autodiff would multiply
+    the float32 cotangent by a bfloat16 operand, which every backend does at float32 speed, so the backward pass is
+    written out: the cotangent is rounded to ``dtype`` first and gradients of kernel and bias are float32.
+    """
+    return _forward(x, kernel, bias, dtype)[0]
+
+
+def _forward(x, kernel, bias, dtype):
+    rows = tuple(range(x.ndim - 1))
+    y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    # Empty arrays carry the types of the inputs into the backward pass.
+    types = tuple(jnp.zeros((0,), a.dtype) for a in (x, kernel, bias))
+    return (y + jnp.expand_dims(bias.astype(jnp.float32), rows)).astype(dtype), (x.astype(dtype), kernel.astype(dtype), types)
+
+
+def _backward(dtype, saved, g):
+    x, kernel, types = saved
+    rows = tuple(range(x.ndim - 1))
+    g = g.astype(dtype)
+    dx = jnp.matmul(g, kernel.T, preferred_element_type=jnp.float32)
+    dkernel = jax.lax.dot_general(x, g, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
+    dbias = jnp.sum(g, rows, dtype=jnp.float32)
+    return tuple(d.astype(t.dtype) for d, t in zip((dx, dkernel, dbias), types, strict=True))
+
+
+dense.defvjp(_forward, _backward)

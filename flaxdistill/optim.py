@@ -1,0 +1,65 @@
+"""The optimiser: AdamW with warm-up, decay and clipping."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+import optax
+
+from flaxdistill import tree
+from flaxdistill.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter, 2019) with the published DistilBERT settings as defaults.
+
+    ``warmup`` is a share of all steps when below 1, else a number of steps; ``end`` is the last rate as a share of
+    ``rate``; ``clip`` bounds the global gradient norm, 0 for none. Biases and norms are never decayed.
+    """
+
+    rate: float = 5e-4
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    end: float = 0.0
+    clip: float = 5.0
+
+    def __post_init__(self):
+        if not self.rate > 0:
+            raise UserError(f"optim.rate is {self.rate}; it must be above 0")
+        for name in ("warmup", "end", "clip", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optim.{name} is {getattr(self, name)}; it must be 0 or above")
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """Give the learning rate at each of ``steps`` steps, the first of which already moves."""
+        warmup = round(self.warmup * steps) if self.warmup < 1 else min(round(self.warmup), steps)
+        rest, end = max(steps - warmup, 1), self.rate * self.end
+        falls = {
+            "linear": optax.linear_schedule(self.rate, end, rest),
+            "cosine": optax.cosine_decay_schedule(self.rate, rest, self.end),
+            "constant": optax.constant_schedule(self.rate),
+        }
+        if not warmup:
+            return falls[self.decay]
+        rise = optax.linear_schedule(self.rate / warmup, self.rate, max(warmup - 1, 1))
+        return optax.join_schedules([rise, falls[self.decay]], [warmup])
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        """Build the transformation; an update with a non-finite gradient is skipped and counted in its state."""
+        chain = [optax.clip_by_global_norm(self.clip)] if self.clip else []
+        adamw = optax.adamw(
+            self.schedule(steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed
+        )
+        return optax.apply_if_finite(optax.chain(*chain, adamw), max_consecutive_errors=2**30)
+
+
+def decayed(params: Any) -> Any:
+    """Mark what weight decay touches: everything but biases and norms."""
+    return tree.map_with_path(lambda path, _: not re.search(r"(^|/)(bias|scale)$", path), params)

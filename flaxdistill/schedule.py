@@ -1,0 +1,52 @@
+"""A number that may move with the step: rates, weights and temperatures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from flaxdistill.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A line from ``start`` to ``end`` over ``steps`` steps, then ``end``; a constant where they are equal.
+
+    Written ``2`` or ``4:1:1000`` (from 4 to 1 over 1,000 steps). Raises UserError for any other text.
+    """
+
+    start: float
+    end: float
+    steps: int = 0
+
+    @staticmethod
+    def parse(text: str) -> Schedule:
+        """Read ``2`` or ``4:1:1000``."""
+        try:
+            parts = text.split(":")
+            if len(parts) == 1:
+                start = end = float(parts[0])
+                steps = 0
+            else:
+                start, end, steps = float(parts[0]), float(parts[1]), int(parts[2])
+            if len(parts) in (1, 3) and math.isfinite(start) and math.isfinite(end) and steps >= 0:
+                return Schedule(start, end, steps)
+        except (ValueError, IndexError):
+            pass
+        raise UserError(f"{text!r} is no schedule: write one number such as 2, or start:end:steps such as 4:1:1000")
+
+    def __str__(self) -> str:
+        return f"{self.start:g}" if self.start == self.end else f"{self.start:g}:{self.end:g}:{self.steps}"
+
+    def __call__(self, step: jax.Array | int) -> jax.Array:
+        """Give the value at ``step``, a float32 scalar."""
+        share = jnp.clip(jnp.asarray(step, jnp.float32) / max(self.steps, 1), 0.0, 1.0) if self.steps else 1.0
+        return jnp.asarray(self.start + (self.end - self.start) * share, jnp.float32)
+
+
+def constant(value: float) -> Schedule:
+    """Make a schedule that never moves."""
+    return Schedule(value, value)

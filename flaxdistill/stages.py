@@ -1,0 +1,154 @@
+"""One experiment or several in a row: each a workdir, finished ones skipped, one table at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flaxdistill import build, sharding, workdir
+from flaxdistill.data.store import open_store
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import Experiment
+from flaxdistill.families.base import expected_shapes
+from flaxdistill.files import read_json
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.train import evaluate as evaluation
+from flaxdistill.train import loop
+from flaxdistill.train.checkpoint import latest_step
+from flaxdistill.train.log import Row, last, read_rows
+
+Show = Callable[[str, Experiment, Row], None]
+Stages = Mapping[str, Experiment]
+EXPORT = "export"
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
+    """A signal ended the run after a step, with everything saved."""
+
+    def __init__(self, stage: str, step: int, signal_number: int):
+        self.stage, self.step, self.signal_number = stage, step, signal_number
+
+
+def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list[Row]:
+    """Run every stage that is not finished and return the rows of the closing table.
+
+    Stage ``name`` lives in ``root/name``, a single experiment (named '') in ``root``. Every finished stage is exported
+    to ``export/`` in its workdir, read back and compared. Raises Stopped after a signal.
+    """
+    for name, experiment in stages.items():
+        path = root / name
+        _check_earlier(name, experiment, list(stages))
+        if workdir.is_workdir(path) and (latest_step(path) or 0) >= experiment.steps:
+            workdir.check_same(path, experiment)
+            report(f"{name or path}: finished at step {latest_step(path)}, skipped")
+        else:
+            _train(name, experiment, path, root / "data", show, report)
+        out = path / EXPORT
+        if not out.exists():
+            report(f"{name or path}: {workdir.export(path, out)}")
+    return table(stages, root)
+
+
+def table(stages: Stages, root: Path) -> list[Row]:
+    """Summarise finished stages: parameters, held-out figures, speed. A teacher from elsewhere has the first row."""
+    rows: list[Row] = []
+    for name, experiment in stages.items():
+        path = root / name
+        outside = experiment.teacher and not experiment.teacher.path.startswith("@")
+        if outside and not rows:
+            assert experiment.teacher
+            model = workdir.read_model(experiment.teacher.path)
+            rows.append({"name": "teacher", "parameters": count(model.config)} | evaluate(path, experiment.teacher.path))
+        metrics = read_rows(path / "metrics.jsonl")
+        speeds = [row["tokens_per_second"] for row in metrics if "tokens_per_second" in row]
+        row = {"name": name or "student", "parameters": count(workdir.read_config(path)[1])}
+        row |= last(metrics, "held_out")
+        rows.append(row | ({"tokens_per_second": statistics.median(speeds)} if speeds else {}))
+    return rows
+
+
+def evaluate(path: Path, model: str | None = None) -> Row:
+    """Evaluate a run's student, or any model of the same vocabulary, on the run's held-out blocks.
+
+    Compares with the run's teacher or judge where it has one. Raises UserError where vocabularies differ.
+    """
+    e = workdir.read_experiment(path)
+    blocks = read_json(path / workdir.EXPERIMENT)["inputs"]["blocks"]
+    places = [Path(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]  # the latter for a stage
+    store = open_store(next((place / blocks for place in places if (place / blocks).is_dir()), places[0] / blocks))
+    subject = workdir.read_model(model or str(path))
+    vocabulary = store.vocabulary()
+    build.check_vocabulary(subject, vocabulary)
+    compared = e.teacher.path if e.teacher else e.judge
+    judge = build.read(compared, path) if compared else None
+    mesh = sharding.make_mesh()
+    _, (params, *_) = build.fixed(subject, "float32", mesh)
+    judges, judge_params = build.fixed(judge, e.teacher.dtype if e.teacher else "float32", mesh)
+    step = build.make_evaluator(subject.config, e.student.dtype, judge, judges, vocabulary, mesh)
+    batches = build.held_out_batches(store, e.eval_batch_size, mesh)
+    return evaluation.run(step, {"student": params, "losses": {}}, judge_params, batches)
+
+
+def count(config: EncoderConfig) -> int:
+    """Count the parameters of an encoder with its head."""
+    total = 0
+    for shape in expected_shapes(config).values():
+        size = 1
+        for n in shape:
+            size *= n
+        total += size
+    return total
+
+
+def _train(name: str, experiment: Experiment, path: Path, data: Path, show: Show, report: build.Report) -> None:
+    live = build.build(experiment, path, data=data, report=report)
+    try:
+        with _signals() as caught:
+            state = loop.fit(live, show=lambda row: show(name, experiment, row), stop=lambda: bool(caught))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        rows = experiment.batch_size // experiment.accumulate // live.mesh.size
+        less = f"try --accumulate {experiment.accumulate * 2}, which gives the same result with {rows // 2} rows at a time"
+        more = less if rows > 1 else "a row a device is the least: use a smaller model, shorter blocks or --fsdp"
+        raise UserError(f"the device is out of memory with micro-batches of {rows} rows a device; {more}") from None
+    finally:
+        live.log.close()
+        live.checkpoints.close()
+    if int(state.step) < experiment.steps:
+        raise Stopped(name, int(state.step), caught[0])
+
+
+def _check_earlier(name: str, experiment: Experiment, names: list[str]) -> None:
+    earlier = names[: names.index(name)]
+    paths = [experiment.student.start.path, experiment.judge, experiment.teacher and experiment.teacher.path]
+    for path in paths:
+        if path and path.startswith("@") and path[1:] not in earlier:
+            choices = f"earlier stages are {', '.join(earlier)}" if earlier else "there is no earlier stage"
+            raise UserError(f"stage {name!r} needs stage {path[1:]!r}, but {choices}")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying; a second one kills as usual."""
+    caught: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        caught.append(number)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,93 @@
+"""How a student starts: from chosen teacher layers, or from random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+
+from flaxdistill import tree
+from flaxdistill.errors import UserError
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.pytrees import Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where the student's first weights come from: the biggest single effect in the DistilBERT ablation.
+
+    ``path``: a checkpoint or an earlier stage; None is random weights. ``layers``: ``uniform`` takes teacher layer
+    round-half-up(i (L-1) / (M-1)) for student layer i; ``distilbert`` the published [0, 2, 4, 7, 9, 11] of 12; or the
+    numbers themselves, ``0,2,5``. ``mlm_transform`` copies the MLM head's transform (the published script did so only
+    when asked). ``token_types``: a student without them ``fold``s the teacher's type 0 into the position table, which
+    leaves the sum as it was, or ``drop``s it as the published script did.
+    """
+
+    path: str | None = None
+    layers: str = "uniform"
+    mlm_transform: bool = True
+    token_types: Literal["fold", "drop"] = "fold"
+
+
+def choose_layers(spec: str, teacher: int, student: int) -> tuple[int, ...]:
+    """Choose which of ``teacher`` layers the ``student`` layers start from.
+
+    Raises UserError for a layer that does not exist, for a wrong number of them and for an unknown word.
+    """
+    if spec == "distilbert":
+        if (teacher, student) != (12, 6):
+            raise UserError(
+                f"start.layers distilbert is 6 of 12 layers, but this is {student} of {teacher}; use uniform or list them"
+            )
+        return (0, 2, 4, 7, 9, 11)
+    if spec == "uniform":
+        if student > teacher:
+            raise UserError(f"a student of {student} layers cannot start from a teacher of {teacher}; use at most {teacher}")
+        return tuple(math.floor(i * (teacher - 1) / (student - 1) + 0.5) for i in range(student)) if student > 1 else (0,)
+    try:
+        layers = tuple(int(part) for part in spec.split(","))
+    except ValueError:
+        raise UserError(f"start.layers is {spec!r}; write uniform, distilbert or numbers such as 0,2,5") from None
+    if len(layers) != student or not all(0 <= layer < teacher for layer in layers):
+        raise UserError(
+            f"start.layers {spec} must name {student} layers (one per student layer), each from 0 to {teacher - 1}"
+        )
+    return layers
+
+
+def start_from(
+    start: Start, teacher: EncoderConfig, teacher_params: Params, student: EncoderConfig, random: Params
+) -> Params:
+    """Copy what student and teacher share, float32; what only the student has stays as in ``random``.
+
+    Raises UserError naming both sides where sizes that must be equal are not.
+    """
+    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "activation"):
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        if ours != theirs:
+            raise UserError(
+                f"the student's {name} {ours} differs from the {theirs} of the model it starts from; make them equal, or "
+                "start at random with start.path None"
+            )
+    if student.max_positions > teacher.max_positions:
+        raise UserError(
+            f"the student's max_positions {student.max_positions} exceeds the {teacher.max_positions} of the model it starts from"
+        )
+    layers = choose_layers(start.layers, teacher.num_layers, student.num_layers)
+    ours, theirs = tree.flatten(random), tree.flatten(teacher_params)
+    copied = {}
+    for path, leaf in ours.items():
+        source = path
+        if path.startswith("layer_"):
+            number, rest = path.removeprefix("layer_").split("/", 1)
+            source = f"layer_{layers[int(number)]}/{rest}"
+        kept = path.startswith(("mlm/transform", "mlm/norm")) and not start.mlm_transform
+        if source in theirs and not kept:
+            leaf = jnp.asarray(theirs[source], jnp.float32)[: leaf.shape[0]]
+        copied[path] = leaf
+    if start.token_types == "fold" and teacher.type_vocab_size and not student.type_vocab_size:
+        first = jnp.asarray(theirs["embeddings/token_type/embedding"], jnp.float32)[0]
+        copied["embeddings/position/embedding"] += first
+    return tree.unflatten(copied)

@@ -1,0 +1,1 @@
+"""What a batch asks of the student: masking, labels, metric."""

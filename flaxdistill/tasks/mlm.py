@@ -1,0 +1,95 @@
+"""Masked language modelling: which tokens are hidden, and what stands in their place. Shapes: B rows, T tokens, K masked, V words."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxdistill.errors import UserError
+from flaxdistill.pytrees import Batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLM:
+    """Draw masks anew for every pass over a row, inside the step (Devlin et al., 2019; dynamic as in Liu et al., 2019).
+
+    Of a row's n real tokens, round(rate * n) are chosen without replacement, special tokens never; ``keep`` and
+    ``random`` of them stay or turn into another word, the rest become [MASK]. ``smoothing`` s chooses a token with
+    probability proportional to count^-s (XLM; DistilBERT used 0.7, this package's default is uniform, 0).
+
+    DistilBERT's own code is ``scope="batch", smoothing=0.7, random_specials=True``: ceil(rate * n) of the whole
+    batch's tokens, so that a row may get none, and random words that may be special tokens.
+    """
+
+    rate: float = 0.15
+    keep: float = 0.1
+    random: float = 0.1
+    smoothing: float = 0.0
+    scope: Literal["row", "batch"] = "row"
+    random_specials: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.rate < 1:
+            raise UserError(f"task.rate is {self.rate}; the share of masked tokens lies between 0 and 1, such as 0.15")
+        if self.keep < 0 or self.random < 0 or self.keep + self.random > 1:
+            raise UserError(f"task.keep {self.keep} and task.random {self.random} must be shares that add up to 1 at most")
+        if self.smoothing < 0:
+            raise UserError(f"task.smoothing is {self.smoothing}; it must be 0 (uniform) or above, such as 0.7")
+
+    def make_prepare(
+        self, *, mask_id: int, special_ids: tuple[int, ...], counts: np.ndarray, seed: int
+    ) -> Callable[[Batch], Batch]:
+        """Make the pure function that masks a batch and fills ``labels`` and ``label_positions`` int32 [B, K].
+
+        ``counts`` [V] are the words' occurrences in the training text, read where smoothing asks for them. K is
+        ceil(rate * T), or T where the scope is the batch, because one row may then hold any number of masks.
+        """
+        V = len(counts)
+        special = np.zeros(V, bool)
+        special[list(special_ids)] = True
+        logits = -self.smoothing * np.log(np.maximum(counts, 1.0))
+        logits = np.where(special, -np.inf, logits).astype(np.float32)
+        words = np.arange(V) if self.random_specials else np.flatnonzero(~special)
+        words = words.astype(np.int32)
+
+        def prepare(batch: Batch) -> Batch:
+            T = batch.input_ids.shape[1]
+            keys = jax.vmap(lambda key: jax.random.split(key, 3))(batch.keys(seed))
+            gumbel = jax.vmap(lambda key: jax.random.gumbel(key, (T,)))(keys[:, 0])
+            real = batch.real() > 0
+            score = jnp.where(real, jnp.asarray(logits)[batch.input_ids] + gumbel, -jnp.inf)
+            chosen, positions = self._choose(score, real)
+            original = jnp.take_along_axis(batch.input_ids, positions, 1)
+            labels = jnp.where(chosen, original, -1)
+            fate = jax.vmap(lambda key: jax.random.uniform(key, (T,)))(keys[:, 1])
+            other = jax.vmap(lambda key: jax.random.randint(key, (T,), 0, len(words)))(keys[:, 2])
+            swapped = jnp.where(fate < 1 - self.keep, jnp.asarray(words)[other], batch.input_ids)
+            swapped = jnp.where(fate < 1 - self.keep - self.random, mask_id, swapped)
+            hide = jax.vmap(lambda p, c: jnp.zeros(T, bool).at[p].max(c))(positions, chosen)
+            return dataclasses.replace(
+                batch,
+                input_ids=jnp.where(hide, swapped, batch.input_ids),
+                labels=labels,
+                label_positions=positions,
+            )
+
+        return prepare
+
+    def _choose(self, score: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Pick the highest scores: (whether an entry is chosen, its position), both [B, K]."""
+        B, T = score.shape
+        if self.scope == "row":
+            wanted = jnp.floor(self.rate * jnp.sum(real, 1) + 0.5)
+            top, positions = jax.lax.top_k(score, math.ceil(self.rate * T))
+            return (jnp.arange(top.shape[1])[None] < wanted[:, None]) & (top > -jnp.inf), positions.astype(jnp.int32)
+        wanted = jnp.ceil(self.rate * jnp.sum(real)).astype(jnp.int32)
+        top, _ = jax.lax.top_k(score.reshape(-1), math.ceil(self.rate * B * T))
+        least = jnp.where(wanted > 0, top[jnp.maximum(wanted - 1, 0)], jnp.inf)
+        positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+        return (score >= least) & (score > -jnp.inf), positions

@@ -1,0 +1,88 @@
+"""What a terminal shows: a progress bar while training, tables after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+COLUMNS = {
+    "parameters": ("params", lambda n: f"{n / 1e6:.2f}M"),
+    "mlm": ("MLM loss", lambda x: f"{x:.4f}"),
+    "accuracy": ("acc", lambda x: f"{x:.2%}"),
+    "kl": ("KL", lambda x: f"{x:.4f}"),
+    "agreement": ("agree", lambda x: f"{x:.2%}"),
+    "cosine": ("1 - cos", lambda x: f"{x:.4f}"),
+    "tokens_per_second": ("tokens/s", lambda x: f"{x:,.0f}"),
+}
+
+
+class Bar:
+    """One progress bar a stage, with speed, time left and the terms of the loss; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("<"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[terms]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.stop()
+
+    def report(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, stage: str, steps: int, row: Mapping[str, Any]) -> None:
+        """Show a row of metrics."""
+        stage = stage or "distill"
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=steps, terms="")
+        if "split" in row:
+            self.report(f"{stage} step {row['step']} {row['split']}: {terms(row)}")
+        else:
+            self._progress.update(self._tasks[stage], completed=row["step"], terms=terms(row))
+            if not self.console.is_terminal:
+                self.report(f"{stage} step {row['step']}/{steps} {terms(row)}")
+
+
+def terms(row: Mapping[str, Any]) -> str:
+    """Write the numbers of a row on one line."""
+    parts = [f"{row['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in row else []
+    hidden = ("step", "split", "tokens_per_second", "learning_rate", "grad_norm", "skipped")
+    parts += [f"{name} {value:.4f}" for name, value in row.items() if name not in hidden]
+    return "  ".join(parts + ([f"skipped {row['skipped']}"] if row.get("skipped") else []))
+
+
+def results(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Make the closing table of models side by side."""
+    rows = list(rows)
+    shown = [name for name in COLUMNS if any(name in row for row in rows)]
+    table = Table("", *(Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shown))
+    for row in rows:
+        table.add_row(row["name"], *(COLUMNS[n][1](row[n]) if n in row else "" for n in shown))
+    return table
+
+
+def listing(title: str, items: Mapping[str, Any]) -> Table:
+    """Make a table of names and values."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in items.items():
+        table.add_row(name, str(value))
+    return table

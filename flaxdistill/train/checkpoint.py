@@ -1,0 +1,93 @@
+"""Checkpoints of a run: asynchronous, atomic, the newest few kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from flaxdistill.errors import UserError
+from flaxdistill.pytrees import Params
+from flaxdistill.train.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: a thin wall around orbax's manager, whose names still move.
+
+    Raises UserError naming the file system's reason where a save cannot be written.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.directory = directory / "checkpoints"
+        self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options)
+
+    def latest(self) -> int | None:
+        """Give the newest complete step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Start saving; returns as soon as the arrays are copied from the devices."""
+        if step in self._manager.all_steps():
+            return
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)), force=True)
+        except (OSError, ValueError) as error:
+            raise self._cannot(step, error) from error
+
+    def wait(self, step: int) -> None:
+        """Wait until what was started is on the disk, and make sure that it is."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # tensorstore reports a full disk as ValueError, the thread as RuntimeError
+            raise self._cannot(step, error) from error
+        if self.latest() != step:
+            raise UserError(f"checkpoint {step} in {self.directory} is not complete; the newest is {self.latest()}")
+
+    def restore(self, step: int, state: Any, shardings: Any) -> TrainState:
+        """Restore into the shapes of ``state`` and any ``shardings``, whatever topology saved it."""
+        abstract = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            _as_dict(state),
+            _as_dict(shardings),
+        )
+        return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(abstract)))
+
+    def close(self) -> None:
+        """Let orbax's threads go."""
+        self._manager.close()
+
+    def _cannot(self, step: int, error: Exception) -> UserError:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        return UserError(
+            f"checkpoint {step} could not be written to {self.directory} ({reason}); free some space or choose another "
+            f"--workdir, then run the same command again: it goes on from step {self.latest() or 0}"
+        )
+
+
+def latest_step(directory: Path) -> int | None:
+    """Find a workdir's newest complete checkpoint without touching one that is being written."""
+    folder = directory / "checkpoints"
+    return max(ocp.utils.checkpoint_steps(folder.resolve()), default=None) if folder.is_dir() else None
+
+
+def read_student(directory: Path, step: int, shapes: Any) -> Params:
+    """Read only the student's parameters of a checkpoint, as numpy float32 leaves of ``shapes``."""
+    from orbax.checkpoint import v1
+
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    context = v1.Context()
+    context.pytree_options.loading.partial_load = True
+    with context:
+        read = v1.load(
+            (directory / "checkpoints" / str(step)).resolve(), {"params": {"student": shapes}}, checkpointable_name="default"
+        )
+    return jax.device_get(read["params"]["student"])
+
+
+def _as_dict(state: Any) -> Mapping[str, Any]:
+    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "next_index")}

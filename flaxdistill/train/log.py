@@ -1,0 +1,73 @@
+"""Where numbers go: one JSON line a step, TensorBoard, and the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class Log:
+    """Append rows to ``metrics.jsonl`` and to TensorBoard event files in one directory.
+
+    A row has ``step``; evaluations also have ``split``. Rows past ``step`` are cut when a run resumes there, so that the
+    file reads as if nothing had happened. Only the first process writes.
+    """
+
+    def __init__(self, directory: Path, *, step: int, writes: bool = True):
+        self.path, self.writes = directory / "metrics.jsonl", writes
+        if not writes:
+            return
+        rows = [row for row in read_rows(self.path) if row["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(temporary, self.path)
+        from tensorboardX import SummaryWriter
+
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        self._file = self.path.open("a")
+
+    def write(self, row: Row) -> None:
+        """Write one row through to the disk."""
+        if not self.writes:
+            return
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        split = row.get("split", "train")
+        for name, value in numbers(row).items():
+            self._events.add_scalar(f"{split}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        """Close both files."""
+        if self.writes:
+            self._file.close()
+            self._events.close()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a metrics file; a last line cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def last(rows: Iterable[Row], split: str | None = None) -> Row:
+    """Find the newest row of a split (None is training); {} where there is none."""
+    found: Row = {}
+    for row in rows:
+        if row.get("split") == split:
+            found = row
+    return found
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what is measured: no step, no text."""
+    return {name: value for name, value in row.items() if name != "step" and isinstance(value, (int, float))}

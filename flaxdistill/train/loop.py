@@ -1,0 +1,113 @@
+"""The loop: feed the step, log, evaluate, save. The host waits for the device only where it logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import optax
+
+from flaxdistill.data.prefetch import prefetch
+from flaxdistill.errors import UserError
+from flaxdistill.pytrees import Batch, Params
+from flaxdistill.train import evaluate as evaluation
+from flaxdistill.train.checkpoint import Checkpoints
+from flaxdistill.train.evaluate import Evaluate
+from flaxdistill.train.log import Log, Row
+from flaxdistill.train.state import TrainState
+
+STREAK = 20
+"""Non-finite gradients in a row after which a run is stopped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Live objects of one run, as ``build`` makes them."""
+
+    mesh: jax.sharding.Mesh
+    step: Callable[..., Any]
+    evaluate: Evaluate
+    state: TrainState
+    teacher_params: tuple[Params, ...]
+    judge_params: tuple[Params, ...]  # the teacher's, or the judge's
+    train_batch: Callable[[int], Batch]  # by step
+    eval_batches: Callable[[], Iterable[Batch]]
+    rate: Callable[[int], Any]
+    checkpoints: Checkpoints
+    log: Log
+    steps: int
+    log_every: int
+    eval_every: int
+    save_every: int
+
+
+def fit(run: Run, *, show: Callable[[Row], None], stop: Callable[[], bool] = lambda: False) -> TrainState:
+    """Train from the state's step to ``run.steps``; ``show`` sees every row, ``stop`` is asked after every step.
+
+    Ends with a complete checkpoint of the last step taken. Raises UserError after a streak of non-finite gradients.
+    """
+    with jax.set_mesh(run.mesh):
+        return _fit(run, show, stop)
+
+
+def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> TrainState:
+    state, first = run.state, int(run.state.step)
+    tokens: list[jax.Array] = []
+    clock = time.perf_counter()
+    done = first
+    batches = prefetch(run.train_batch, first, run.steps)
+    for done, batch in enumerate(batches, first + 1):
+        state, metrics = run.step(state, run.teacher_params, batch)
+        if done == first + 1:  # compiling is no part of the speed
+            jax.block_until_ready(metrics)
+            clock = time.perf_counter()
+        else:
+            tokens.append(metrics["tokens"].total)
+        stopping = stop() or done == run.steps
+        if done % run.log_every == 0 or stopping:
+            row, count = jax.device_get((metrics, tokens))
+            seconds = time.perf_counter() - clock
+            row = {"step": done} | {name: float(mean.value()) for name, mean in row.items() if name != "tokens"}
+            row["learning_rate"] = float(run.rate(done - 1))
+            row["skipped"] = _skipped(state, run.checkpoints)
+            if tokens:
+                row["tokens_per_second"] = float(sum(count)) / seconds
+            _write(run.log, row, show)
+            tokens, clock = [], time.perf_counter()
+        if done % run.eval_every == 0 or done == run.steps:
+            evaluate_and_log(run, state, show)
+            tokens, clock = [], time.perf_counter()
+        if done % run.save_every == 0 or stopping:
+            run.checkpoints.save(done, state)
+        if stopping:
+            batches.close()
+            break
+    run.checkpoints.wait(done)
+    return state
+
+
+def evaluate_and_log(run: Run, state: TrainState, show: Callable[[Row], None]) -> Row:
+    """Evaluate the held-out rows and log one row with ``split``."""
+    means = evaluation.run(run.evaluate, state.params, run.judge_params, run.eval_batches())
+    row = {"step": int(state.step), "split": "held_out"} | means
+    _write(run.log, row, show)
+    return row
+
+
+def _write(log: Log, row: Row, show: Callable[[Row], None]) -> None:
+    log.write(row)
+    show(row)
+
+
+def _skipped(state: TrainState, checkpoints: Checkpoints) -> int:
+    """Read how many updates were skipped as non-finite; raise after a streak."""
+    streak = optax.tree.get(state.opt_state, "notfinite_count", 0)
+    if int(streak) >= STREAK:
+        raise UserError(
+            f"the gradient was not finite for {int(streak)} steps in a row up to step {int(state.step)}; the last checkpoint is "
+            f"step {checkpoints.latest() or 0} in {checkpoints.directory}: lower --optim.rate or --optim.clip and start anew"
+        )
+    return int(optax.tree.get(state.opt_state, "total_notfinite", 0))

@@ -1,0 +1,122 @@
+"""The folder of one run: what it is, its vocabulary, its checkpoints, and the student in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from flaxdistill import experiment as config
+from flaxdistill import hub
+from flaxdistill.data.tokenizer import Vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import Experiment
+from flaxdistill.families import family as find_family
+from flaxdistill.families.base import Family
+from flaxdistill.files import read_json, refuse_full, write_json
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.encoder import shapes_of
+from flaxdistill.train.checkpoint import latest_step, read_student
+
+EXPERIMENT = "experiment.json"
+TOKENIZER = "tokenizer"
+
+
+def is_workdir(path: Path) -> bool:
+    """Tell whether a run lives here."""
+    return (path / EXPERIMENT).is_file()
+
+
+def claim(
+    path: Path, experiment: Experiment, family: Family, encoder: EncoderConfig, inputs: Mapping[str, str], vocabulary: Vocabulary
+) -> None:
+    """Make a folder the run's own, or make sure that it already is.
+
+    ``inputs`` are hashes of what the experiment only names: models and blocks. Raises UserError naming the fields where
+    the folder holds another experiment, and for a folder that holds something else.
+    """
+    new = {
+        "format": 1,
+        "experiment": config.to_json(experiment),
+        "inputs": dict(inputs),
+        "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
+    }
+    if is_workdir(path):
+        check_same(path, experiment, inputs)
+    elif path.is_dir() and {entry.name for entry in path.iterdir()} - {"data"}:
+        raise UserError(f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / TOKENIZER).mkdir(exist_ok=True)
+        vocabulary.save(path / TOKENIZER)
+        temporary = path / f".{EXPERIMENT}.tmp"
+        write_json(temporary, new)
+        os.replace(temporary, path / EXPERIMENT)
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from None
+
+
+def check_same(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None) -> None:
+    """Raise UserError, naming the fields, unless a workdir holds this very experiment, free fields aside."""
+    old = read_json(path / EXPERIMENT)
+    differ = config.differences(old.get("experiment", {}), config.to_json(experiment))
+    if inputs is not None:
+        differ += config.differences(old.get("inputs", {}), inputs, "inputs.")
+    if differ:
+        raise UserError(
+            f"{path} holds another experiment ({'; '.join(differ)}); choose another --workdir, or run it as it was"
+        )
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read what run lives in a folder; raises UserError where none does."""
+    if not is_workdir(path):
+        raise UserError(f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run")
+    found = config.from_json(read_json(path / EXPERIMENT).get("experiment"), source=str(path / EXPERIMENT))
+    if not isinstance(found, Experiment):
+        raise UserError(f"{path / EXPERIMENT} holds no experiment; give the --workdir of a run")
+    return found
+
+
+def read_config(path: Path) -> tuple[Family, EncoderConfig]:
+    """Read which student a workdir trains."""
+    stored = read_json(path / EXPERIMENT)["student"]
+    return find_family(stored["family"]), EncoderConfig(**stored["config"])
+
+
+def export(path: Path, out: Path) -> str:
+    """Write a run's student as a Hugging Face directory, read it back and compare; returns one line.
+
+    Raises UserError if ``out`` holds anything, or if what is read back is not what was written.
+    """
+    refuse_full(out)
+    if not is_workdir(path):
+        raise UserError(f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run")
+    model = read_model(str(path))
+    hub.write_model(out, family=model.family, config=model.config, params=model.params, tokenizer=model.directory)
+    if hub.read_model(str(out)).digest != model.digest:
+        raise UserError(f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere")
+    return f"exported {model.source} to {out} ({model.family.model_type}), read back bit-equal"
+
+
+def read_model(path_or_id: str) -> hub.Model:
+    """Read the student of a workdir at its newest checkpoint, or else any model that ``hub`` can read."""
+    path = Path(path_or_id).expanduser()
+    if not is_workdir(path):
+        return hub.read_model(path_or_id)
+    family, encoder = read_config(path)
+    step = latest_step(path)
+    if step is None:
+        raise UserError(f"{path} has no complete checkpoint yet; run it until it saves one")
+    params = read_student(path, step, shapes_of(encoder))
+    return hub.Model(
+        source=f"{path} at step {step}",
+        family=family,
+        config=encoder,
+        params=params,
+        directory=path / TOKENIZER,
+        digest=hub.digest_of(family, encoder, params),
+        note="",
+    )
+

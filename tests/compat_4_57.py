@@ -1,0 +1,105 @@
+"""Check written directories under transformers 4.57.6. A script, not collected by pytest.
+
+python tests/compat_4_57.py --make DIR     with flaxdistill: tiny models, tokenizers and their expected logits
+python tests/compat_4_57.py DIR/NAME ...   with transformers 4.57.6 and torch: load each and compare
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+SENTENCE = "the cat sat on the mat"
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "dog", "##s")
+IDS = [2, *(WORDS.index(word) for word in SENTENCE.split()), 3]
+CLOSE = 1e-4
+
+
+def make(folder: Path) -> None:
+    """Write a tied and an untied model of every family, each with what is expected of it."""
+    import json
+
+    import jax
+    import jax.numpy as jnp
+
+    from flaxdistill import families
+    from flaxdistill.hub import write_model
+    from flaxdistill.models.config import EncoderConfig
+    from flaxdistill.models.encoder import make_apply, make_init
+    from flaxdistill.pytrees import Batch
+
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir(parents=True)
+    (tokenizer / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    described = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 32}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(described))
+    ids = np.asarray([IDS], np.int32)
+    none, row = np.zeros_like(ids), np.zeros((1,), np.int32)
+    positions = np.arange(len(IDS), dtype=np.int32)[None]
+    batch = Batch(ids, none + 1, positions, none, none[:, :0], none[:, :0], row + np.float32(1), row, row)
+    for name in families.known():
+        family = families.family(name)
+        for tied in (True, False):
+            config = EncoderConfig(
+                vocab_size=len(WORDS),
+                hidden_size=16,
+                num_layers=2,
+                num_heads=4,
+                intermediate_size=32,
+                max_positions=32,
+                type_vocab_size=2 if "embeddings/token_type" in family.encoder else 0,
+                tied_head=tied,
+            )
+            start = make_init(config)(jax.random.key(0))
+            leaves, structure = jax.tree.flatten(start)
+            keys = jax.random.split(jax.random.key(1), len(leaves))
+            params = structure.unflatten(
+                leaf + 0.3 * jax.random.normal(key, leaf.shape)
+                for leaf, key in zip(leaves, keys, strict=True)
+            )
+            with jax.default_matmul_precision("highest"):
+                vocab = make_apply(config, jnp.float32)(params, batch, None).vocab
+                logits = vocab.hidden @ vocab.kernel.T + vocab.bias[None, None]
+            directory = folder / f"{name}-{'tied' if tied else 'untied'}"
+            write_model(directory, family=family, config=config, params=params, tokenizer=tokenizer)
+            np.save(folder / f"{directory.name}.logits.npy", np.asarray(logits))
+            np.save(folder / f"{directory.name}.input_ids.npy", ids)
+            print("made", directory)
+
+
+def check(directory: Path) -> None:
+    """Load a directory as a user of transformers 4 would; raises AssertionError where anything differs."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    ids, logits = (
+        np.load(directory.parent / f"{directory.name}.{kind}.npy") for kind in ("input_ids", "logits")
+    )
+    model, info = AutoModelForMaskedLM.from_pretrained(directory, output_loading_info=True)
+    assert not any(info.values()), info
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    with torch.no_grad():
+        found = model.eval()(torch.as_tensor(ids.astype(np.int64))).logits.numpy()
+        again = model(**tokenizer(SENTENCE, return_tensors="pt")).logits
+    assert torch.isfinite(again).all()
+    assert found.shape == logits.shape, (found.shape, logits.shape)
+    error = np.abs(found - logits).max() / np.abs(logits).max()
+    assert error <= CLOSE, error
+    # An empty vocabulary loads without complaint and knows nothing.
+    assert tokenizer.unk_token_id not in tokenizer(SENTENCE)["input_ids"]
+    if len(tokenizer) == len(WORDS):  # made by --make
+        assert tokenizer(SENTENCE)["input_ids"] == ids[0].tolist()
+    print(f"ok {directory} ({error:.1e})")
+
+
+if __name__ == "__main__":
+    first, *rest = sys.argv[1:] or [""]
+    if not first:
+        sys.exit(__doc__)
+    if first == "--make":
+        make(Path(rest[0]))
+    else:
+        for name in (first, *rest):
+            check(Path(name).absolute())

@@ -1,0 +1,65 @@
+import threading
+import time
+
+import pytest
+
+from flaxdistill.data.prefetch import prefetch
+
+
+def threads():
+    return [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 100])
+def test_items_come_in_order_and_all(depth):
+    assert list(prefetch(lambda i: i * i, 3, 10, depth)) == [i * i for i in range(3, 10)]
+    assert list(prefetch(lambda i: i, 5, 5, depth)) == []
+    assert not threads()
+
+
+def test_works_ahead_but_not_further_than_depth_in_one_thread():
+    made, names = [], set()
+
+    def make(i):
+        names.add(threading.current_thread().name)
+        made.append(i)
+        return i
+
+    items = prefetch(make, 0, 100, depth=3)
+    assert next(items) == 0
+    for _ in range(200):
+        if len(made) == 4:
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert made == [0, 1, 2, 3] and len(names) == 1
+    items.close()
+
+
+def test_an_exception_is_raised_in_its_turn():
+    def make(i):
+        if i == 2:
+            raise KeyError("two")
+        return i
+
+    items = prefetch(make, 0, 5)
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(KeyError, match="two"):
+        next(items)
+    assert not threads()
+
+
+def test_closing_early_ends_the_thread():
+    made = []
+
+    def make(i):
+        made.append(i)
+        time.sleep(0.05)
+        return i
+
+    items = prefetch(make, 0, 1000, depth=50)
+    next(items)
+    began = time.monotonic()
+    items.close()
+    assert time.monotonic() - began < 0.5
+    assert not threads() and len(made) < 10

@@ -1,0 +1,316 @@
+"""The vocabulary: the ids Hugging Face gives, files it can load, and a training that repeats itself."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxdistill.data.tokenizer import load_vocabulary, train_wordpiece
+from flaxdistill.errors import UserError
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="no ../shared")
+BERT = SHARED / "tokenizers" / "bert-base-uncased"
+ROBERTA = SHARED / "tokenizers" / "roberta-base"
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog; the dogs were not amused.",
+    "Unbelievable! Café naïve résumé, 東京 and \t tabs\nand lines.",
+    "A student learns what its teacher teaches: teaching, taught, teachers' teachings.",
+    "antidisestablishmentarianism " + "x" * 150 + " 🤖 \x00 \x1c ok",
+    "",
+]
+LITERAL = "a [MASK] b [SEP] c <mask> d </s> e [PAD]"
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PIECES = ["the", "##s", "dog", "un", "##able", "straße", "Dog", "[", "]", "pad", "a", "b", "c", "d", "e"]
+
+
+@pytest.fixture
+def trained():
+    return train_wordpiece(TEXTS * 3, 200)
+
+
+@pytest.fixture
+def vocab_txt(tmp_path):
+    path = tmp_path / "model" / "vocab.txt"
+    path.parent.mkdir()
+    path.write_text("\n".join(SPECIALS + PIECES) + "\n", encoding="utf-8")
+    return path
+
+
+def lists(arrays):
+    return [array.tolist() for array in arrays]
+
+
+def pieces(vocabulary, text):
+    return [vocabulary.tokenizer.id_to_token(int(i)) for i in vocabulary.encode([text])[0]]
+
+
+# Encoding
+
+
+def test_encode_gives_int32_without_special_tokens(trained):
+    arrays = trained.encode(TEXTS)
+    assert [array.dtype for array in arrays] == [np.int32] * len(TEXTS)
+    assert arrays[-1].shape == (0,)
+    assert trained.encode([]) == []
+    assert set(np.concatenate(arrays)) & set(trained.special_ids) <= {trained.unk}
+    assert trained.special_ids == (0, 1, 2, 3, 4)
+
+
+def test_a_text_that_spells_special_tokens_gets_its_characters(trained, vocab_txt):
+    from_file = load_vocabulary(vocab_txt)
+    for vocabulary in (from_file, pickle.loads(pickle.dumps(from_file))):
+        assert pieces(vocabulary, "a[PAD] b") == ["a", "[", "pad", "]", "b"]
+    for vocabulary in (trained, pickle.loads(pickle.dumps(trained))):
+        ids = vocabulary.encode([LITERAL])[0]
+        assert not set(ids) & (set(vocabulary.special_ids) - {vocabulary.unk})
+
+
+def test_not_even_where_they_are_ordinary_pieces(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate([*SPECIALS, "a"])}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    vocabulary = load_vocabulary(tmp_path)
+    assert vocabulary.encode(["a [MASK] a"])[0].tolist() == [5, vocabulary.unk, 5]
+
+
+def test_truncation_and_padding_are_switched_off(trained, tmp_path):
+    trained.save(tmp_path)
+    before = lists(trained.encode(TEXTS))
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    stored["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    stored["padding"] = {
+        "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "[PAD]",
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    loaded = load_vocabulary(tmp_path)
+    assert lists(loaded.encode(TEXTS)) == before
+    loaded.save(tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
+    assert saved["truncation"] is None
+    assert saved["padding"] is None
+
+
+# Files
+
+
+def test_vocab_txt_lowercases_unless_the_config_says_no(vocab_txt):
+    assert pieces(load_vocabulary(vocab_txt), "Dogs Unable") == ["dog", "##s", "un", "##able"]
+    (vocab_txt.parent / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    cased = load_vocabulary(vocab_txt.parent)
+    assert pieces(cased, "Dogs unable") == ["Dog", "##s", "un", "##able"]
+    assert cased.config["do_lower_case"] is False
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_save_and_load_keep_everything(vocab_txt, tmp_path, lowercase):
+    (vocab_txt.parent / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
+    first = load_vocabulary(vocab_txt)
+    first.save(tmp_path / "b")
+    for path in (tmp_path / "b", tmp_path / "b" / "tokenizer.json", tmp_path / "b" / "vocab.txt"):
+        second = load_vocabulary(path)
+        assert (second.digest, second.size, second.special_ids) == (
+            first.digest,
+            first.size,
+            first.special_ids,
+        )
+        assert (second.pad, second.unk, second.cls, second.sep, second.mask) == (0, 1, 2, 3, 4)
+        assert lists(second.encode(["The Dogs", *TEXTS])) == lists(first.encode(["The Dogs", *TEXTS]))
+        assert second.config == first.config
+    assert first.decode(first.encode(["unable dogs"])[0]) == "unable dogs"
+
+
+def test_saved_tokenizer_json_adds_cls_and_sep(vocab_txt, tmp_path):
+    from tokenizers import Tokenizer
+
+    load_vocabulary(vocab_txt).save(tmp_path / "b")
+    encoding = Tokenizer.from_file(str(tmp_path / "b" / "tokenizer.json")).encode("the dog", "dogs")
+    assert encoding.tokens == ["[CLS]", "the", "dog", "[SEP]", "dog", "##s", "[SEP]"]
+    assert encoding.type_ids == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_table_with_gaps_keeps_its_size_and_writes_no_vocab_txt(vocab_txt, tmp_path):
+    # An id is a line number, so a piece listed twice leaves one of its lines unused.
+    vocab_txt.write_text("\n".join([*SPECIALS, "the", "the", "dog"]), encoding="utf-8")
+    vocabulary = load_vocabulary(vocab_txt)
+    assert vocabulary.size == 8
+    vocabulary.save(tmp_path / "b")
+    assert not (tmp_path / "b" / "vocab.txt").exists()
+    assert load_vocabulary(tmp_path / "b").digest == vocabulary.digest
+
+
+def test_digest_tells_vocabularies_apart(vocab_txt):
+    first = load_vocabulary(vocab_txt).digest
+    vocab_txt.write_text("\n".join([*SPECIALS, *reversed(PIECES)]), encoding="utf-8")
+    assert load_vocabulary(vocab_txt).digest != first
+
+
+def test_token_names_come_from_the_config(tmp_path):
+    (tmp_path / "vocab.txt").write_text("PADDING\n<unk>\n<s>\n</s>\n<mask>\na\n")
+    (tmp_path / "special_tokens_map.json").write_text(
+        '{"pad_token": {"content": "PADDING", "lstrip": false}}'
+    )
+    vocabulary = load_vocabulary(tmp_path)
+    assert (vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.sep, vocabulary.mask) == (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
+    assert vocabulary.config["pad_token"] == "PADDING"
+    assert vocabulary.config["cls_token"] == "<s>"
+
+
+def test_export_leaks_no_local_paths(vocab_txt, tmp_path):
+    config = {"is_local": True, "local_files_only": True, "name_or_path": "/home/me", "model_max_length": 128}
+    (vocab_txt.parent / "tokenizer_config.json").write_text(json.dumps(config))
+    load_vocabulary(vocab_txt).save(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "tokenizer_config.json").read_text()) == {
+        "model_max_length": 128, "tokenizer_class": "BertTokenizer", "do_lower_case": True,
+        "strip_accents": None, "tokenize_chinese_chars": True, "pad_token": "[PAD]", "unk_token": "[UNK]",
+        "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
+    }  # fmt: skip
+
+
+def test_mistakes_name_the_file(tmp_path):
+    def error(path=tmp_path):
+        with pytest.raises(UserError) as caught:
+            load_vocabulary(path)
+        return str(caught.value)
+
+    assert "nowhere does not exist" in error(tmp_path / "nowhere")
+    assert "looked for tokenizer.json, vocab.txt, vocab.json with merges.txt" in error()
+    (tmp_path / "vocab.json").write_text('{"<s>": 0}')
+    assert "vocab.json needs merges.txt beside it" in error()
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")
+    assert "vocab.txt has no mask token: looked for [MASK] and <mask> among 5 tokens" in error()
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff")
+    assert "vocab.txt cannot be read as UTF-8 text" in error()
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0",\n"model": }')
+    assert "tokenizer.json, line 2: broken JSON" in error()
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    assert "tokenizer.json is not a tokenizer that `tokenizers` can read" in error()
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    assert "tokenizer_config.json, line 1: broken JSON" in error()
+    (tmp_path / "words.txt").write_text("a")
+    assert "words.txt holds no tokenizer" in error(tmp_path / "words.txt")
+
+
+# Training
+
+
+def test_training_repeats_itself_in_any_process_and_order(trained):
+    code = (
+        "import json, sys; from flaxdistill.data.tokenizer import train_wordpiece;"
+        "print(train_wordpiece(json.load(sys.stdin), 200).digest)"
+    )
+    digests = {trained.digest, train_wordpiece(reversed(TEXTS * 3), 200).digest}
+    for seed, threads in [("1", "1"), ("2", "4"), ("3", "2")]:
+        environment = os.environ | {"PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads}
+        run = subprocess.run(
+            [sys.executable, "-c", code], input=json.dumps(TEXTS * 3), env=environment, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        digests.add(run.stdout.strip())
+    assert len(digests) == 1
+
+
+def test_training_learns_what_the_rust_trainer_learns():
+    from tokenizers import BertWordPieceTokenizer
+
+    # Pair counts without ties: there the Rust trainer has no choice to make.
+    words = {"abcd": 101, "abce": 53, "fgab": 29, "fgh": 17, "éab": 7, "AB": 5}
+    texts = [" ".join([word] * count) for word, count in words.items()]
+    reference = BertWordPieceTokenizer()
+    reference.train_from_iterator(texts, vocab_size=30, show_progress=False)
+    assert set(train_wordpiece(texts, 30).tokenizer.get_vocab()) == set(reference.get_vocab())
+
+
+def test_training_keeps_to_the_size(trained):
+    assert trained.size < 200  # all there is to learn from so little text
+    assert train_wordpiece(TEXTS * 3, 150).size == 150
+    with pytest.raises(UserError, match="Vocabulary size 40 is too small: .* are 64; raise the size"):
+        train_wordpiece(TEXTS, 40)
+    with pytest.raises(UserError, match="holds no word"):
+        train_wordpiece(["", " \n"], 40)
+
+
+def test_rare_characters_do_not_take_up_the_alphabet(monkeypatch):
+    monkeypatch.setattr("flaxdistill.data.tokenizer.ALPHABET_LIMIT", 3)
+    vocabulary = train_wordpiece(["abc abc abc abd"], 20)
+    assert "d" not in vocabulary.tokenizer.get_vocab()
+    assert pieces(vocabulary, "abc abd") == ["abc", "[UNK]"]
+
+
+# Against Hugging Face
+
+
+@needs_shared
+def test_tokenizer_json_and_vocab_txt_of_bert_agree(tmp_path):
+    shutil.copy(BERT / "vocab.txt", tmp_path)
+    a, b = load_vocabulary(BERT), load_vocabulary(tmp_path)
+    assert (a.size, a.pad, a.unk, a.cls, a.sep, a.mask) == (30522, 0, 100, 101, 102, 103)
+    assert a.special_ids == b.special_ids == (0, 100, 101, 102, 103)
+    assert a.digest == b.digest
+    assert lists(a.encode([*TEXTS, LITERAL])) == lists(b.encode([*TEXTS, LITERAL]))
+
+
+@pytest.mark.hf
+@needs_shared
+def test_bert_ids_equal_those_of_transformers():
+    from transformers import BertTokenizerFast
+
+    reference = BertTokenizerFast.from_pretrained(BERT)
+    expected = reference(TEXTS, add_special_tokens=False)["input_ids"]
+    assert lists(load_vocabulary(BERT).encode(TEXTS)) == expected
+
+
+@pytest.mark.hf
+@needs_shared
+def test_roberta_ids_equal_those_of_transformers(tmp_path):
+    from transformers import AutoTokenizer, RobertaTokenizerFast
+
+    reference = RobertaTokenizerFast.from_pretrained(ROBERTA)
+    vocabulary = load_vocabulary(ROBERTA)
+    assert (vocabulary.cls, vocabulary.pad, vocabulary.sep, vocabulary.mask) == (0, 1, 2, 50264)
+    assert lists(vocabulary.encode(TEXTS)) == reference(TEXTS, add_special_tokens=False)["input_ids"]
+    vocabulary.save(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded(TEXTS)["input_ids"] == reference(TEXTS)["input_ids"]
+    # The mask takes the space before it, as in the tokenizer.json that was published with the model.
+    a, b = lists(vocabulary.encode(["a", " b"]))
+    assert loaded("a <mask> b")["input_ids"] == [0, *a, 50264, *b, 2]
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_saved_files_load_in_transformers(trained, vocab_txt, tmp_path, lowercase):
+    from transformers import AutoTokenizer
+
+    (vocab_txt.parent / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
+    for number, vocabulary in enumerate([trained, load_vocabulary(vocab_txt)]):
+        vocabulary.save(tmp_path / str(number))
+        loaded = AutoTokenizer.from_pretrained(tmp_path / str(number))
+        texts = [*TEXTS, "The Dogs"]
+        expected = [[vocabulary.cls, *ids, vocabulary.sep] for ids in lists(vocabulary.encode(texts))]
+        encoded = loaded(texts)
+        assert encoded["input_ids"] == expected
+        assert encoded["token_type_ids"] == [[0] * len(ids) for ids in expected]
+        pair = loaded("the dog", "dogs")
+        a, b = lists(vocabulary.encode(["the dog", "dogs"]))
+        assert pair["input_ids"] == [vocabulary.cls, *a, vocabulary.sep, *b, vocabulary.sep]
+        assert pair["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+        assert (loaded.pad_token_id, loaded.mask_token_id) == (vocabulary.pad, vocabulary.mask)
+        assert loaded.model_max_length == 512
+        assert len(loaded) == vocabulary.size

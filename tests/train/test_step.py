@@ -1,0 +1,125 @@
+"""The step gives the same gradients whatever the split, and moves only what it should."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import batch_of, tiny_config
+
+from flaxdistill import sharding, tree
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.models.encoder import make_apply, make_init
+from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.state import make_state
+from flaxdistill.train.step import make_step
+
+STUDENT = tiny_config(num_layers=2)
+TEACHER = tiny_config(num_layers=3)
+
+
+def run(devices: int, accumulate: int, *, fsdp: int = 1, steps: int = 2, tokens: str = "real", dropout=True, rows=16):
+    """Take SGD steps and return parameters and the last metrics as numpy; with SGD, equal gradients are equal steps."""
+    mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
+    apply, teacher = make_apply(STUDENT, jnp.float32), make_apply(TEACHER, jnp.float32)
+    prepare = MLM().make_prepare(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3)
+    tx = optax.sgd(0.5)
+    losses = {"vocab": Vocab(tokens=tokens, chunk=5), "cosine": Cosine()}
+    step = make_step(
+        lambda params, batch: apply(params, batch, batch.keys(7) if dropout else None),
+        (lambda params, batch: teacher(params, batch, None),),
+        prepare,
+        losses,
+        tx,
+        accumulate,
+    )
+    params = {"student": jax.jit(make_init(STUDENT))(jax.random.key(0)), "losses": {name: {} for name in losses}}
+    state = make_state(params, tx)
+    shardings = sharding.state_shardings(state, mesh)
+    state = jax.device_put(state, shardings)
+    teachers = jax.device_put((jax.jit(make_init(TEACHER))(jax.random.key(1)),), sharding.replicated(mesh))
+    with jax.set_mesh(mesh):
+        jitted = sharding.jit_step(step, shardings, mesh)
+        for i in range(steps):
+            rows_i = batch_of(rows, first=i * rows)
+            state, metrics = jitted(state, teachers, sharding.place_rows(rows_i, mesh))
+        assert jitted._cache_size() == 1, "the second step compiled again"
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@functools.cache
+def reference(tokens):
+    return run(1, 1, tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "devices", "accumulate", "fsdp"),
+    [("real", 1, 2, 1), ("real", 8, 1, 1), ("real", 8, 2, 2), ("masked", 4, 2, 1)],
+)
+def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp):
+    state, metrics = reference(tokens)
+    other, other_metrics = run(devices, accumulate, fsdp=fsdp, tokens=tokens)
+    for path, a in tree.flatten(state.params).items():
+        b = tree.flatten(other.params)[path]
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max() + 1e-7, path
+    for term, mean in metrics.items():
+        np.testing.assert_allclose(mean.value(), other_metrics[term].value(), rtol=1e-5, err_msg=term)
+
+
+def test_every_student_parameter_moves_and_the_state_advances():
+    before = tree.flatten(jax.jit(make_init(STUDENT))(jax.random.key(0)))
+    state, metrics = run(1, 1, steps=1, dropout=False)
+    after = tree.flatten(state.params["student"])
+    # A key bias adds the same to every score of a query, which softmax ignores.
+    still = [p for p in before if np.array_equal(before[p], after[p]) and not p.endswith("key/bias")]
+    assert not still
+    assert int(state.step) == 1 and int(state.next_index) == 16
+    assert float(metrics["tokens"].value()) == batch_of(16)["segment_ids"].astype(bool).sum()
+    expected = sum(float(w) * float(metrics[t].value()) for t, w in (("kl", 5), ("mlm", 2), ("cosine", 1)))
+    np.testing.assert_allclose(float(metrics["loss"].value()), expected, rtol=1e-6)
+
+
+def test_filler_rows_change_nothing():
+    prepare = MLM().make_prepare(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3)
+    apply = make_apply(STUDENT, jnp.float32)
+    params = {"student": jax.jit(make_init(STUDENT))(jax.random.key(0)), "losses": {"mlm": {}}}
+    tx = optax.sgd(1.0)
+    step = make_step(lambda p, b: apply(p, b, None), (), prepare, {"mlm": MaskedLM()}, tx)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    small, padded = batch_of(4), batch_of(6)
+    padded["weight"][4:] = 0
+    results = [jax.jit(step)(make_state(params, tx), (), sharding.place_rows(rows, mesh)) for rows in (small, padded)]
+    np.testing.assert_allclose(results[0][1]["loss"].value(), results[1][1]["loss"].value(), rtol=1e-6)
+    for a, b in zip(*(jax.tree.leaves(state.params) for state, _ in results), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_golden_step():
+    """The loss after two steps; update it only in a commit that says which mathematics changed."""
+    _, metrics = reference("real")
+    got = {term: round(float(mean.value()), 4) for term, mean in metrics.items()}
+    assert got == pytest.approx(GOLDEN, abs=2e-4)
+
+
+def test_no_buffer_holds_tokens_by_vocabulary():
+    config = dataclasses.replace(STUDENT, vocab_size=1999)
+    apply = make_apply(config, jnp.float32)
+    prepare = MLM().make_prepare(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(1999), seed=3)
+    tx = optax.sgd(1.0)
+    losses = {"vocab": Vocab(chunk=4)}
+    forward = lambda p, b: apply(p, b, None)  # noqa: E731
+    step = make_step(forward, (forward,), prepare, losses, tx)
+    params = {"student": jax.eval_shape(make_init(config), jax.random.key(0)), "losses": {"vocab": {}}}
+    state = jax.eval_shape(lambda p: make_state(p, tx), params)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    text = jax.jit(step).lower(state, (params["student"],), sharding.place_rows(batch_of(8), mesh)).compile().as_text()
+    T = batch_of(8)["input_ids"].shape[1]
+    assert f"[8,4,1999]" in text
+    assert not [s for s in (f"[8,{T},1999]", f"[{8 * T},1999]") if s in text]
+
+
+GOLDEN = {"kl": 0.0215, "mlm": 4.1515, "cosine": 0.456, "loss": 8.8666, "grad_norm": 4.8002, "tokens": 350.0}
