@@ -18,7 +18,15 @@ corpus = Corpus(sources=(Source(path="docstrings"),), vocab_size=4096, length=64
 
 teacher = Experiment(
     corpus=corpus,
-    student=Student(num_layers=4, hidden_size=192, num_heads=6, intermediate_size=768, dropout=0.0, attention_dropout=0.0),
+    student=Student(
+        start=Start(path=None),
+        num_layers=4,
+        hidden_size=192,
+        num_heads=6,
+        intermediate_size=768,
+        dropout=0.0,
+        attention_dropout=0.0,
+    ),
     losses={"mlm": MaskedLM()},
     optim=AdamW(rate=2e-3),
     batch_size=64,

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxdistill import sharding, workdir
+from flaxdistill.data.prepare import prepare
 from flaxdistill.data.rows import Order, rows
-from flaxdistill.data.store import Store, prepare
+from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Student
@@ -25,6 +26,7 @@ from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab, VocabReport
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, make_init, shapes_of
+from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.pytrees import Batch, Params
 from flaxdistill.student import start_from
 from flaxdistill.tasks.mlm import MLM
@@ -52,7 +54,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     mesh = sharding.make_mesh(e.fsdp)
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
     teacher = read(e.teacher.path, path, report) if e.teacher else None
-    start = read(e.student.start.path, path, report) if e.student.start.path else None
+    start = read(start_path, path, report) if (start_path := e.start_path()) else None
     judge = read(e.judge, path, report) if e.judge and not teacher else None
     model = teacher or judge
     store = prepare_blocks(e, data, start or model, report)
@@ -64,30 +66,32 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     _check_fit(e, model, config)
 
     teacher_applies, teacher_params = fixed(teacher, e.teacher.dtype if e.teacher else "float32", mesh)
-    judge_applies, judge_params = (teacher_applies, teacher_params) if teacher else fixed(judge, "float32", mesh)
+    judge_applies, judge_params = (
+        (teacher_applies, teacher_params) if teacher else fixed(judge, "float32", mesh)
+    )
     # Even numbers for masks, odd ones for dropout: the two must never share a key.
     prepare_batch = e.task.make_prepare(
         mask_id=vocabulary.mask,
         special_ids=vocabulary.special_ids,
-        counts=_counts(store, config.vocab_size) if e.task.smoothing else np.ones(config.vocab_size),
+        counts=np.pad(store.counts(), (0, config.vocab_size - vocabulary.size)),
         seed=2 * e.seed,
     )
     encode = make_apply(config, e.student.dtype)
-    steps = e.steps
-    tx = e.optim.build(steps)
+    drops = config.dropout > 0 or config.attention_dropout > 0
+    tx = e.optim.build(e.steps)
     losses_params = _init_losses(e, encode, teacher_applies, config, teacher_params, store.length)
 
     @jax.jit
     def init() -> Any:
         student = make_init(config)(jax.random.key(e.seed))
-        if start is not None:
+        if start is not None and e.student.start.layers != "random":
             student = start_from(e.student.start, start.config, start.params, config, student)
         return make_state({"student": student, "losses": losses_params}, tx)
 
     shapes = jax.eval_shape(init)
     shardings = sharding.state_shardings(shapes, mesh)
     step = make_step(
-        lambda params, batch: encode(params, batch, batch.keys(2 * e.seed + 1) if config.dropout + config.attention_dropout else None),
+        lambda params, batch: encode(params, batch, batch.keys(2 * e.seed + 1) if drops else None),
         teacher_applies,
         prepare_batch,
         e.losses,
@@ -95,7 +99,9 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         e.accumulate,
     )
     inputs = {"blocks": store.path.name} | {
-        name: other.digest for name, other in (("teacher", teacher), ("start", start), ("judge", judge)) if other
+        name: other.digest
+        for name, other in (("teacher", teacher), ("start", start), ("judge", judge))
+        if other
     }
     workdir.claim(path, e, family, config, inputs, vocabulary)
     checkpoints = Checkpoints(path)
@@ -114,7 +120,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         judge_params=judge_params,
         train_batch=_train_batches(e, store, mesh, int(state.step), int(state.next_index)),
         eval_batches=lambda: held_out_batches(store, e.eval_batch_size, mesh),
-        rate=e.optim.schedule(steps),
+        rate=e.optim.schedule(e.steps),
         checkpoints=checkpoints,
         log=Log(path, step=latest or 0, writes=jax.process_index() == 0),
         steps=e.steps,
@@ -134,10 +140,13 @@ def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Repor
 
 def student_config(student: Student, like: Model | None, vocab_size: int) -> tuple[Family, EncoderConfig]:
     """Settle the student's family and sizes; raises UserError naming what neither the config nor a model says."""
-    sizes = {name: getattr(student, name) for name in ("num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions")}
+    names = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions")
+    sizes = {name: getattr(student, name) for name in names}
     family = find_family(student.family or (like.family.model_type if like else "bert"))
     if like is None:
-        missing = [f"student.{name}" for name, size in sizes.items() if size is None and name != "max_positions"]
+        missing = [
+            f"student.{name}" for name, size in sizes.items() if size is None and name != "max_positions"
+        ]
         if missing:
             raise UserError(f"{', '.join(missing)} must be given: there is no model to take the sizes from")
         base = EncoderConfig(vocab_size=vocab_size, **{n: s for n, s in sizes.items() if s is not None})
@@ -167,7 +176,12 @@ def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
 
 
 def make_evaluator(
-    config: EncoderConfig, dtype: str, judge: Model | None, judges: tuple[Apply, ...], vocabulary: Vocabulary, mesh: Any
+    config: EncoderConfig,
+    dtype: DType,
+    judge: Model | None,
+    judges: tuple[Apply, ...],
+    vocabulary: Vocabulary,
+    mesh: Any,
 ) -> Any:
     """Compile the evaluation of a model of ``config`` on masked tokens, with the same masks in every run.
 
@@ -175,7 +189,10 @@ def make_evaluator(
     """
     encode = make_apply(config, dtype)
     draw = MLM().make_prepare(
-        mask_id=vocabulary.mask, special_ids=vocabulary.special_ids, counts=np.ones(config.vocab_size), seed=EVAL_SEED
+        mask_id=vocabulary.mask,
+        special_ids=vocabulary.special_ids,
+        counts=np.ones(config.vocab_size),
+        seed=EVAL_SEED,
     )
     losses: dict[str, Loss] = {"report": VocabReport(judged=judge is not None)}
     if judge is not None and judge.config.hidden_size == config.hidden_size:
@@ -202,50 +219,55 @@ def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
     return model
 
 
-def fixed(model: Model | None, dtype: str, mesh: Any) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
+def fixed(model: Model | None, dtype: DType, mesh: Any) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
     """Make a model a frozen function and its weights, in ``dtype``, one copy a device; two empty tuples for none."""
     if model is None:
         return (), ()
     encode = make_apply(model.config, dtype)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.dtype(dtype)), model.params)
-    return (lambda params, batch: encode(params, batch, None),), (jax.device_put(params, sharding.replicated(mesh)),)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(dtype)), model.params)
+    return (lambda params, batch: encode(params, batch, None),), (
+        jax.device_put(params, sharding.replicated(mesh)),
+    )
 
 
-def _init_losses(e: Experiment, encode: Any, teachers: tuple[Apply, ...], config: EncoderConfig, params: Any, length: int) -> Params:
+def _init_losses(
+    e: Experiment, encode: Any, teachers: tuple[Apply, ...], config: EncoderConfig, params: Any, length: int
+) -> Params:
     batch = _abstract_batch(length)
     student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
     outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(e.seed), 1), len(e.losses))
-    return {name: loss.init(key, student, outputs) for key, (name, loss) in zip(keys, e.losses.items(), strict=True)}
+    return {
+        name: loss.init(key, student, outputs)
+        for key, (name, loss) in zip(keys, e.losses.items(), strict=True)
+    }
 
 
 def _check_fit(e: Experiment, model: Model | None, config: EncoderConfig) -> None:
     for name, loss in e.losses.items():
         if loss.needs_teacher and e.teacher is None:
-            raise UserError(f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss")
+            raise UserError(
+                f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss"
+            )
         if isinstance(loss, Vocab) and model and not model.config.mlm_head:
             raise UserError(
                 f"{model.source} has no masked-LM head, which losses.{name} needs; choose a ...ForMaskedLM checkpoint"
             )
     longest = min([config.max_positions] + ([model.config.max_positions] if model else []))
     if e.corpus.length > longest:
-        raise UserError(f"corpus.length {e.corpus.length} exceeds the {longest} positions of the models; use {longest} or less")
+        raise UserError(
+            f"corpus.length {e.corpus.length} exceeds the {longest} positions of the models; use {longest} or less"
+        )
     if model and model.config.vocab_size != config.vocab_size:
-        raise UserError(f"the student has {config.vocab_size} word embeddings and {model.source} has {model.config.vocab_size}")
+        raise UserError(
+            f"the student has {config.vocab_size} word embeddings and {model.source} has {model.config.vocab_size}; let "
+            "it start from that model, or drop one of the two"
+        )
 
 
-def _counts(store: Store, vocab_size: int) -> np.ndarray:
-    """Count words in the training blocks. float64 [V]"""
-    counts = np.zeros(vocab_size)
-    for blocks in store.train:
-        for ids, segments in zip(blocks.ids, blocks.segments, strict=True):
-            for first in range(0, len(ids), 65536):
-                piece = slice(first, first + 65536)
-                counts += np.bincount(ids[piece][segments[piece] > 0], minlength=vocab_size)
-    return counts
-
-
-def _train_batches(e: Experiment, store: Store, mesh: Any, step: int, next_index: int) -> Callable[[int], Batch]:
+def _train_batches(
+    e: Experiment, store: Store, mesh: Any, step: int, next_index: int
+) -> Callable[[int], Batch]:
     order = Order(
         sizes=tuple(len(blocks) for blocks in store.train),
         weights=tuple(source.weight for source in e.corpus.sources),

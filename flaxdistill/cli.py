@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"flaxdistill: {where}{error.strerror or error}; make room or permit it, then run the command again", file=sys.stderr)
+        print(
+            f"flaxdistill: {where}{error.strerror or error}; make room or permit it, then run the command again",
+            file=sys.stderr,
+        )
         code = 2
     except KeyboardInterrupt:
         print("flaxdistill: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -60,7 +63,9 @@ def _verb(arguments: list[str]) -> int:
         import difflib
 
         near = difflib.get_close_matches(verb, VERBS, 1)
-        raise UserError(f"there is no verb {verb!r}; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(VERBS)}")
+        raise UserError(
+            f"there is no verb {verb!r}; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(VERBS)}"
+        )
     if verb in CONFIGURED:
         return CONFIGURED[verb](rest)
 
@@ -71,7 +76,9 @@ def _verb(arguments: list[str]) -> int:
 def _distill(arguments: list[str]) -> int:
     experiments, root = _configured("distill", arguments)
     if not any(e.teacher for e in experiments.values()):
-        raise UserError("this config has no teacher; use flaxdistill train, or name one with --teacher.path")
+        raise UserError(
+            "this config has no teacher; use flaxdistill train, or give it one: teacher=Teacher(path=...)"
+        )
     return _run(experiments, root)
 
 
@@ -101,7 +108,9 @@ def _run(experiments: dict[str, Any], root: Path) -> int:
                 report=bar.report,
             )
         except stages.Stopped as stopped:
-            bar.report(f"stopped after step {stopped.step}, which is saved; the same command goes on from there")
+            bar.report(
+                f"stopped after step {stopped.step}, which is saved; the same command goes on from there"
+            )
             return 0 if stopped.signal_number == signal.SIGTERM else 130
     console.print(terminal.results(rows))
     return 0
@@ -113,7 +122,7 @@ def _prepare(arguments: list[str]) -> int:
     from flaxdistill import build
 
     for name, e in experiments.items():
-        path = e.teacher.path if e.teacher else e.student.start.path
+        path = e.teacher.path if e.teacher else e.start_path()
         model = None if path is None or path.startswith("@") else build.read(path, root / name, print)
         build.prepare_blocks(e, root / "data", model, print)
     return 0
@@ -177,8 +186,17 @@ def _inspect(what: Positional[str]) -> int:
     return 0
 
 
-CONFIGURED: dict[str, Callable[[list[str]], int]] = {"distill": _distill, "train": _train, "prepare": _prepare}
-PLAIN: dict[str, Callable[..., int]] = {"eval": _evaluate, "export": _export, "convert": _convert, "inspect": _inspect}
+CONFIGURED: dict[str, Callable[[list[str]], int]] = {
+    "distill": _distill,
+    "train": _train,
+    "prepare": _prepare,
+}
+PLAIN: dict[str, Callable[..., int]] = {
+    "eval": _evaluate,
+    "export": _export,
+    "convert": _convert,
+    "inspect": _inspect,
+}
 
 
 def _configured(verb: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
@@ -194,7 +212,12 @@ def _configured(verb: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
                 workdir: where runs, checkpoints and logs go; the same command goes on where it stopped
             """
 
-        tyro.cli(usage, args=arguments, prog=prog, description=VERBS[verb] + "\n\nCONFIG --help lists all its flags.")
+        tyro.cli(
+            usage,
+            args=arguments,
+            prog=prog,
+            description=VERBS[verb] + "\n\nCONFIG --help lists all its flags.",
+        )
         raise UserError(f"give the config first: {prog} CONFIG --workdir DIR")
 
     from flaxdistill import configuration

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import keyword
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -19,6 +20,9 @@ from flaxdistill.schedule import Schedule
 PACKAGED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
 """In a wheel and in a checkout."""
 
+TAKEN = {"workdir", "data"}
+"""The flag, and the folder of the blocks, beside which stages stand."""
+
 
 def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[str, Experiment], Path]:
     """Load a config and lay flags over it: experiments by stage name ('' for a single one) and the workdir.
@@ -27,20 +31,27 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[st
     """
     path = find(path_or_name)
     config = load(path)
-    staged = not isinstance(config, Experiment)
-    experiments = config if staged else {"": config}
-    workdir = ("workdir", Path, dataclasses.field(default=Path("runs") / path.stem))
-    if staged:
-        fields: list[Any] = [(name, Experiment, dataclasses.field(default=e)) for name, e in config.items()]
+    fields: list[Any]
+    if isinstance(config, Experiment):
+        experiments = {"": config}
+        # An empty name: OmitArgPrefixes would drop those of nested fields too, and teacher.dtype meet student.dtype.
+        fields = [
+            ("experiment", Annotated[Experiment, tyro.conf.arg(name="")], dataclasses.field(default=config))
+        ]
     else:
-        fields = [("experiment", tyro.conf.OmitArgPrefixes[Experiment], dataclasses.field(default=config))]
-    flagged = dataclasses.make_dataclass("Flags", [workdir, *fields], frozen=True, kw_only=True)
+        experiments = config
+        fields = [(name, Experiment, dataclasses.field(default=e)) for name, e in config.items()]
+    workdir = ("workdir", Path, dataclasses.field(default=Path("runs") / path.stem))
+    flagged: Any = dataclasses.make_dataclass("Flags", [workdir, *fields], frozen=True, kw_only=True)
     with _registry():
         parsed = tyro.cli(
-            tyro.conf.AvoidSubcommands[flagged], args=list(flags), prog=f"{prog} {path_or_name}", default=flagged(), description=path.name
+            tyro.conf.AvoidSubcommands[flagged],
+            args=list(flags),
+            prog=f"{prog} {path_or_name}",
+            default=flagged(),
+            description=path.name,
         )
-    names = list(experiments) if staged else ["experiment"]
-    return {name: getattr(parsed, field) for name, field in zip(experiments, names, strict=True)}, parsed.workdir
+    return {name: getattr(parsed, name or "experiment") for name in experiments}, parsed.workdir
 
 
 def find(path_or_name: str) -> Path:
@@ -63,20 +74,40 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except UserError:
-        raise
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
-        raise UserError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}; mend the config") from None
+        # Only lines of the config: a syntax error has no frame there, and one in a module it imports is not its own.
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == spec.origin
+        ]
+        line = (
+            error.lineno
+            if isinstance(error, SyntaxError) and error.filename == spec.origin
+            else (lines or [None])[-1]
+        )
+        what = (
+            str(error)
+            if isinstance(error, UserError)
+            else f"{type(error).__name__}: {error}; mend the config"
+        )
+        raise UserError(f"{path}{f', line {line}' if line else ''}: {what}") from None
     config = getattr(module, "config", None)
     if isinstance(config, Experiment):
         return config
     if isinstance(config, dict) and config and all(isinstance(e, Experiment) for e in config.values()):
-        bad = [name for name in config if not (isinstance(name, str) and name.isidentifier())]
-        if not bad:
-            return config
-        raise UserError(f"{path}: stage {bad[0]!r} is no plain name; use letters, digits and _")
+        bad = [
+            name
+            for name in config
+            if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name)
+        ]
+        if bad:
+            raise UserError(f"{path}: stage {bad[0]!r} is no plain name; use letters, digits and _")
+        if taken := sorted(TAKEN & set(config)):
+            raise UserError(
+                f"{path}: a stage cannot be called {taken[0]!r}, which is a flag or folder of its own; rename it"
+            )
+        return config
     raise UserError(f"{path} binds no `config`; let it be an Experiment, or a dict of named Experiments")
 
 

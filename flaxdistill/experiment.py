@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab
+from flaxdistill.ops.dense import DType
 from flaxdistill.optim import AdamW
 from flaxdistill.student import Start
 from flaxdistill.tasks.mlm import MLM
@@ -27,7 +28,7 @@ class Teacher:
     """A model to learn from."""
 
     path: str  # a directory, a Hub id (user/name or user/name@revision) or Stage("name")
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of its weights and its arithmetic
+    dtype: DType = "auto"  # of its weights and its arithmetic
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Student:
     max_positions: int | None = None
     dropout: float = 0.1
     attention_dropout: float = 0.1
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of its arithmetic; weights are float32
+    dtype: DType = "auto"  # of its arithmetic; weights are float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,10 +52,12 @@ class Experiment:
     """One run. ``losses`` are the objects that run, by the name their flags have."""
 
     teacher: Teacher | None = None
-    student: Student = Student()
+    student: Student = Student(start=Start(path=None))
     corpus: Corpus = Corpus()
     task: MLM = MLM()
-    losses: dict[str, Loss] = dataclasses.field(default_factory=lambda: {"vocab": Vocab(), "cosine": Cosine()})
+    losses: dict[str, Loss] = dataclasses.field(
+        default_factory=lambda: {"vocab": Vocab(), "cosine": Cosine()}
+    )
     optim: AdamW = AdamW()
     steps: int = 1000
     batch_size: int = 64  # rows of one update, over all devices
@@ -69,11 +72,21 @@ class Experiment:
     data_dir: str | None = None  # where prepared blocks are kept; None: beside the run
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "fsdp", "log_every", "eval_every", "save_every", "eval_batch_size"):
+        counts = ("steps", "batch_size", "accumulate", "fsdp", "log_every", "eval_every", "save_every")
+        for name in (*counts, "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.student.start.path == "teacher" and self.teacher is None:
+            raise UserError(
+                "student.start.path is the teacher, but there is none; give a path, or None for random weights"
+            )
         if not self.losses:
             raise UserError('losses is empty; a run needs at least one, such as {"vocab": Vocab()}')
+
+    def start_path(self) -> str | None:
+        """Give the path that the student's first weights or sizes come from, or None."""
+        path = self.student.start.path
+        return self.teacher.path if path == "teacher" and self.teacher else path
 
 
 FREE = ("steps", "accumulate", "fsdp", "log_every", "eval_every", "save_every", "eval_batch_size", "data_dir")
@@ -119,9 +132,10 @@ def from_json(value: Any, *, source: str) -> Any:
         except ImportError:
             made = None
     if not (isinstance(made, type) and dataclasses.is_dataclass(made) and made.__module__ == module):
-        raise UserError(f"{source} names the class {value['class']!r}, which is no config of this version of flaxdistill")
+        raise UserError(
+            f"{source} names the class {value['class']!r}, which is no config of this version of flaxdistill"
+        )
     try:
         return made(**fields)
     except TypeError as error:
         raise UserError(f"{source} does not fit this version of flaxdistill: {error}") from None
-

@@ -21,9 +21,9 @@ from flaxdistill.families.base import Family, expected_shapes, take
 from flaxdistill.files import brief, hashes, read_json, whole, write_json
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.pytrees import Params
+from flaxdistill.tensors import DTYPES, read_tensors
 from flaxdistill.tree import flatten
 
-DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -41,7 +41,6 @@ PRIVATE = (
     "special_tokens_map_file",
     "auto_map",
 )
-OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "tf_model.h5", "flax_model.msgpack")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +90,7 @@ def read_model(path_or_id: str) -> Model:
     with _naming(directory / "config.json"):
         family = families.family(take(given, "model_type", str))
         config = family.read_config(given)
-    tensors = _read_tensors(directory, family)
+    tensors = read_tensors(directory, family)
     config, params, note = family.read(config, tensors, path_or_id)
     return Model(path_or_id, family, config, params, directory, digest_of(family, config, params), note)
 
@@ -212,81 +211,6 @@ def _answer(error: Any) -> str:
     private = status in {401, 403, 404}
     way = "check the id, and HF_TOKEN if it is private" if private else "try again, or give a local directory"
     return f"the Hub answers {status}; {way}"
-
-
-def _read_tensors(directory: Path, family: Family) -> dict[str, np.ndarray]:
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if single.exists():
-        return _read_file(single, family)
-    if not index.exists():
-        raise UserError(_no_weights(directory))
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise UserError(f"{index} has no weight_map from tensors to files; save or fetch it again")
-    for file in where.values():
-        # A plain name: an index that was fetched must not point anywhere else.
-        if not (isinstance(file, str) and re.fullmatch(r"\w[\w.-]*\.safetensors", file)):
-            raise UserError(
-                f"{index} names the file {file!r}; a shard is a .safetensors file beside its index"
-            )
-    tensors: dict[str, np.ndarray] = {}
-    for file in sorted(set(where.values())):
-        if not (directory / file).exists():
-            raise UserError(f"{directory} has no {file}, which {index.name} names; fetch or copy it again")
-        shard = _read_file(directory / file, family)
-        twice = sorted(set(shard) & set(tensors))
-        if twice:
-            raise UserError(
-                f"{directory / file} holds {', '.join(twice)} that another shard holds too; save it again"
-            )
-        tensors |= shard
-    differ = sorted(set(where) ^ set(tensors))
-    if differ:
-        raise UserError(
-            f"{index} and its shards disagree on {', '.join(differ)}; save or fetch them again together"
-        )
-    return tensors
-
-
-def _read_file(file: Path, family: Family) -> dict[str, np.ndarray]:
-    import safetensors
-
-    # Opening checks lengths, spans, shapes and types against each other and the file's size, and allocates
-    # nothing.
-    try:
-        with safetensors.safe_open(file, "numpy") as opened:
-            types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-            odd = [f"{n} {t}" for n, t in types.items() if t not in DTYPES and not family.leaves_out(n)]
-            if odd:
-                raise UserError(
-                    f"{file} holds {', '.join(odd)}; only {', '.join(DTYPES)} can be read: save the "
-                    "model in one of them"
-                )
-            return {name: opened.get_tensor(name) for name, dtype in types.items()}
-    except safetensors.SafetensorError as error:
-        raise UserError(
-            f"{file} is damaged or no safetensors file ({error}); fetch or copy it again"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
-
-
-def _no_weights(directory: Path) -> str:
-    other = sorted(file.name for pattern in OTHER_FORMATS for file in directory.glob(pattern))
-    if not other:
-        return (
-            f"{directory} has no model.safetensors; give a model saved by transformers' "
-            "save_pretrained (weights in other formats are never fetched or read)"
-        )
-    loads = {"tf_model.h5": ", from_tf=True", "flax_model.msgpack": ", from_flax=True"}.get(other[0], "")
-    version = "transformers 4" if loads else "transformers"
-    kind = "is in another format" if loads else "is a pickle, which can run code,"
-    return (
-        f"{directory} has no model.safetensors, and {other[0]} {kind} and is never read; where you "
-        "trust it, use "
-        f"{version}: AutoModelForMaskedLM.from_pretrained({str(directory)!r}{loads}).save_pretrained(NEW, "
-        "safe_serialization=True)"
-    )
 
 
 def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str]:

@@ -58,7 +58,8 @@ def _run(path: Path) -> Sections:
     mesh = sharding.make_mesh(experiment.fsdp if jax.device_count() % experiment.fsdp == 0 else 1)
     placed = tree.flatten(sharding.state_shardings({"student": shapes}, mesh))
     where = {
-        name: f"{list(shape.shape)} {placed['student/' + name].spec}" for name, shape in tree.flatten(shapes).items()
+        name: f"{list(shape.shape)} {placed['student/' + name].spec}"
+        for name, shape in tree.flatten(shapes).items()
     }
     return {str(path): facts, "experiment": vars(experiment), f"sharding over {dict(mesh.shape)}": where}
 

@@ -39,18 +39,20 @@ class Batch:
 
     def real(self) -> jax.Array:
         """Mark the tokens that count: no padding, no filler row. float32 [B, T]."""
-        return (self.segment_ids > 0) * self.weight[:, None]
+        return jnp.where(self.segment_ids > 0, self.weight[:, None], 0.0)
 
     def content(self) -> jax.Array:
         """Mark the real tokens inside a sequence, without its first and last ([CLS] and [SEP]). float32 [B, T]."""
         following = jnp.pad(self.segment_ids[:, 1:], ((0, 0), (0, 1)))
-        return self.real() * ((self.positions > 0) & (following == self.segment_ids))
+        return jnp.where((self.positions > 0) & (following == self.segment_ids), self.real(), 0.0)
 
     def keys(self, seed: int) -> jax.Array:
         """Make one key per row from (seed, example, epoch), the same on any device and in any batch. [B]."""
-        return jax.vmap(lambda example, epoch: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), example), epoch))(
-            self.example_id, self.epoch
-        )
+        return jax.vmap(
+            lambda example, epoch: jax.random.fold_in(
+                jax.random.fold_in(jax.random.key(seed), example), epoch
+            )
+        )(self.example_id, self.epoch)
 
 
 @jax.tree_util.register_dataclass

@@ -36,7 +36,9 @@ class Schedule:
                 return Schedule(start, end, steps)
         except (ValueError, IndexError):
             pass
-        raise UserError(f"{text!r} is no schedule: write one number such as 2, or start:end:steps such as 4:1:1000")
+        raise UserError(
+            f"{text!r} is no schedule: write one number such as 2, or start:end:steps such as 4:1:1000"
+        )
 
     def __str__(self) -> str:
         return f"{self.start:g}" if self.start == self.end else f"{self.start:g}:{self.end:g}:{self.steps}"

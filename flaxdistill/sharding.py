@@ -33,7 +33,9 @@ def make_mesh(fsdp: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
     """Lay the devices out as data x fsdp; raises UserError where fsdp does not divide them."""
     devices = jax.devices() if devices is None else devices
     if len(devices) % fsdp:
-        raise UserError(f"mesh.fsdp {fsdp} does not divide the {len(devices)} devices; use one of {_divisors(len(devices))}")
+        raise UserError(
+            f"mesh.fsdp {fsdp} does not divide the {len(devices)} devices; use one of {_divisors(len(devices))}"
+        )
     # Auto, written out: the default axis type is Explicit, where stock Linen modules fail.
     return Mesh(np.asarray(devices).reshape(-1, fsdp), ROWS, axis_types=(AxisType.Auto,) * 2)
 
@@ -44,7 +46,9 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
     if batch_size % unit:
         near = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
         parts = f"{mesh.size} devices" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
-        raise UserError(f"batch_size {batch_size} is not divisible by {parts}; nearest are {' and '.join(map(str, near))}")
+        raise UserError(
+            f"batch_size {batch_size} is not divisible by {parts}; nearest are {' and '.join(map(str, near))}"
+        )
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
@@ -55,7 +59,8 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     def place(path: str, leaf: Any) -> NamedSharding:
         for spec in specs[path]:
             if len(spec) <= leaf.ndim and all(
-                axis is None or size % mesh.shape[axis] == 0 for axis, size in zip(spec, leaf.shape, strict=False)
+                axis is None or size % mesh.shape[axis] == 0
+                for axis, size in zip(spec, leaf.shape, strict=False)
             ):
                 return NamedSharding(mesh, spec)
         return NamedSharding(mesh, P())

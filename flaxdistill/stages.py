@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +49,9 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
             workdir.check_same(path, experiment)
             report(f"{name or path}: finished at step {latest_step(path)}, skipped")
         else:
+            shutil.rmtree(path / EXPORT, ignore_errors=True)  # of a run that goes on after its end
             _train(name, experiment, path, root / "data", show, report)
+            shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
         out = path / EXPORT
         if not out.exists():
             report(f"{name or path}: {workdir.export(path, out)}")
@@ -64,7 +67,10 @@ def table(stages: Stages, root: Path) -> list[Row]:
         if outside and not rows:
             assert experiment.teacher
             model = workdir.read_model(experiment.teacher.path)
-            rows.append({"name": "teacher", "parameters": count(model.config)} | evaluate(path, experiment.teacher.path))
+            rows.append(
+                {"name": "teacher", "parameters": count(model.config)}
+                | evaluate(path, experiment.teacher.path)
+            )
         metrics = read_rows(path / "metrics.jsonl")
         speeds = [row["tokens_per_second"] for row in metrics if "tokens_per_second" in row]
         row = {"name": name or "student", "parameters": count(workdir.read_config(path)[1])}
@@ -80,8 +86,12 @@ def evaluate(path: Path, model: str | None = None) -> Row:
     """
     e = workdir.read_experiment(path)
     blocks = read_json(path / workdir.EXPERIMENT)["inputs"]["blocks"]
-    places = [Path(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]  # the latter for a stage
-    store = open_store(next((place / blocks for place in places if (place / blocks).is_dir()), places[0] / blocks))
+    places = (
+        [Path(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
+    )  # the latter for a stage
+    store = open_store(
+        next((place / blocks for place in places if (place / blocks).is_dir()), places[0] / blocks)
+    )
     subject = workdir.read_model(model or str(path))
     vocabulary = store.vocabulary()
     build.check_vocabulary(subject, vocabulary)
@@ -106,7 +116,9 @@ def count(config: EncoderConfig) -> int:
     return total
 
 
-def _train(name: str, experiment: Experiment, path: Path, data: Path, show: Show, report: build.Report) -> None:
+def _train(
+    name: str, experiment: Experiment, path: Path, data: Path, show: Show, report: build.Report
+) -> None:
     live = build.build(experiment, path, data=data, report=report)
     try:
         with _signals() as caught:
@@ -115,9 +127,15 @@ def _train(name: str, experiment: Experiment, path: Path, data: Path, show: Show
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
         rows = experiment.batch_size // experiment.accumulate // live.mesh.size
-        less = f"try --accumulate {experiment.accumulate * 2}, which gives the same result with {rows // 2} rows at a time"
-        more = less if rows > 1 else "a row a device is the least: use a smaller model, shorter blocks or --fsdp"
-        raise UserError(f"the device is out of memory with micro-batches of {rows} rows a device; {more}") from None
+        parts = next((n for n in range(2, rows + 1) if rows % n == 0), 1)
+        least = f"try --accumulate {experiment.accumulate * parts}"
+        less = f"{least}, which gives the same result with {rows // parts} rows at a time"
+        more = (
+            less if rows > 1 else "a row a device is the least: use a smaller model, shorter blocks or --fsdp"
+        )
+        raise UserError(
+            f"the device is out of memory with micro-batches of {rows} rows a device; {more}"
+        ) from None
     finally:
         live.log.close()
         live.checkpoints.close()
@@ -127,7 +145,7 @@ def _train(name: str, experiment: Experiment, path: Path, data: Path, show: Show
 
 def _check_earlier(name: str, experiment: Experiment, names: list[str]) -> None:
     earlier = names[: names.index(name)]
-    paths = [experiment.student.start.path, experiment.judge, experiment.teacher and experiment.teacher.path]
+    paths = [experiment.start_path(), experiment.judge, experiment.teacher and experiment.teacher.path]
     for path in paths:
         if path and path.startswith("@") and path[1:] not in earlier:
             choices = f"earlier stages are {', '.join(earlier)}" if earlier else "there is no earlier stage"

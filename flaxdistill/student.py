@@ -18,14 +18,15 @@ from flaxdistill.pytrees import Params
 class Start:
     """Where the student's first weights come from: the biggest single effect in the DistilBERT ablation.
 
-    ``path``: a checkpoint or an earlier stage; None is random weights. ``layers``: ``uniform`` takes teacher layer
-    round-half-up(i (L-1) / (M-1)) for student layer i; ``distilbert`` the published [0, 2, 4, 7, 9, 11] of 12; or the
-    numbers themselves, ``0,2,5``. ``mlm_transform`` copies the MLM head's transform (the published script did so only
-    when asked). ``token_types``: a student without them ``fold``s the teacher's type 0 into the position table, which
-    leaves the sum as it was, or ``drop``s it as the published script did.
+    ``path``: a checkpoint, an earlier stage or, as the word ``teacher``, the experiment's own; None is random weights.
+    ``layers``: ``uniform`` takes teacher layer round-half-up(i (L-1) / (M-1)) for student layer i; ``distilbert`` the
+    published [0, 2, 4, 7, 9, 11] of 12; or the numbers themselves, ``0,2,5``; ``random`` takes the sizes only.
+    ``mlm_transform`` copies the MLM head's transform (the published script did so only when asked). ``token_types``: a
+    student without them ``fold``s the teacher's type 0 into the position table, which leaves the sum as it was, or
+    ``drop``s it as the published script did.
     """
 
-    path: str | None = None
+    path: str | None = "teacher"
     layers: str = "uniform"
     mlm_transform: bool = True
     token_types: Literal["fold", "drop"] = "fold"
@@ -44,12 +45,20 @@ def choose_layers(spec: str, teacher: int, student: int) -> tuple[int, ...]:
         return (0, 2, 4, 7, 9, 11)
     if spec == "uniform":
         if student > teacher:
-            raise UserError(f"a student of {student} layers cannot start from a teacher of {teacher}; use at most {teacher}")
-        return tuple(math.floor(i * (teacher - 1) / (student - 1) + 0.5) for i in range(student)) if student > 1 else (0,)
+            raise UserError(
+                f"a student of {student} layers cannot start from a teacher of {teacher}; use at most {teacher}"
+            )
+        return (
+            tuple(math.floor(i * (teacher - 1) / (student - 1) + 0.5) for i in range(student))
+            if student > 1
+            else (0,)
+        )
     try:
         layers = tuple(int(part) for part in spec.split(","))
     except ValueError:
-        raise UserError(f"start.layers is {spec!r}; write uniform, distilbert or numbers such as 0,2,5") from None
+        raise UserError(
+            f"start.layers is {spec!r}; write uniform, distilbert or numbers such as 0,2,5"
+        ) from None
     if len(layers) != student or not all(0 <= layer < teacher for layer in layers):
         raise UserError(
             f"start.layers {spec} must name {student} layers (one per student layer), each from 0 to {teacher - 1}"
@@ -73,7 +82,8 @@ def start_from(
             )
     if student.max_positions > teacher.max_positions:
         raise UserError(
-            f"the student's max_positions {student.max_positions} exceeds the {teacher.max_positions} of the model it starts from"
+            f"the student's max_positions {student.max_positions} exceeds the {teacher.max_positions} of the model it "
+            "starts from; use no more"
         )
     layers = choose_layers(start.layers, teacher.num_layers, student.num_layers)
     ours, theirs = tree.flatten(random), tree.flatten(teacher_params)

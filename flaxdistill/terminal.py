@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 
 COLUMNS = {
@@ -51,7 +59,7 @@ class Bar:
 
     def show(self, stage: str, steps: int, row: Mapping[str, Any]) -> None:
         """Show a row of metrics."""
-        stage = stage or "distill"
+        stage = stage or "student"
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=steps, terms="")
         if "split" in row:
@@ -76,13 +84,19 @@ def results(rows: Iterable[Mapping[str, Any]]) -> Table:
     shown = [name for name in COLUMNS if any(name in row for row in rows)]
     table = Table("", *(Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shown))
     for row in rows:
-        table.add_row(row["name"], *(COLUMNS[n][1](row[n]) if n in row else "" for n in shown))
+        table.add_row(escape(row["name"]), *(COLUMNS[n][1](row[n]) if n in row else "" for n in shown))
     return table
 
 
 def listing(title: str, items: Mapping[str, Any]) -> Table:
     """Make a table of names and values."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(
+        Column(no_wrap=True),
+        Column(overflow="fold"),
+        title=escape(title),
+        show_header=False,
+        title_justify="left",
+    )
     for name, value in items.items():
-        table.add_row(name, str(value))
+        table.add_row(escape(name), escape(str(value)))
     return table

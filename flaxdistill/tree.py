@@ -37,10 +37,14 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def map_with_path(function: Any, tree: Any) -> Any:
     """Map ``function(path, leaf)`` over a tree, keeping its structure."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: function("/".join(_name(k) for k in path), leaf), tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function("/".join(_name(k) for k in path), leaf), tree
+    )
 
 
-def match(rules: Sequence[tuple[str, T]], paths: Iterable[str], *, what: str, unused: bool = False) -> dict[str, T]:
+def match(
+    rules: Sequence[tuple[str, T]], paths: Iterable[str], *, what: str, unused: bool = False
+) -> dict[str, T]:
     """Give every path the value of the first pattern that matches the whole of it.
 
     Raises UserError naming each path without a rule and, unless ``unused`` allows them, each rule without a path.
@@ -59,7 +63,9 @@ def match(rules: Sequence[tuple[str, T]], paths: Iterable[str], *, what: str, un
         raise UserError(f"no {what} rule matches {', '.join(missing)}; add one to the table")
     idle = [pattern for pattern, _ in rules if pattern not in used]
     if idle and not unused:
-        raise UserError(f"{what} rule {', '.join(repr(p) for p in idle)} matches no parameter; known: {', '.join(paths)}")
+        raise UserError(
+            f"{what} rule {', '.join(repr(p) for p in idle)} matches no parameter; known: {', '.join(paths)}"
+        )
     return found
 
 

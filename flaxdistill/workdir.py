@@ -29,7 +29,12 @@ def is_workdir(path: Path) -> bool:
 
 
 def claim(
-    path: Path, experiment: Experiment, family: Family, encoder: EncoderConfig, inputs: Mapping[str, str], vocabulary: Vocabulary
+    path: Path,
+    experiment: Experiment,
+    family: Family,
+    encoder: EncoderConfig,
+    inputs: Mapping[str, str],
+    vocabulary: Vocabulary,
 ) -> None:
     """Make a folder the run's own, or make sure that it already is.
 
@@ -45,7 +50,9 @@ def claim(
     if is_workdir(path):
         check_same(path, experiment, inputs)
     elif path.is_dir() and {entry.name for entry in path.iterdir()} - {"data"}:
-        raise UserError(f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder")
+        raise UserError(
+            f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / TOKENIZER).mkdir(exist_ok=True)
@@ -72,7 +79,9 @@ def check_same(path: Path, experiment: Experiment, inputs: Mapping[str, str] | N
 def read_experiment(path: Path) -> Experiment:
     """Read what run lives in a folder; raises UserError where none does."""
     if not is_workdir(path):
-        raise UserError(f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run")
+        raise UserError(
+            f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run"
+        )
     found = config.from_json(read_json(path / EXPERIMENT).get("experiment"), source=str(path / EXPERIMENT))
     if not isinstance(found, Experiment):
         raise UserError(f"{path / EXPERIMENT} holds no experiment; give the --workdir of a run")
@@ -92,11 +101,17 @@ def export(path: Path, out: Path) -> str:
     """
     refuse_full(out)
     if not is_workdir(path):
-        raise UserError(f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run")
+        raise UserError(
+            f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run"
+        )
     model = read_model(str(path))
-    hub.write_model(out, family=model.family, config=model.config, params=model.params, tokenizer=model.directory)
+    hub.write_model(
+        out, family=model.family, config=model.config, params=model.params, tokenizer=model.directory
+    )
     if hub.read_model(str(out)).digest != model.digest:
-        raise UserError(f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere")
+        raise UserError(
+            f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere"
+        )
     return f"exported {model.source} to {out} ({model.family.model_type}), read back bit-equal"
 
 
@@ -119,4 +134,3 @@ def read_model(path_or_id: str) -> hub.Model:
         digest=hub.digest_of(family, encoder, params),
         note="",
     )
-

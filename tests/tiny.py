@@ -12,7 +12,14 @@ LENGTH = 24
 
 def tiny_config(**changes) -> EncoderConfig:
     """A BERT of width 16."""
-    sizes = dict(vocab_size=WORDS, hidden_size=16, num_layers=2, num_heads=4, intermediate_size=32, max_positions=LENGTH)
+    sizes = dict(
+        vocab_size=WORDS,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=32,
+        max_positions=LENGTH,
+    )
     return EncoderConfig(**(sizes | changes))
 
 

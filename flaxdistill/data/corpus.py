@@ -28,19 +28,19 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise UserError("sources is empty, but a corpus needs at least one source: name one.")
+            raise UserError("sources is empty, but a corpus needs at least one source: name one")
         if self.length < 16:
-            raise UserError(f"length is {self.length}, but a block holds at least 16 tokens: raise length.")
+            raise UserError(f"length is {self.length}, but a block holds at least 16 tokens: raise length")
         if not 0 < self.held_out < 0.5:
             raise UserError(
                 f"held_out is {self.held_out}, but it is a share between 0 and 0.5 (both excluded): "
-                "0.02 holds out one document in fifty."
+                "0.02 holds out one document in fifty"
             )
         if self.held_out_blocks < 1:
             raise UserError(
-                f"held_out_blocks is {self.held_out_blocks}, but evaluation needs at least 1 block: raise it."
+                f"held_out_blocks is {self.held_out_blocks}, but evaluation needs at least 1 block: raise it"
             )
         if self.vocab_size < 64:
             raise UserError(
-                f"vocab_size is {self.vocab_size}, but a vocabulary needs at least 64 entries: raise it."
+                f"vocab_size is {self.vocab_size}, but a vocabulary needs at least 64 entries: raise it"
             )

@@ -22,7 +22,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def read_docstrings(max_characters: int = 6_000_000) -> list[str]:
-    """Documents made of the dependencies' docstrings, in the order of their sha256.
+    """Collect the dependencies' docstrings as documents, in the order of their sha256.
 
     The packages are found and parsed, never imported. At most ``max_characters`` are returned: the
     documents with the smallest hashes, so a smaller corpus is a prefix of a larger one. The same
@@ -85,7 +85,7 @@ def _added_documentation(call: ast.Call) -> Iterator[str]:
 
 
 def clean(docstring: str) -> str:
-    """The prose of a docstring: without examples to run, code blocks, headings' rules and markup."""
+    """Keep the prose of a docstring: without examples to run, code blocks, headings' rules and markup."""
     text = inspect.cleandoc(docstring)
     text = re.sub(r"(?ms)^ *```.*?^ *```[^\n]*$", "", text)  # Markdown code
     text = re.sub(r"(?m)^ *>>>(.*\n?)(^ *\S.*\n?)*", "", text)  # an example and what it prints

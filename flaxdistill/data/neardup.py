@@ -15,7 +15,7 @@ _TABLE_BITS = 22
 
 
 def shingles(documents: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of every run of five tokens, and the number of the document each one comes from.
+    """Hash every run of five tokens, and number the document that each one comes from.
 
     A shorter document is one shingle, an empty one has none. Repeated shingles are repeated.
 
@@ -57,7 +57,7 @@ class HeldOutIndex:
 
     @classmethod
     def of(cls, held_out: Sequence[np.ndarray]) -> HeldOutIndex:
-        """The index of held-out documents, each an array of integer token ids [n]."""
+        """Index held-out documents, each an array of integer token ids [n]."""
         hashes, owners = shingles(held_out)
         order = np.lexsort((owners, hashes))
         hashes, owners = hashes[order], owners[order]
@@ -76,7 +76,7 @@ class HeldOutIndex:
         )
 
     def near_duplicates(self, documents: Sequence[np.ndarray]) -> np.ndarray:
-        """Marks the documents that nearly repeat a held-out one: bool [len(documents)].
+        """Mark the documents that nearly repeat a held-out one: bool [len(documents)].
 
         A document nearly repeats another when they share at least half of the distinct shingles of the
         smaller of the two. Counted exactly, per pair.
@@ -104,7 +104,7 @@ class HeldOutIndex:
 
 
 def _distinct(hashes: np.ndarray, owners: np.ndarray, documents: int, only: np.ndarray) -> np.ndarray:
-    """The number of distinct shingles of each document in `only` (0 for the others): int64 [documents]."""
+    """Count the distinct shingles of each document in ``only`` (0 for the others): int64 [documents]."""
     wanted = np.zeros(documents, bool)
     wanted[only] = True
     rows = wanted[owners]

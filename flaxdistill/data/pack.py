@@ -12,14 +12,14 @@ MINIMUM_PIECE = 8
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
-    """The narrowest dtype that holds every token id: uint16, or uint32 beyond 65,536 entries."""
+    """Choose the narrowest dtype that holds every token id: uint16, or uint32 beyond 65,536 entries."""
     return np.dtype(np.uint16 if vocab_size <= 65536 else np.uint32)
 
 
 def segment_dtype(length: int) -> np.dtype:
-    """The narrowest dtype that holds every segment id: uint8, or uint16 for blocks beyond 765 tokens.
+    """Choose the narrowest dtype that holds every segment id: uint8, or uint16 for blocks beyond 765 tokens.
 
-    The shortest piece is [CLS] token [SEP], so a block has at most `length // 3` segments.
+    The shortest piece is [CLS] token [SEP], so a block has at most ``length // 3`` segments.
     """
     return np.dtype(np.uint8 if length <= 765 else np.uint16)
 
@@ -27,10 +27,10 @@ def segment_dtype(length: int) -> np.dtype:
 def pack(
     batches: Iterable[Sequence[np.ndarray]], *, length: int, cls: int, sep: int, pad: int, vocab_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Lays documents end to end in blocks of `length` tokens and yields the blocks as they fill up.
+    """Lay documents end to end in blocks of ``length`` tokens and yield the blocks as they fill up.
 
     Each batch is a sequence of documents (integer token ids [n], no special tokens). A block holds pieces,
-    each `[CLS] ids [SEP]`, numbered 1, 2, ... in the segments; 0 is padding. A piece fills what is left of
+    each ``[CLS] ids [SEP]``, numbered 1, 2, ... in the segments; 0 is padding. A piece fills what is left of
     its block and the document goes on in the next. The blocks depend on the order of the documents only,
     not on how they are cut into batches.
 
@@ -67,7 +67,7 @@ def pack(
 def _plan(
     lengths: Sequence[int], length: int, used: int, segment: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Cuts documents into pieces: each piece's [CLS] position, content tokens and segment number."""
+    """Cut documents into pieces: each piece's [CLS] position, content tokens and segment number."""
     # Half a block at most, else a document barely longer than a block could not be cut in two.
     minimum = min(MINIMUM_PIECE, (length - 2) // 2)
     starts, sizes, numbers = [], [], []

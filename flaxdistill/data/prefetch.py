@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, depth: int = 2) -> Iterator[T]:
-    """Yields make(start), ..., make(stop - 1) in order; one thread works `depth` items ahead.
+    """Yield make(start), ..., make(stop - 1) in order; one thread works ``depth`` items ahead.
 
-    What `make` raises is raised here, in its turn. Closing the iterator early ends the thread after the
+    What ``make`` raises is raised here, in its turn. Closing the iterator early ends the thread after the
     item it is working on.
     """
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")

@@ -31,8 +31,8 @@ _HALF = np.uint64(32)
 class Order:
     """Which block stands at each global index, for ever: a pure function of sizes, weights and seed.
 
-    An epoch takes `round(weight * size)` blocks of each source (at least one), in an order of its own.
-    Within a source every block comes exactly once per pass, whatever the weight. Without `shuffle` there is
+    An epoch takes ``round(weight * size)`` blocks of each source (at least one), in an order of its own.
+    Within a source every block comes exactly once per pass, whatever the weight. Without ``shuffle`` there is
     one source and its blocks come as they are stored.
     """
 
@@ -44,22 +44,20 @@ class Order:
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.weights) or not self.sizes:
             raise UserError(
-                f"there are {len(self.sizes)} sources and {len(self.weights)} weights: give each source one weight."
+                f"there are {len(self.sizes)} sources and {len(self.weights)} weights: give each source one weight"
             )
         for number, (size, weight) in enumerate(zip(self.sizes, self.weights, strict=True)):
             if size < 1:
                 raise UserError(
-                    f"source {number} has {size} blocks, but at least 1 is needed: add text to it."
+                    f"source {number} has {size} blocks, but at least 1 is needed: add text to it"
                 )
             if not (weight > 0 and math.isfinite(weight)):
                 raise UserError(
                     f"source {number} has weight {weight}, but a weight is a finite number above 0: "
-                    "leave a source out to skip it."
+                    "leave a source out to skip it"
                 )
         if not self.shuffle and len(self.sizes) > 1:
-            raise UserError(
-                f"{len(self.sizes)} sources cannot be read unshuffled: read one source at a time."
-            )
+            raise UserError(f"{len(self.sizes)} sources cannot be read unshuffled: read one source at a time")
 
     @property
     def epoch_length(self) -> int:
@@ -67,7 +65,7 @@ class Order:
         return int(self._ends[-1])
 
     def __call__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Global indices [n] (int64, >= 0) to source, block within it, and number of the pass: int64 [n] each."""
+        """Map global indices [n] (int64, >= 0) to source, block within it and number of the pass: int64 [n] each."""
         index = np.asarray(index, np.int64)
         if not self.shuffle:
             passes, block = np.divmod(index, self.sizes[0])
@@ -96,13 +94,13 @@ class Order:
 
     @cached_property
     def _streams(self) -> np.ndarray:
-        """Where the keys of each source's passes start, and last those of the epochs: uint64."""
+        """Where the keys of each source's passes start, and last those of the epochs: uint64 [sources + 1]."""
         seed = _mix(np.array([self.seed % 2**64], np.uint64))
         return _mix(seed + np.append(np.arange(len(self.sizes)), 2**32).astype(np.uint64))
 
 
 def permute(index: np.ndarray, size: np.ndarray | np.int64, key: np.ndarray) -> np.ndarray:
-    """Where each index goes in the permutation of `size` things that `key` names.
+    """Give each index its place in the permutation of ``size`` things that ``key`` names.
 
     For one size and one key a bijection of 0 .. size - 1, computed without memory.
     index [n] int64, 0 <= index < size; size [n] or one int64; key [n] uint64. Returns [n] int64.
@@ -135,7 +133,7 @@ def _feistel(index: np.ndarray, tall: np.ndarray, wide: np.ndarray, key: np.ndar
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """The finishing steps of splitmix64: uint64 [n] to well mixed uint64 [n], one to one."""
+    """Apply the finishing steps of splitmix64: uint64 [n] to well mixed uint64 [n], one to one."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -144,13 +142,13 @@ def _mix(values: np.ndarray) -> np.ndarray:
 def rows(
     blocks: tuple[Blocks, ...], order: Order, index: np.ndarray, limit: int | None = None
 ) -> dict[str, np.ndarray]:
-    """The rows at some global indices, ready to be placed on devices.
+    """Make the rows at some global indices, ready to be placed on devices.
 
-    `blocks` are the order's sources. Rows at `limit` and beyond get weight 0: they fill up a last batch.
+    ``blocks`` are the order's sources. Rows at ``limit`` and beyond get weight 0: they fill up a last batch.
 
-    Returns `input_ids segment_ids positions token_type_ids` int32 [n, T] (positions restart in each segment
-    and are 0 on padding), `labels` int32 [n, 0], `weight` float32 [n], `example_id` int32 [n] (unique in the
-    store) and `epoch` int32 [n] (the pass over the row's source).
+    Returns ``input_ids segment_ids positions token_type_ids`` int32 [n, T] (positions restart in each segment
+    and are 0 on padding), ``labels`` int32 [n, 0], ``weight`` float32 [n], ``example_id`` int32 [n] (unique in the
+    store) and ``epoch`` int32 [n] (the pass over the row's source).
     """
     index = np.asarray(index, np.int64)
     source, block, passes = order(index)
@@ -158,7 +156,7 @@ def rows(
     if len(index) and example_id.max() > np.iinfo(np.int32).max:
         raise UserError(
             f"block {example_id.max()} does not fit into an int32 example_id (at most {np.iinfo(np.int32).max}): "
-            "split the corpus into several stores."
+            "split the corpus into several stores"
         )
     ids, segments = _read(blocks, source, block)
     return {
@@ -176,16 +174,16 @@ def rows(
 def _read(blocks: tuple[Blocks, ...], source: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(blocks) == 1:
         return blocks[0].read(block)
-    order = np.argsort(source, kind="stable")
-    ends = np.cumsum(np.bincount(source, minlength=len(blocks)))[:-1]
-    read = [b.read(part) for b, part in zip(blocks, np.split(block[order], ends), strict=True)]
-    back = np.argsort(order)
-    ids, segments = (np.concatenate(arrays).take(back, axis=0) for arrays in zip(*read, strict=True))
+    shape = len(block), blocks[0].ids.shape[1]
+    ids, segments = np.empty(shape, blocks[0].ids.dtype), np.empty(shape, blocks[0].segments.dtype)
+    for number, one in enumerate(blocks):
+        here = np.flatnonzero(source == number)
+        ids[here], segments[here] = one.read(block[here])
     return ids, segments
 
 
 def _positions(segments: np.ndarray) -> np.ndarray:
-    """Distance from the start of the segment, 0 on padding: segments [n, T] to int32 [n, T]."""
+    """Measure the distance from the start of the segment, 0 on padding: segments [n, T] to int32 [n, T]."""
     flat = segments.reshape(-1)
     starts = np.empty(len(flat), bool)
     np.not_equal(flat[1:], flat[:-1], out=starts[1:])

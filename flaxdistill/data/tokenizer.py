@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ SPECIAL_NAMES = {
     "mask": ("[MASK]", "<mask>"),
 }
 BERT_TOKENS = [names[0] for names in SPECIAL_NAMES.values()]
-ALPHABET_LIMIT = 1000  # as in Hugging Face's own BERT trainer; rarer characters become [UNK]
-RAREST_PAIR = 2  # occurrences below which two pieces are not joined
 # What says where a tokenizer lay on someone's disk, or runs their code, has no place in an export.
 LOCAL_KEYS = (
     "auto_map", "cache_dir", "is_local", "local_files_only", "merges_file", "name_or_path",
@@ -46,7 +43,7 @@ class Vocabulary:
     config: dict  # tokenizer_config.json
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text, int32 ``[length]``, without special tokens.
+        """Turn texts into token ids, int32 [n] each, without special tokens.
 
         A text that spells a special token gets its characters, never its id; only ``unk`` can occur.
         """
@@ -59,7 +56,7 @@ class Vocabulary:
         return [plain[np.array(encoding.ids, dtype=np.int32)] for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; special tokens stay visible."""
+        """Turn token ids into text; special tokens stay visible."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def save(self, directory: str | Path) -> None:
@@ -80,20 +77,20 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     """Read tokenizer.json, vocab.txt, or vocab.json with merges.txt: a directory, or one of these files.
 
     tokenizer_config.json and special_tokens_map.json beside it give names and casing. Raises
-    ``UserError`` for missing or broken files and for a vocabulary without one of the five special tokens.
+    UserError for missing or broken files and for a vocabulary without one of the five special tokens.
     """
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
     names = [path.name] if path.is_file() else list(LOADERS)
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if not path.exists():
-        raise UserError(f"Tokenizer {path} does not exist; give a directory or a file {_looked_for()}.")
+        raise UserError(f"Tokenizer {path} does not exist; give a directory or a file {_looked_for()}")
     if found is None or found.name not in LOADERS:
         raise UserError(
-            f"{path} holds no tokenizer: looked for {_looked_for()}; copy it from the model's directory."
+            f"{path} holds no tokenizer: looked for {_looked_for()}; copy it from the model's directory"
         )
     config = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
-    return _vocabulary(LOADERS[found.name](found, config), config, str(found))
+    return vocabulary_of(LOADERS[found.name](found, config), config, str(found))
 
 
 def _looked_for() -> str:
@@ -104,7 +101,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error}); copy it again.") from error
+        raise UserError(f"{path} cannot be read as UTF-8 text ({error}); copy it again") from error
 
 
 def _read_json(path: Path, required: bool = False) -> dict:
@@ -114,11 +111,11 @@ def _read_json(path: Path, required: bool = False) -> dict:
         content = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}, line {error.lineno}: broken JSON ({error.msg}); copy the file again."
+            f"{path}, line {error.lineno}: broken JSON ({error.msg}); copy the file again"
         ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path}: expected a JSON object but found {type(content).__name__}; copy the file again."
+            f"{path}: expected a JSON object but found {type(content).__name__}; copy the file again"
         )
     return content
 
@@ -130,7 +127,7 @@ def _read_tokenizer_json(path: Path, config: dict):
     try:
         return Tokenizer.from_str(_read_text(path))
     except Exception as error:  # the Rust side raises nothing narrower
-        raise UserError(f"{path} is not a tokenizer that `tokenizers` can read ({error}).") from error
+        raise UserError(f"{path} is not a tokenizer that `tokenizers` can read ({error})") from error
 
 
 def _read_vocab_txt(path: Path, config: dict):
@@ -138,8 +135,8 @@ def _read_vocab_txt(path: Path, config: dict):
     lines = _read_text(path).removesuffix("\n").split("\n")
     ids = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
     tokens = _special_tokens(ids, config, str(path))
-    tokenizer = _wordpiece(ids, tokens["unk"])
-    tokenizer.normalizer = _bert_normalizer(
+    tokenizer = wordpiece_tokenizer(ids, tokens["unk"])
+    tokenizer.normalizer = bert_normalizer(
         config.get("do_lower_case", True),
         config.get("tokenize_chinese_chars", True),
         config.get("strip_accents"),
@@ -152,13 +149,13 @@ def _read_bpe(path: Path, config: dict):
 
     merges = path.with_name("merges.txt")
     if not merges.is_file():
-        raise UserError(f"{path} needs merges.txt beside it, which does not exist; copy it from the model.")
+        raise UserError(f"{path} needs merges.txt beside it, which does not exist; copy it from the model")
     ids = _read_json(path, required=True)
     tokens = _special_tokens(ids, config, str(path))
     try:
         model = models.BPE.from_file(str(path), str(merges))
     except Exception as error:  # the Rust side raises nothing narrower
-        raise UserError(f"{path} and {merges.name} do not belong together ({error}).") from error
+        raise UserError(f"{path} and {merges.name} do not belong together ({error})") from error
     tokenizer = Tokenizer(model)
     prefix = config.get("add_prefix_space", False)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
@@ -174,7 +171,8 @@ def _read_bpe(path: Path, config: dict):
 LOADERS = {"tokenizer.json": _read_tokenizer_json, "vocab.txt": _read_vocab_txt, "vocab.json": _read_bpe}
 
 
-def _bert_normalizer(lowercase: bool, chinese: bool = True, strip_accents: bool | None = None):
+def bert_normalizer(lowercase: bool, chinese: bool = True, strip_accents: bool | None = None):
+    """Make BERT's normaliser."""
     from tokenizers import normalizers
 
     return normalizers.BertNormalizer(
@@ -182,34 +180,37 @@ def _bert_normalizer(lowercase: bool, chinese: bool = True, strip_accents: bool 
     )
 
 
-def _wordpiece(ids: dict[str, int], unk: str):
+def wordpiece_tokenizer(ids: dict[str, int], unk: str):
+    """Make BERT's uncased tokenizer over a table of pieces."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=unk, max_input_chars_per_word=100))
-    tokenizer.normalizer = _bert_normalizer(lowercase=True)
+    tokenizer.normalizer = bert_normalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     return tokenizer
 
 
 def _special_tokens(ids: dict[str, int], config: dict, where: str) -> dict[str, str]:
-    """The text of each of the five special tokens: as configured, else as BERT or RoBERTa call it."""
+    """Find the text of each of the five special tokens: as configured, else as BERT or RoBERTa call it."""
     tokens = {}
     for role, names in SPECIAL_NAMES.items():
         configured = config.get(f"{role}_token")
         if isinstance(configured, dict):  # a serialised AddedToken
             configured = configured.get("content")
         wanted = [configured] if configured else list(names)
-        tokens[role] = next((name for name in wanted if name in ids), None)
-        if tokens[role] is None:
+        found = next((name for name in wanted if name in ids), None)
+        if found is None:
             raise UserError(
                 f"{where} has no {role} token: looked for {' and '.join(wanted)} among {len(ids)} tokens; "
-                f'add it to the vocabulary, or name it as "{role}_token" in tokenizer_config.json.'
+                f'add it to the vocabulary, or name it as "{role}_token" in tokenizer_config.json'
             )
+        tokens[role] = found
     return tokens
 
 
-def _vocabulary(tokenizer, config: dict, where: str) -> Vocabulary:
+def vocabulary_of(tokenizer, config: dict, where: str) -> Vocabulary:
+    """Make a tokenizer a Vocabulary; ``where`` it came from is for the error if a special token is missing."""
     from tokenizers import AddedToken, processors
 
     tokenizer.no_truncation()
@@ -238,13 +239,13 @@ def _vocabulary(tokenizer, config: dict, where: str) -> Vocabulary:
 
 
 def _export_config(tokenizer, config: dict, tokens: dict[str, str]) -> dict:
-    """tokenizer_config.json that transformers 4 and 5 read alike."""
+    """Make the tokenizer_config.json that transformers 4 and 5 read alike."""
     pipeline = json.loads(tokenizer.to_str())
     kinds = [(pipeline[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
     export = {"model_max_length": 512} | {k: v for k, v in config.items() if k not in LOCAL_KEYS}
     # transformers 4 does not know TokenizersBackend, and neither generic class says token_type_ids.
     if export.get("tokenizer_class") in (None, "TokenizersBackend", "PreTrainedTokenizerFast"):
-        named = {
+        named: dict[tuple[str | None, ...], str] = {
             ("BertNormalizer", "BertPreTokenizer", "WordPiece"): "BertTokenizer",
             (None, "ByteLevel", "BPE"): "RobertaTokenizer",
         }
@@ -255,66 +256,3 @@ def _export_config(tokenizer, config: dict, tokens: dict[str, str]) -> dict:
         export["strip_accents"] = normalizer["strip_accents"]
         export["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
     return export | {f"{role}_token": token for role, token in tokens.items()}
-
-
-def train_wordpiece(texts: Iterable[str], size: int) -> Vocabulary:
-    """Learn a BERT-uncased WordPiece vocabulary of at most ``size`` tokens from texts.
-
-    The same texts give the same vocabulary in any order, process or number of threads. A small corpus
-    may give fewer tokens than ``size``. Raises ``UserError`` if ``size`` cannot hold the single characters.
-    """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    words = _count_words(texts)
-    alphabet = _alphabet(words)
-    words = {word: count for word, count in words.items() if alphabet.issuperset(word)}
-    # The Rust trainer numbers characters in the order of a hash map and breaks ties by number, so two
-    # runs differ. Characters that arrive as "special tokens" are numbered in the order given here.
-    continuing = {f"##{character}" for word in words for character in word[1:]}
-    fixed = BERT_TOKENS + sorted(alphabet) + sorted(continuing)
-    if not words:
-        raise UserError("The corpus to train a vocabulary on holds no word; give it documents with text.")
-    if size < len(fixed):
-        raise UserError(
-            f"Vocabulary size {size} is too small: the special tokens and single characters of this corpus "
-            f"are {len(fixed)}; raise the size or clean the corpus."
-        )
-    trained = Tokenizer(models.WordPiece(unk_token=BERT_TOKENS[1]))
-    trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, min_frequency=RAREST_PAIR, special_tokens=fixed, show_progress=False
-    )
-    trained.train_from_iterator(_repeated(words), trainer)
-    ids = trained.get_vocab(with_added_tokens=False)
-    return _vocabulary(_wordpiece(ids, BERT_TOKENS[1]), {}, "The trained vocabulary")
-
-
-def _count_words(texts: Iterable[str]) -> Counter:
-    """Words after BERT's normaliser and pre-tokeniser, with their counts, sorted."""
-    from tokenizers import pre_tokenizers
-
-    raw: Counter = Counter()
-    for text in texts:
-        raw.update(text.split())
-    # Both work within white space, so each distinct piece needs them once: five times less work.
-    normalize = _bert_normalizer(lowercase=True).normalize_str
-    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
-    words: Counter = Counter()
-    for piece, count in raw.items():
-        for word, _ in split(normalize(piece)):
-            words[word] += count
-    return Counter(dict(sorted(words.items())))
-
-
-def _alphabet(words: Counter) -> set[str]:
-    characters: Counter = Counter()
-    for word, count in words.items():
-        for character in word:
-            characters[character] += count
-    return set(sorted(characters, key=lambda character: (-characters[character], character))[:ALPHABET_LIMIT])
-
-
-def _repeated(words: dict[str, int]) -> Iterator[str]:
-    for word, count in words.items():
-        for start in range(0, count, 1000):
-            yield " ".join([word] * min(1000, count - start))

@@ -211,7 +211,7 @@ def take(given: Mapping[str, Any], key: str, kind: type[T], default: T | None = 
     if value is None and default is not None:
         return default
     # bool is an int to Python, and a whole number is a float to a person.
-    if not (type(value) is kind or kind is float and type(value) is int):
+    if not (type(value) is kind or (kind is float and type(value) is int)):
         has = "is missing" if value is None else f"is {value!r}"
         raise UserError(f"{key} {has}; write {_KINDS[kind]}")
     return kind(value)

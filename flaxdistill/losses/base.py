@@ -6,6 +6,7 @@ import abc
 from typing import ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 
 from flaxdistill.pytrees import Batch, Outputs, Params
 
@@ -42,7 +43,13 @@ class Loss(abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, params: Params, student: Outputs, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array
+        self,
+        params: Params,
+        student: Outputs,
+        teachers: tuple[Outputs, ...],
+        batch: Batch,
+        scale: Terms,
+        step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
         """Compute the objective (the sum of scale x total, differentiable) and each term's total (reported)."""
 
@@ -50,5 +57,5 @@ class Loss(abc.ABC):
 def token_mask(batch: Batch, tokens: Tokens) -> jax.Array:
     """Mark the tokens a term looks at. float32 [B, T]; for ``masked`` [B, K], along the labelled positions."""
     if tokens == "masked":
-        return (batch.labels >= 0) * batch.weight[:, None]
+        return jnp.where(batch.labels >= 0, batch.weight[:, None], 0.0)
     return batch.real() if tokens == "real" else batch.content()

@@ -45,7 +45,13 @@ class Cosine(Loss):
         return {"cosine": jnp.sum(token_mask(batch, self.tokens))}
 
     def __call__(
-        self, params: Params, student: Outputs, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array
+        self,
+        params: Params,
+        student: Outputs,
+        teachers: tuple[Outputs, ...],
+        batch: Batch,
+        scale: Terms,
+        step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
         mask = token_mask(batch, self.tokens)
         total = jnp.zeros((), jnp.float32)

@@ -33,11 +33,19 @@ class MaskedLM(Loss):
         return {"mlm": jnp.sum(token_mask(batch, "masked"))}
 
     def __call__(
-        self, params: Params, student: Outputs, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array
+        self,
+        params: Params,
+        student: Outputs,
+        teachers: tuple[Outputs, ...],
+        batch: Batch,
+        scale: Terms,
+        step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
         masked = token_mask(batch, "masked")
         head, zero, one = at_labels(student.vocab, batch), jnp.zeros_like(masked), jnp.ones((), jnp.float32)
-        objective, values = vocab_objective(head, (), batch.labels, zero, scale["mlm"] * masked, one, self.chunk)
+        objective, values = vocab_objective(
+            head, (), batch.labels, zero, scale["mlm"] * masked, one, self.chunk
+        )
         return objective, {"mlm": jnp.sum(values["ce"] * masked)}
 
 
@@ -72,7 +80,13 @@ class Vocab(Loss):
         return {"kl": jnp.sum(token_mask(batch, self.tokens)), "mlm": jnp.sum(token_mask(batch, "masked"))}
 
     def __call__(
-        self, params: Params, student: Outputs, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array
+        self,
+        params: Params,
+        student: Outputs,
+        teachers: tuple[Outputs, ...],
+        batch: Batch,
+        scale: Terms,
+        step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
         if self.tokens == "masked":
             # Only labelled positions have a say: gather them, so that the heads cost K tokens of a row and not T.
@@ -81,9 +95,15 @@ class Vocab(Loss):
         else:
             head, heads = student.vocab, tuple(t.vocab for t in teachers)
             labels, kl_mask = spread_labels(batch), token_mask(batch, self.tokens)
-        ce_mask = (labels >= 0) * batch.weight[:, None]
+        ce_mask = jnp.where(labels >= 0, batch.weight[:, None], 0.0)
         objective, values = vocab_objective(
-            head, heads, labels, scale["kl"] * kl_mask, scale["mlm"] * ce_mask, self.temperature(step), self.chunk
+            head,
+            heads,
+            labels,
+            scale["kl"] * kl_mask,
+            scale["mlm"] * ce_mask,
+            self.temperature(step),
+            self.chunk,
         )
         return objective, {"kl": jnp.sum(values["kl"] * kl_mask), "mlm": jnp.sum(values["ce"] * ce_mask)}
 
@@ -97,7 +117,7 @@ class VocabReport(Loss):
 
     kind = "supervised"
 
-    judged: bool = True
+    judged: bool = False
     chunk: int = 16
 
     def terms(self) -> dict[str, str]:
@@ -110,10 +130,16 @@ class VocabReport(Loss):
 
     def count(self, batch: Batch) -> Terms:
         n = jnp.sum(token_mask(batch, "masked"))
-        return {term: n for term in self.terms()}
+        return dict.fromkeys(self.terms(), n)
 
     def __call__(
-        self, params: Params, student: Outputs, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array
+        self,
+        params: Params,
+        student: Outputs,
+        teachers: tuple[Outputs, ...],
+        batch: Batch,
+        scale: Terms,
+        step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
         heads = tuple(at_labels(t.vocab, batch) for t in teachers)
         values = vocab_statistics(at_labels(student.vocab, batch), heads, batch.labels, self.chunk)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.heads import MLMHead
 from flaxdistill.models.layers import Dense, Embeddings, Layer
+from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection
 
 
@@ -69,7 +70,7 @@ def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
     return init
 
 
-def make_apply(config: EncoderConfig, dtype: Any) -> Apply:
+def make_apply(config: EncoderConfig, dtype: DType) -> Apply:
     """Make ``apply(params, batch, keys) -> Outputs`` computing in ``dtype``; ``keys`` [B] drive dropout, None is none."""
-    encoder = Encoder(config, jnp.dtype(dtype))
+    encoder = Encoder(config, operand_dtype(dtype))
     return lambda params, batch, keys: encoder.apply({"params": params}, batch, keys)

@@ -29,4 +29,6 @@ class MLMHead(nn.Module):
 
     def __call__(self, hidden: jax.Array, word_embedding: jax.Array) -> VocabProjection:
         hidden = self.norm(ACTIVATIONS[self.config.activation](self.transform(hidden)))
-        return VocabProjection(hidden, word_embedding if self.config.tied_head else self.decoder.embedding, self.bias)
+        return VocabProjection(
+            hidden, word_embedding if self.config.tied_head else self.decoder.embedding, self.bias
+        )

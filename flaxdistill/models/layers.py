@@ -64,7 +64,9 @@ class Norm(nn.Module):
         x = x.astype(jnp.float32)
         x = x - jnp.mean(x, -1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.eps)
-        scale, bias = (jnp.expand_dims(p.astype(jnp.float32), tuple(range(x.ndim - 1))) for p in (scale, bias))
+        scale, bias = (
+            jnp.expand_dims(p.astype(jnp.float32), tuple(range(x.ndim - 1))) for p in (scale, bias)
+        )
         return (x * scale + bias).astype(self.dtype)
 
 
@@ -76,7 +78,9 @@ class Embed(nn.Module):
 
     def setup(self):
         shape = (self.rows, self.config.hidden_size)
-        self.embedding = self.param("embedding", nn.initializers.normal(self.config.initializer_range), shape, jnp.float32)
+        self.embedding = self.param(
+            "embedding", nn.initializers.normal(self.config.initializer_range), shape, jnp.float32
+        )
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         return jnp.take(self.embedding, ids, axis=0)
@@ -114,7 +118,8 @@ class Layer(nn.Module):
         c, dtype = self.config, self.dtype
         heads = (*x_BTD.shape[:2], c.num_heads, c.hidden_size // c.num_heads)
         q, k, v = (
-            Dense(c.hidden_size, c, dtype, name=name)(x_BTD).reshape(heads) for name in ("query", "key", "value")
+            Dense(c.hidden_size, c, dtype, name=name)(x_BTD).reshape(heads)
+            for name in ("query", "key", "value")
         )
         drop = None
         if keys is not None and c.attention_dropout:

@@ -21,5 +21,7 @@ def attention(
     probabilities = jax.nn.softmax(jnp.where(same, scores, jnp.finfo(jnp.float32).min), axis=-1)
     if drop is not None:
         probabilities = drop(probabilities)
-    out = jnp.einsum("bhts,bshd->bthd", probabilities.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    out = jnp.einsum(
+        "bhts,bshd->bthd", probabilities.astype(value.dtype), value, preferred_element_type=jnp.float32
+    )
     return out.astype(value.dtype)

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+DType = Literal["auto", "bfloat16", "float32"]
+"""What operands are rounded to; ``auto`` is bfloat16 wherever the hardware multiplies it."""
+
+
+def operand_dtype(dtype: DType) -> jnp.dtype:
+    """Settle ``auto``: float32 on a CPU without bfloat16 products, which emulates them three times slower."""
+    if dtype != "auto":
+        return jnp.dtype(dtype)
+    if jax.default_backend() != "cpu":
+        return jnp.dtype(jnp.bfloat16)
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text() if cpu.exists() else ""
+    return jnp.dtype(jnp.bfloat16 if "amx_bf16" in flags else jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -24,7 +40,8 @@ def _forward(x, kernel, bias, dtype):
     y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
     # Empty arrays carry the types of the inputs into the backward pass.
     types = tuple(jnp.zeros((0,), a.dtype) for a in (x, kernel, bias))
-    return (y + jnp.expand_dims(bias.astype(jnp.float32), rows)).astype(dtype), (x.astype(dtype), kernel.astype(dtype), types)
+    y = y + jnp.expand_dims(bias.astype(jnp.float32), rows)
+    return y.astype(dtype), (x.astype(dtype), kernel.astype(dtype), types)
 
 
 def _backward(dtype, saved, g):

@@ -34,7 +34,9 @@ def vocab_objective(
     in float32. Returns the float32 objective, differentiable in ``student``, and per token ``kl`` (with its T^2)
     and ``ce``. KL and its T^2 as in Hinton et al., 2015, section 2.
     """
-    fixed = jax.lax.stop_gradient((teachers, labels, kl_weight, ce_weight, jnp.asarray(temperature, jnp.float32)))
+    fixed = jax.lax.stop_gradient(
+        (teachers, labels, kl_weight, ce_weight, jnp.asarray(temperature, jnp.float32))
+    )
     return _objective(chunk, student, *fixed)
 
 
@@ -121,7 +123,9 @@ def _run(chunk, student, teachers, labels, kl_weight, ce_weight, temperature, *,
 
 
 def _logits(hidden: jax.Array, head: VocabProjection) -> jax.Array:
-    z = jnp.einsum("bcd,vd->bcv", hidden, head.kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    z = jnp.einsum(
+        "bcd,vd->bcv", hidden, head.kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
+    )
     return z + head.bias.astype(jnp.float32)[None, None]
 
 
@@ -144,7 +148,7 @@ def _compare(z, teacher_z, label, temperature):
 def _cut(tree, T: int, chunk: int):
     """Cut [B, T, ...] along T into [n, B, c, ...], as evenly as can be. B stays an axis: flattening it with T
     before the cut would gather every device's rows on every device."""
-    n = -(-T // chunk)
+    n = max(-(-T // chunk), 1)  # no position at all is one empty chunk
     c = -(-T // n)
 
     def cut(x):

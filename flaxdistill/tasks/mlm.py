@@ -1,11 +1,14 @@
-"""Masked language modelling: which tokens are hidden, and what stands in their place. Shapes: B rows, T tokens, K masked, V words."""
+"""Masked language modelling: which tokens are hidden, and what stands in their place.
+
+Shapes: B rows, T tokens, K masked, V words.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Literal
+from fractions import Fraction
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,8 @@ import numpy as np
 
 from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch
+
+N = TypeVar("N", int, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,11 +41,17 @@ class MLM:
 
     def __post_init__(self):
         if not 0 < self.rate < 1:
-            raise UserError(f"task.rate is {self.rate}; the share of masked tokens lies between 0 and 1, such as 0.15")
+            raise UserError(
+                f"task.rate is {self.rate}; the share of masked tokens lies between 0 and 1, such as 0.15"
+            )
         if self.keep < 0 or self.random < 0 or self.keep + self.random > 1:
-            raise UserError(f"task.keep {self.keep} and task.random {self.random} must be shares that add up to 1 at most")
+            raise UserError(
+                f"task.keep {self.keep} and task.random {self.random} must be shares that add up to 1 at most"
+            )
         if self.smoothing < 0:
-            raise UserError(f"task.smoothing is {self.smoothing}; it must be 0 (uniform) or above, such as 0.7")
+            raise UserError(
+                f"task.smoothing is {self.smoothing}; it must be 0 (uniform) or above, such as 0.7"
+            )
 
     def make_prepare(
         self, *, mask_id: int, special_ids: tuple[int, ...], counts: np.ndarray, seed: int
@@ -85,11 +96,24 @@ class MLM:
         """Pick the highest scores: (whether an entry is chosen, its position), both [B, K]."""
         B, T = score.shape
         if self.scope == "row":
-            wanted = jnp.floor(self.rate * jnp.sum(real, 1) + 0.5)
-            top, positions = jax.lax.top_k(score, math.ceil(self.rate * T))
-            return (jnp.arange(top.shape[1])[None] < wanted[:, None]) & (top > -jnp.inf), positions.astype(jnp.int32)
-        wanted = jnp.ceil(self.rate * jnp.sum(real)).astype(jnp.int32)
-        top, _ = jax.lax.top_k(score.reshape(-1), math.ceil(self.rate * B * T))
+            wanted = portion(self.rate, jnp.sum(real, 1), up=False)
+            top, positions = jax.lax.top_k(score, portion(self.rate, T, up=True))
+            return (jnp.arange(top.shape[1])[None] < wanted[:, None]) & (top > -jnp.inf), positions.astype(
+                jnp.int32
+            )
+        wanted = portion(self.rate, jnp.sum(real), up=True)
+        top, _ = jax.lax.top_k(score.reshape(-1), portion(self.rate, B * T, up=True))
         least = jnp.where(wanted > 0, top[jnp.maximum(wanted - 1, 0)], jnp.inf)
         positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
         return (score >= least) & (score > -jnp.inf), positions
+
+
+def portion(rate: float, n: N, *, up: bool) -> N:
+    """Compute rate x n, rounded up or to the nearest (halves up), in whole numbers.
+
+    In float32 0.15 of 100 is a little more than 15, and its ceiling is 16.
+    """
+    share = Fraction(rate).limit_denominator(10_000)
+    p, q = share.numerator, share.denominator
+    whole, rest = n // q, n % q  # apart, so that no product leaves int32
+    return whole * p + (-(-rest * p // q) if up else (2 * rest * p + q) // (2 * q))

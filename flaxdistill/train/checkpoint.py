@@ -42,10 +42,14 @@ class Checkpoints:
         """Wait until what was started is on the disk, and make sure that it is."""
         try:
             self._manager.wait_until_finished()
-        except Exception as error:  # tensorstore reports a full disk as ValueError, the thread as RuntimeError
+        except (
+            Exception
+        ) as error:  # tensorstore reports a full disk as ValueError, the thread as RuntimeError
             raise self._cannot(step, error) from error
         if self.latest() != step:
-            raise UserError(f"checkpoint {step} in {self.directory} is not complete; the newest is {self.latest()}")
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is not complete; the newest is {self.latest()}"
+            )
 
     def restore(self, step: int, state: Any, shardings: Any) -> TrainState:
         """Restore into the shapes of ``state`` and any ``shardings``, whatever topology saved it."""
@@ -84,7 +88,9 @@ def read_student(directory: Path, step: int, shapes: Any) -> Params:
     context.pytree_options.loading.partial_load = True
     with context:
         read = v1.load(
-            (directory / "checkpoints" / str(step)).resolve(), {"params": {"student": shapes}}, checkpointable_name="default"
+            (directory / "checkpoints" / str(step)).resolve(),
+            {"params": {"student": shapes}},
+            checkpointable_name="default",
         )
     return jax.device_get(read["params"]["student"])
 

@@ -15,7 +15,10 @@ Evaluate = Callable[[Params, tuple[Params, ...], Batch], Metrics]
 
 
 def make_evaluate(
-    student_apply: Apply, teacher_applies: tuple[Apply, ...], prepare: Callable[[Batch], Batch], losses: Mapping[str, Loss]
+    student_apply: Apply,
+    teacher_applies: tuple[Apply, ...],
+    prepare: Callable[[Batch], Batch],
+    losses: Mapping[str, Loss],
 ) -> Evaluate:
     """Make ``evaluate(params, teacher_params, batch) -> metrics`` over the same losses the step takes.
 
@@ -30,13 +33,17 @@ def make_evaluate(
         teachers = tuple(apply(p, batch) for apply, p in zip(teacher_applies, teacher_params, strict=True))
         totals = {}
         for name, loss in losses.items():
-            totals |= loss(params["losses"].get(name, {}), student, teachers, batch, scale, jnp.zeros((), jnp.int32))[1]
+            totals |= loss(
+                params["losses"].get(name, {}), student, teachers, batch, scale, jnp.zeros((), jnp.int32)
+            )[1]
         return {term: Mean(totals[term], counts[term]) for term in counts}
 
     return evaluate
 
 
-def run(evaluate: Evaluate, params: Params, teacher_params: tuple[Params, ...], batches: Iterable[Batch]) -> dict[str, float]:
+def run(
+    evaluate: Evaluate, params: Params, teacher_params: tuple[Params, ...], batches: Iterable[Batch]
+) -> dict[str, float]:
     """Evaluate all batches and divide once; the host waits for nothing before the end."""
     sums: Metrics = {}
     for batch in batches:

@@ -70,7 +70,9 @@ def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> Tra
         if done % run.log_every == 0 or stopping:
             row, count = jax.device_get((metrics, tokens))
             seconds = time.perf_counter() - clock
-            row = {"step": done} | {name: float(mean.value()) for name, mean in row.items() if name != "tokens"}
+            row = {"step": done} | {
+                name: float(mean.value()) for name, mean in row.items() if name != "tokens"
+            }
             row["learning_rate"] = float(run.rate(done - 1))
             row["skipped"] = _skipped(state, run.checkpoints)
             if tokens:
@@ -107,7 +109,8 @@ def _skipped(state: TrainState, checkpoints: Checkpoints) -> int:
     streak = optax.tree.get(state.opt_state, "notfinite_count", 0)
     if int(streak) >= STREAK:
         raise UserError(
-            f"the gradient was not finite for {int(streak)} steps in a row up to step {int(state.step)}; the last checkpoint is "
-            f"step {checkpoints.latest() or 0} in {checkpoints.directory}: lower --optim.rate or --optim.clip and start anew"
+            f"the gradient was not finite for {int(streak)} steps in a row up to step {int(state.step)}; the last "
+            f"checkpoint is step {checkpoints.latest() or 0} in {checkpoints.directory}: lower --optim.rate or "
+            "--optim.clip and start anew"
         )
     return int(optax.tree.get(state.opt_state, "total_notfinite", 0))

@@ -42,19 +42,25 @@ def make_step(
             value, totals = value + part, totals | terms
         return value, totals
 
-    def step(state: TrainState, teacher_params: tuple[Params, ...], batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, teacher_params: tuple[Params, ...], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
         batch = prepare(batch)
         counts = count_terms(losses, batch)
         weights = functools.reduce(dict.__or__, (loss.weights(state.step) for loss in losses.values()))
         scale = {term: weights[term] / jnp.maximum(counts[term], 1.0) for term in counts}
 
         def add_micro_batch(sums: Any, micro: Batch) -> tuple[Any, None]:
-            teachers = tuple(apply(p, micro) for apply, p in zip(teacher_applies, teacher_params, strict=True))
+            teachers = tuple(
+                apply(p, micro) for apply, p in zip(teacher_applies, teacher_params, strict=True)
+            )
             teachers = jax.lax.stop_gradient(teachers)
             gradient = jax.grad(objective, has_aux=True)(state.params, teachers, micro, scale, state.step)
             return jax.tree.map(jnp.add, sums, gradient), None
 
-        zeros = jax.tree.map(jnp.zeros_like, (state.params, {term: jnp.zeros((), jnp.float32) for term in counts}))
+        zeros = jax.tree.map(
+            jnp.zeros_like, (state.params, {term: jnp.zeros((), jnp.float32) for term in counts})
+        )
         if accumulate == 1:
             (gradient, totals), _ = add_micro_batch(zeros, batch)
         else:

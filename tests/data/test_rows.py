@@ -1,9 +1,8 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from flaxdistill.data.rows import Order, permute, rows
+from flaxdistill.data.store import Blocks
 from flaxdistill.errors import UserError
 
 GOLDEN_PERMUTATION = [5, 6, 3, 8, 9, 10, 7, 0, 11, 4, 1, 2]
@@ -43,16 +42,16 @@ def test_permutation_never_changes():
 
 
 @pytest.mark.parametrize(
-    "sizes, weights", [((1,), (1.0,)), ((7, 30), (1.0, 1.0)), ((5, 3, 11), (2.5, 0.1, 0.5))]
+    ("sizes", "weights"), [((1,), (1.0,)), ((7, 30), (1.0, 1.0)), ((5, 3, 11), (2.5, 0.1, 0.5))]
 )
 def test_mixture_is_exact_and_each_pass_sees_each_block_once(sizes, weights):
     order = Order(sizes, weights, seed=1)
-    shares = [max(1, round(w * s)) for w, s in zip(weights, sizes)]
+    shares = [max(1, round(w * s)) for w, s in zip(weights, sizes, strict=True)]
     assert order.epoch_length == sum(shares)
     epochs = 40
     source, block, passes = order(np.arange(epochs * order.epoch_length))
     by_epoch = source.reshape(epochs, -1)
-    for number, (size, share) in enumerate(zip(sizes, shares)):
+    for number, (size, share) in enumerate(zip(sizes, shares, strict=True)):
         assert ((by_epoch == number).sum(1) == share).all()
         seen = np.stack([passes[source == number], block[source == number]], 1)
         whole, rest = divmod(epochs * share, size)
@@ -89,7 +88,7 @@ def test_unshuffled_is_the_identity():
 
 
 @pytest.mark.parametrize(
-    "sizes, weights, shuffle, words",
+    ("sizes", "weights", "shuffle", "words"),
     [
         ((3, 0), (1.0, 1.0), True, "source 1 has 0 blocks"),
         ((3,), (0.0,), True, "weight 0.0"),
@@ -103,23 +102,10 @@ def test_impossible_orders_are_refused(sizes, weights, shuffle, words):
         Order(sizes, weights, seed=0, shuffle=shuffle)
 
 
-@dataclass
-class FakeBlocks:
-    ids: np.ndarray
-    segments: np.ndarray
-    first_id: int
-
-    def __len__(self):
-        return len(self.ids)
-
-    def read(self, rows):
-        return self.ids[rows], self.segments[rows]
-
-
 def fake(count, first_id, length=9):
     ids = np.arange(first_id * length, (first_id + count) * length).reshape(count, length)
     segments = np.tile(np.array([1, 1, 1, 2, 2, 2, 2, 0, 0], np.uint8), (count, 1))
-    return FakeBlocks(ids, segments, first_id)
+    return Blocks(ids, segments, first_id)
 
 
 def test_rows_hold_what_was_stored():

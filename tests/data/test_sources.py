@@ -13,6 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from flaxdistill.data import sources
+from flaxdistill.data.readers import READERS
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 
@@ -44,7 +45,7 @@ def content(suffix, texts):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("suffix", sources.READERS)
+@pytest.mark.parametrize("suffix", READERS)
 def test_every_format_gives_the_same_documents(tmp_path, suffix, packed):
     texts = [text.replace("\t", " ") for text in TEXTS] if suffix == ".tsv" else TEXTS
     data = content(suffix, [texts[0], " ", *texts[1:]])
@@ -144,7 +145,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name, data, message", MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(("name", "data", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_names_file_and_line(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=re.escape(str(tmp_path)) + "/" + message):
@@ -226,7 +227,7 @@ def test_a_datasets_id_that_cannot_be_reached(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
-        UserError, match="Dataset some/corpus .* cannot be loaded: Couldn't reach .* local folder"
+        UserError, match=r"Dataset some/corpus .* cannot be loaded: Couldn't reach .* local folder"
     ):
         read("hf:some/corpus")
 

@@ -1,17 +1,15 @@
-"""The vocabulary: the ids Hugging Face gives, files it can load, and a training that repeats itself."""
+"""The vocabulary: the ids Hugging Face gives, and files it can load."""
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flaxdistill.data.tokenizer import load_vocabulary, train_wordpiece
+from flaxdistill.data.tokenizer import load_vocabulary
+from flaxdistill.data.wordpiece import train_wordpiece
 from flaxdistill.errors import UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -205,52 +203,6 @@ def test_mistakes_name_the_file(tmp_path):
     assert "tokenizer_config.json, line 1: broken JSON" in error()
     (tmp_path / "words.txt").write_text("a")
     assert "words.txt holds no tokenizer" in error(tmp_path / "words.txt")
-
-
-# Training
-
-
-def test_training_repeats_itself_in_any_process_and_order(trained):
-    code = (
-        "import json, sys; from flaxdistill.data.tokenizer import train_wordpiece;"
-        "print(train_wordpiece(json.load(sys.stdin), 200).digest)"
-    )
-    digests = {trained.digest, train_wordpiece(reversed(TEXTS * 3), 200).digest}
-    for seed, threads in [("1", "1"), ("2", "4"), ("3", "2")]:
-        environment = os.environ | {"PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads}
-        run = subprocess.run(
-            [sys.executable, "-c", code], input=json.dumps(TEXTS * 3), env=environment, capture_output=True,
-            text=True, check=True,
-        )  # fmt: skip
-        digests.add(run.stdout.strip())
-    assert len(digests) == 1
-
-
-def test_training_learns_what_the_rust_trainer_learns():
-    from tokenizers import BertWordPieceTokenizer
-
-    # Pair counts without ties: there the Rust trainer has no choice to make.
-    words = {"abcd": 101, "abce": 53, "fgab": 29, "fgh": 17, "éab": 7, "AB": 5}
-    texts = [" ".join([word] * count) for word, count in words.items()]
-    reference = BertWordPieceTokenizer()
-    reference.train_from_iterator(texts, vocab_size=30, show_progress=False)
-    assert set(train_wordpiece(texts, 30).tokenizer.get_vocab()) == set(reference.get_vocab())
-
-
-def test_training_keeps_to_the_size(trained):
-    assert trained.size < 200  # all there is to learn from so little text
-    assert train_wordpiece(TEXTS * 3, 150).size == 150
-    with pytest.raises(UserError, match="Vocabulary size 40 is too small: .* are 64; raise the size"):
-        train_wordpiece(TEXTS, 40)
-    with pytest.raises(UserError, match="holds no word"):
-        train_wordpiece(["", " \n"], 40)
-
-
-def test_rare_characters_do_not_take_up_the_alphabet(monkeypatch):
-    monkeypatch.setattr("flaxdistill.data.tokenizer.ALPHABET_LIMIT", 3)
-    vocabulary = train_wordpiece(["abc abc abc abd"], 20)
-    assert "d" not in vocabulary.tokenizer.get_vocab()
-    assert pieces(vocabulary, "abc abd") == ["abc", "[UNK]"]
 
 
 # Against Hugging Face

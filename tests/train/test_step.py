@@ -22,11 +22,22 @@ STUDENT = tiny_config(num_layers=2)
 TEACHER = tiny_config(num_layers=3)
 
 
-def run(devices: int, accumulate: int, *, fsdp: int = 1, steps: int = 2, tokens: str = "real", dropout=True, rows=16):
+def run(
+    devices: int,
+    accumulate: int,
+    *,
+    fsdp: int = 1,
+    steps: int = 2,
+    tokens: str = "real",
+    dropout=True,
+    rows=16,
+):
     """Take SGD steps and return parameters and the last metrics as numpy; with SGD, equal gradients are equal steps."""
     mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
     apply, teacher = make_apply(STUDENT, jnp.float32), make_apply(TEACHER, jnp.float32)
-    prepare = MLM().make_prepare(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3)
+    prepare = MLM().make_prepare(
+        mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
+    )
     tx = optax.sgd(0.5)
     losses = {"vocab": Vocab(tokens=tokens, chunk=5), "cosine": Cosine()}
     step = make_step(
@@ -37,7 +48,10 @@ def run(devices: int, accumulate: int, *, fsdp: int = 1, steps: int = 2, tokens:
         tx,
         accumulate,
     )
-    params = {"student": jax.jit(make_init(STUDENT))(jax.random.key(0)), "losses": {name: {} for name in losses}}
+    params = {
+        "student": jax.jit(make_init(STUDENT))(jax.random.key(0)),
+        "losses": {name: {} for name in losses},
+    }
     state = make_state(params, tx)
     shardings = sharding.state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
@@ -84,7 +98,9 @@ def test_every_student_parameter_moves_and_the_state_advances():
 
 
 def test_filler_rows_change_nothing():
-    prepare = MLM().make_prepare(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3)
+    prepare = MLM().make_prepare(
+        mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
+    )
     apply = make_apply(STUDENT, jnp.float32)
     params = {"student": jax.jit(make_init(STUDENT))(jax.random.key(0)), "losses": {"mlm": {}}}
     tx = optax.sgd(1.0)
@@ -92,7 +108,9 @@ def test_filler_rows_change_nothing():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     small, padded = batch_of(4), batch_of(6)
     padded["weight"][4:] = 0
-    results = [jax.jit(step)(make_state(params, tx), (), sharding.place_rows(rows, mesh)) for rows in (small, padded)]
+    results = [
+        jax.jit(step)(make_state(params, tx), (), sharding.place_rows(rows, mesh)) for rows in (small, padded)
+    ]
     np.testing.assert_allclose(results[0][1]["loss"].value(), results[1][1]["loss"].value(), rtol=1e-6)
     for a, b in zip(*(jax.tree.leaves(state.params) for state, _ in results), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -116,7 +134,12 @@ def test_no_buffer_holds_tokens_by_vocabulary():
     params = {"student": jax.eval_shape(make_init(config), jax.random.key(0)), "losses": {"vocab": {}}}
     state = jax.eval_shape(lambda p: make_state(p, tx), params)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    text = jax.jit(step).lower(state, (params["student"],), sharding.place_rows(batch_of(8), mesh)).compile().as_text()
+    text = (
+        jax.jit(step)
+        .lower(state, (params["student"],), sharding.place_rows(batch_of(8), mesh))
+        .compile()
+        .as_text()
+    )
     T = batch_of(8)["input_ids"].shape[1]
     assert f"[8,4,1999]" in text
     assert not [s for s in (f"[8,{T},1999]", f"[{8 * T},1999]") if s in text]

@@ -1,0 +1,53 @@
+"""Does distillation beat training from the same start? A config: three seeds, equal steps, equal time, a random start.
+
+    flaxdistill distill benchmarks/distillation.py --workdir runs/distillation
+
+Reads a masked-LM teacher of 6 x 384 and the Wikipedia and novel texts from ../shared, beside the checkout. ``student``
+is 3 of the teacher's layers distilled; ``control`` the same layers trained on the same masks without the teacher for as
+many steps; ``longer`` the control for as long as the student took; ``random`` distilled without the teacher's layers.
+"""
+
+from dataclasses import replace
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.optim import AdamW
+from flaxdistill.student import Start
+
+TEACHER = "../shared/models/minilm-l6-mlm"
+STEPS = 150
+LONGER = 1.6  # steps of the control in the time of one of the student, measured on two CPU cores
+
+student = Experiment(
+    teacher=Teacher(path=TEACHER),
+    student=Student(start=Start(path=TEACHER), dropout=0.0, attention_dropout=0.0),
+    corpus=Corpus(
+        sources=(
+            Source(path="../shared/data/corpus/wikipedia-train.parquet"),
+            Source(path="../shared/data/corpus/novels.parquet"),
+        ),
+        length=128,
+        held_out=0.01,
+        held_out_blocks=512,
+    ),
+    losses={"vocab": Vocab(tokens="masked"), "cosine": Cosine()},
+    optim=AdamW(rate=4e-4, clip=1.0),
+    batch_size=16,
+    steps=STEPS,
+    eval_every=STEPS * 10,
+    save_every=STEPS // 2,
+)
+control = replace(student, teacher=None, judge=TEACHER, losses={"mlm": MaskedLM()})
+
+config = {}
+for seed in range(3):
+    config[f"student_{seed}"] = replace(student, seed=seed)
+    config[f"control_{seed}"] = replace(control, seed=seed)
+config["random_0"] = replace(
+    student, student=replace(student.student, start=Start(path=TEACHER, layers="random"))
+)
+for seed in range(3):
+    config[f"longer_{seed}"] = replace(control, seed=seed, steps=round(STEPS * LONGER))

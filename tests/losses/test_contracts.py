@@ -1,0 +1,373 @@
+"""What every loss promises; a new file in flaxdistill/losses inherits these proofs."""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import pkgutil
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from outputs import COUNTS, WIDTH, labelled_batch, per_row, random_outputs
+
+from flaxdistill import losses, sharding, tree
+from flaxdistill.losses.base import Loss, token_mask
+from flaxdistill.pytrees import Outputs
+
+CLOSE = 1e-5  # max|a - b| / max|b|, float32
+SUPERVISED = {"mlm"}  # terms of a `match` loss that read labels
+STEP = 3
+
+
+def loss_classes() -> list[type[Loss]]:
+    modules = [
+        importlib.import_module(f"{losses.__name__}.{m.name}") for m in pkgutil.iter_modules(losses.__path__)
+    ]
+    found = {
+        c for module in modules for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Loss)
+    }
+    return sorted((c for c in found if not inspect.isabstract(c)), key=lambda c: c.__name__)
+
+
+def variants() -> dict[str, Loss]:
+    """Every loss as its defaults have it, and once more for each other value of a knob that is a choice."""
+    found = {}
+    for cls in loss_classes():
+        names = {field.name for field in dataclasses.fields(cls)}
+        # Three chunks of the batch's 8 tokens, the last one short.
+        loss = found[cls.__name__] = cls(**({"chunk": 3} if "chunk" in names else {}))
+        for knob, kind in typing.get_type_hints(cls).items():
+            choices = (
+                (False, True)
+                if kind is bool
+                else typing.get_args(kind)
+                if typing.get_origin(kind) is typing.Literal
+                else ()
+            )
+            for value in set(choices) - {getattr(loss, knob)} if knob in names else ():
+                found[f"{cls.__name__}-{knob}-{value}"] = dataclasses.replace(loss, **{knob: value})
+    return found
+
+
+LOSSES = variants()
+every_loss = pytest.mark.parametrize("name", LOSSES)
+one_of_each = pytest.mark.parametrize("name", [c.__name__ for c in loss_classes()])
+
+
+@pytest.fixture(autouse=True)
+def strict_types():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@functools.cache
+def compiled(name: str):
+    return jax.jit(functools.partial(evaluate, name))
+
+
+def evaluate(name, params, student, teachers, batch, scale):
+    """((objective, totals), gradients of the objective in the loss's parameters and the student's outputs)."""
+
+    def objective(params, student):
+        return LOSSES[name](params, student, teachers, batch, scale, jnp.int32(STEP))
+
+    return jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
+
+
+def judges(name: str) -> bool:
+    """Say whether a loss is shown a teacher: where it needs one or was asked to compare with one."""
+    return LOSSES[name].needs_teacher or getattr(LOSSES[name], "judged", False)
+
+
+def setting(name: str, rows: int = 8, length: int = 8):
+    """(params, student, teachers, batch, scale): two teachers unlike the student, a scale that is no round number."""
+    loss, batch = LOSSES[name], labelled_batch()
+    student = random_outputs(1, rows, length)
+    teachers = (random_outputs(2, rows, length), random_outputs(3, rows, length)) if judges(name) else ()
+    params = jax.device_get(loss.init(jax.random.key(0), *jax.eval_shape(lambda: (student, teachers))))
+    terms = sorted(loss.weights(jnp.int32(STEP)))
+    return params, student, teachers, batch, {term: np.float32(0.3 + i) for i, term in enumerate(terms)}
+
+
+@functools.cache
+def base(name: str):
+    return jax.device_get(compiled(name)(*setting(name)))
+
+
+def close(ours, theirs, within: float = CLOSE):
+    theirs = tree.flatten(theirs)
+    for path, a in tree.flatten(ours).items():
+        a, b = np.asarray(a, np.float32), np.asarray(theirs[path], np.float32)
+        assert a.shape == b.shape, path
+        assert np.abs(a - b).max(initial=0) <= within * np.abs(b).max(initial=0) + 1e-7, path
+
+
+def finite(result):
+    bad = [
+        path for path, x in tree.flatten(result).items() if not np.isfinite(np.asarray(x, np.float32)).all()
+    ]
+    assert not bad, bad
+
+
+def map_outputs(function, result):
+    """Apply a change of rows or columns to the student's gradients of a result."""
+    value, (params, student) = result
+    return value, (params, per_row(function, student))
+
+
+@every_loss
+def test_terms_have_a_weight_a_count_and_a_total(name):
+    loss = LOSSES[name]
+    (value, totals), (_, gradient) = base(name)
+    counts = loss.count(labelled_batch())
+    assert set(totals) == set(counts) == set(loss.weights(jnp.int32(STEP)))
+    assert value.shape == () and all(np.shape(x) == () for x in (*totals.values(), *counts.values()))
+    leaves = jax.tree.leaves(gradient)
+    if any(loss.weights(jnp.int32(STEP)).values()):
+        assert max(np.abs(leaf).max() for leaf in leaves) > 1e-3, "a term with a weight moves something"
+        np.testing.assert_allclose(value, sum(setting(name)[-1][t] * totals[t] for t in totals), rtol=CLOSE)
+    else:
+        assert value == 0 and not any(leaf.any() for leaf in leaves), "a report has no gradient"
+
+
+@every_loss
+def test_match_is_least_where_student_equals_teacher(name):
+    params, student, teachers, batch, scale = setting(name)
+    if LOSSES[name].kind == "match":
+        scale = {term: np.float32(term not in SUPERVISED) for term in scale}
+        other, _ = base(name)
+        (value, totals), (_, gradient) = compiled(name)(
+            params, student, (student,) * len(teachers), batch, scale
+        )
+        matched = set(totals) - SUPERVISED
+        assert matched
+        for term in matched:
+            assert abs(totals[term]) < 1e-4 < 1 < other[1][term]
+        assert abs(value) < 1e-4
+        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) < 1e-5
+    else:
+        assert LOSSES[name].kind in ("supervised", "projected")
+
+
+@every_loss
+def test_padding_and_filler_rows_change_nothing(name):
+    params, student, teachers, batch, scale = setting(name)
+    columns, rows = 3, 4
+    more = (random_outputs(4, 8 + rows, 8 + columns), random_outputs(5, 8 + rows, 8 + columns))
+
+    def pad(outputs, by):
+        def put(x, y):  # what stands in padding is noise, not zero
+            y = np.array(y)
+            y[tuple(slice(n) for n in x.shape)] = x
+            return y
+
+        padded = jax.tree.map(
+            put,
+            dataclasses.replace(outputs, vocab=outputs.vocab.hidden),
+            dataclasses.replace(by, vocab=by.vocab.hidden),
+        )
+        return dataclasses.replace(
+            outputs, **vars(padded) | {"vocab": dataclasses.replace(outputs.vocab, hidden=padded.vocab)}
+        )
+
+    def pad_tokens(x, value):
+        return np.pad(x, ((0, rows), (0, columns)), constant_values=value)
+
+    filler = labelled_batch()
+    padded = type(batch)(
+        **{
+            n: pad_tokens(getattr(batch, n), 0)
+            for n in ("input_ids", "segment_ids", "positions", "token_type_ids")
+        },
+        labels=np.concatenate([batch.labels, filler.labels[:rows]]),
+        label_positions=np.concatenate([batch.label_positions, filler.label_positions[:rows]]),
+        weight=np.pad(batch.weight, (0, rows)),
+        example_id=np.arange(8 + rows, dtype=np.int32),
+        epoch=np.zeros(8 + rows, np.int32),
+    )
+    padded.segment_ids[8:] = 1  # a filler row has tokens of its own: only its weight says that it is none
+    padded.positions[8:] = np.arange(8 + columns)
+    close(LOSSES[name].count(padded), LOSSES[name].count(batch), 0)
+    result = compiled(name)(
+        params, pad(student, more[0]), tuple(pad(t, more[1]) for t in teachers), padded, scale
+    )
+
+    value, (own, gradient) = jax.device_get(result)
+    small = base(name)[1][1]
+    cut = jax.tree.map(lambda x, y: x[tuple(slice(n) for n in y.shape)], gradient, small)
+    close((value, (own, cut)), base(name))
+    total = sum(np.abs(x).sum() for x in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(total, sum(np.abs(x).sum() for x in jax.tree.leaves(cut)), rtol=1e-6)
+
+
+@every_loss
+def test_halves_add_up_in_any_order(name):
+    params, student, teachers, batch, scale = setting(name)
+    order = np.random.default_rng(0).permutation(8)
+    parts = [np.sort(order[:4]), order[4:]]
+    results = [
+        jax.device_get(
+            compiled(name)(
+                params,
+                per_row(lambda x, p=part: x[p], student),
+                tuple(per_row(lambda x, p=part: x[p], t) for t in teachers),
+                jax.tree.map(lambda x, p=part: x[p], batch),
+                scale,
+            )
+        )
+        for part in parts
+    ]
+    counts = [LOSSES[name].count(jax.tree.map(lambda x, p=part: x[p], batch)) for part in parts]
+    close(jax.tree.map(np.add, *counts), LOSSES[name].count(batch), 0)
+    back = np.argsort(np.concatenate(parts))
+    (a, (own_a, one)), (b, (own_b, two)) = results
+    joined = jax.tree.map(
+        lambda x, y: np.concatenate([x, y])[back],
+        *(dataclasses.replace(g, vocab=g.vocab.hidden) for g in (one, two)),
+    )
+    head = jax.tree.map(np.add, *((g.vocab.kernel, g.vocab.bias) for g in (one, two)))
+    gradient = dataclasses.replace(joined, vocab=type(one.vocab)(joined.vocab, *head))
+    close((jax.tree.map(np.add, a, b), (jax.tree.map(np.add, own_a, own_b), gradient)), base(name))
+
+
+@every_loss
+def test_batch_order_changes_nothing(name):
+    params, student, teachers, batch, scale = setting(name)
+    order = np.random.default_rng(1).permutation(8)
+    moved = [per_row(lambda x: x[order], outputs) for outputs in (student, *teachers)]
+    result = compiled(name)(
+        params, moved[0], tuple(moved[1:]), jax.tree.map(lambda x: x[order], batch), scale
+    )
+    close(map_outputs(lambda x: x[np.argsort(order)], jax.device_get(result)), base(name))
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "case",
+    ["large student", "large teacher", "both large", "zero student", "all padding", "no label", "no row"],
+)
+def test_finite(name, case):
+    params, student, teachers, batch, scale = setting(name)
+    if case in ("large student", "both large"):
+        student = per_row(lambda x: x * 1e4, student)
+    if case in ("large teacher", "both large"):
+        teachers = tuple(per_row(lambda x: x * 1e4, t) for t in teachers)
+    if case == "zero student":
+        student = per_row(np.zeros_like, student)
+    if case == "all padding":
+        rows = np.array([0, 3])
+        batch = dataclasses.replace(batch, segment_ids=batch.segment_ids.copy(), labels=batch.labels.copy())
+        batch.segment_ids[rows], batch.labels[rows] = 0, -1
+        student, teachers = (
+            per_row(lambda x: x * 1, student),
+            tuple(per_row(lambda x: x * 1, t) for t in teachers),
+        )
+    if case == "no label":
+        batch = dataclasses.replace(batch, labels=np.full_like(batch.labels, -1))
+    if case == "no row":
+        batch = dataclasses.replace(batch, weight=np.zeros_like(batch.weight))
+    (value, totals), gradient = result = jax.device_get(
+        compiled(name)(params, student, teachers, batch, scale)
+    )
+    finite(result)
+    if case == "no row":
+        assert value == 0 and not any(totals.values())
+        assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+    if case == "no label" and "mlm" in totals:
+        assert totals["mlm"] == 0
+    if case == "all padding":
+        assert not any(np.any(g[rows]) for g in jax.tree.leaves(gradient[1].hidden))
+        assert not np.any(gradient[1].vocab.hidden[rows])
+
+
+@every_loss
+def test_counts_are_literal(name):
+    loss = LOSSES[name]
+    expected = {"mlm": COUNTS["masked"]}
+    expected |= {
+        term: COUNTS[getattr(loss, "tokens", "masked")] for term in ("kl", "cosine", "accuracy", "agreement")
+    }
+    counts = loss.count(labelled_batch())
+    assert {term: float(n) for term, n in counts.items()} == {
+        t: expected.get(t, float(n)) for t, n in counts.items()
+    }
+    assert all(n.dtype == jnp.float32 for n in counts.values())
+
+
+@pytest.mark.parametrize("tokens", ["real", "masked", "content"])
+def test_token_mask_marks_the_literal_tokens(tokens):
+    batch = labelled_batch()
+    mask = np.asarray(token_mask(batch, tokens))
+    assert mask.dtype == np.float32 and mask.sum() == COUNTS[tokens]
+    if tokens == "content":
+        assert mask[0].tolist() == [0, 1, 1, 0, 0, 1, 0, 0] and mask[7].tolist() == [0] * 8
+    if tokens == "masked":
+        assert mask[3].tolist() == [1, 0, 0] and mask[5].tolist() == [0, 0, 0]
+
+
+@one_of_each
+def test_float32_from_bfloat16(name):
+    params, _, teachers, batch, scale = setting(name)
+    low = random_outputs(1, 8, 8, dtype=jnp.bfloat16)
+    teachers = tuple(random_outputs(2 + i, 8, 8, dtype=jnp.bfloat16) for i in range(len(teachers)))
+    (value, totals), (_, gradient) = compiled(name)(params, low, teachers, batch, scale)
+    assert value.dtype == jnp.float32
+    assert all(total.dtype == jnp.float32 for total in totals.values())
+    assert gradient.vocab.kernel.dtype == jnp.float32 and gradient.vocab.hidden.dtype == jnp.bfloat16
+    finite((value, totals, gradient))
+    close((value, totals), base(name)[0], 0.05)
+
+
+@one_of_each
+def test_jit_equals_eager(name):
+    params, *rest = setting(name)
+    with jax.disable_jit():
+        close(LOSSES[name](params, *rest, jnp.int32(STEP)), base(name)[0])
+
+
+@one_of_each
+def test_eight_devices_equal_one(name):
+    params, student, teachers, batch, scale = setting(name)
+    mesh = sharding.make_mesh()
+    assert mesh.size == 8
+    rows, whole = sharding.rows_sharding(mesh), sharding.replicated(mesh)
+
+    def put(outputs: Outputs) -> Outputs:
+        head = jax.device_put((outputs.vocab.kernel, outputs.vocab.bias), whole)
+        split = jax.device_put(dataclasses.replace(outputs, vocab=outputs.vocab.hidden), rows)
+        return dataclasses.replace(split, vocab=type(outputs.vocab)(split.vocab, *head))
+
+    placed = (
+        put(student),
+        tuple(map(put, teachers)),
+        jax.device_put(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp")))),
+    )
+    with jax.set_mesh(mesh):
+        close(jax.device_get(compiled(name)(params, *placed, scale)), base(name))
+
+
+@one_of_each
+def test_teacher_only_where_it_is_needed(name):
+    loss = LOSSES[name]
+    if loss.needs_teacher:
+        assert judges(name)
+        # Another teacher, another value: it is read.
+        params, student, teachers, batch, scale = setting(name)
+        other = (teachers[0], random_outputs(9, 8, 8))
+        totals = compiled(name)(params, student, other, batch, scale)[0][1]
+        assert any(abs(totals[t] - base(name)[0][1][t]) > 1e-3 for t in totals)
+    else:
+        student = random_outputs(1, 8, 8)
+        loss.init(jax.random.key(0), jax.eval_shape(lambda: student), ())
+        scale = {term: jnp.float32(1) for term in loss.weights(jnp.int32(0))}
+        finite(loss({}, student, (), labelled_batch(), scale, jnp.int32(0)))
+
+
+def test_every_file_of_losses_is_walked():
+    assert {"Vocab", "MaskedLM", "Cosine", "VocabReport"} <= {c.__name__ for c in loss_classes()}
+    assert {"Vocab-tokens-masked", "Vocab-tokens-content", "Cosine-tokens-content"} <= set(LOSSES)
+    assert WIDTH == random_outputs(0, 1, 1).hidden[0].shape[-1]

@@ -1,0 +1,152 @@
+"""The chunked vocabulary objective: the same at any chunk size, no larger than a chunk, split over devices."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxdistill import sharding
+from flaxdistill.ops.vocab import vocab_objective, vocab_statistics
+from flaxdistill.pytrees import VocabProjection
+
+B, T, D, V = 2, 7, 3, 13
+CLOSE = 1e-5  # max|a - b| / max|b|
+
+
+@pytest.fixture(autouse=True)
+def strict_types():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def arguments(rows=B, length=T, width=D, words=V):
+    """(student, two teachers, labels, kl weights, ce weights, temperature)."""
+    rng = np.random.default_rng(0)
+
+    def head():
+        shapes = ((rows, length, width), (words, width), (words,))
+        return VocabProjection(*(rng.standard_normal(shape, np.float32) for shape in shapes))
+
+    labels = rng.integers(-1, words, (rows, length), dtype=np.int32)
+    a, b = (rng.random((rows, length), np.float32) for _ in range(2))
+    return head(), (head(), head()), labels, a, b * (labels >= 0), np.float32(2.5)
+
+
+def plain(student, teachers, labels, a, b, temperature):
+    """The same with full logits, for autodiff to differentiate."""
+
+    def logits(head):
+        return jnp.einsum("btd,vd->btv", head.hidden, head.kernel) + head.bias[None, None]
+
+    z = logits(student)
+    p = sum(jax.nn.softmax(logits(t) / temperature) for t in teachers) / len(teachers)
+    kl = temperature**2 * jnp.sum(p * (jnp.log(p) - jax.nn.log_softmax(z / temperature)), -1)
+    ce = -jnp.take_along_axis(jax.nn.log_softmax(z), jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+    return jnp.sum(a * kl + b * ce), {"kl": kl, "ce": ce}
+
+
+@functools.cache
+def reference():
+    return jax.device_get(jax.jit(jax.value_and_grad(plain, has_aux=True))(*arguments()))
+
+
+@functools.cache
+def compiled(chunk, words=V):
+    return jax.jit(jax.value_and_grad(functools.partial(vocab_objective, chunk=chunk), has_aux=True))
+
+
+def close(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.shape(x) == np.shape(y)
+        assert np.abs(x - y).max() <= CLOSE * np.abs(y).max()
+
+
+@pytest.mark.parametrize("chunk", [1, 5, T, 3 * T])
+def test_any_chunk_is_the_plain_objective_and_gradient(chunk):
+    close(jax.device_get(compiled(chunk)(*arguments())), reference())
+
+
+def test_the_value_without_a_gradient_is_the_same():
+    value = jax.jit(functools.partial(vocab_objective, chunk=5))(*arguments())
+    close(jax.device_get(value), reference()[0])
+
+
+def test_the_gradient_scales_with_its_cotangent_and_stops_at_teachers():
+    student, teachers, *rest = arguments()
+
+    def tripled(student, teachers):
+        value, values = vocab_objective(student, teachers, *rest, chunk=5)
+        return 3.0 * value + jnp.sum(values["kl"])  # what is reported has no gradient
+
+    gradient, other = jax.jit(jax.grad(tripled, (0, 1)))(student, teachers)
+    close(jax.device_get(gradient), jax.tree.map(lambda g: 3 * g, reference()[1]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(other))
+
+
+def test_statistics():
+    student, teachers, labels, *_ = arguments()
+    got = jax.device_get(jax.jit(functools.partial(vocab_statistics, chunk=3))(student, teachers[:1], labels))
+    logits = [np.einsum("btd,vd->btv", h.hidden, h.kernel) + h.bias for h in (student, teachers[0])]
+    best, chosen = (z.argmax(-1) for z in logits)
+    log_q, log_p = (z - np.log(np.exp(z).sum(-1, keepdims=True)) for z in logits)
+    np.testing.assert_allclose(got["kl"], (np.exp(log_p) * (log_p - log_q)).sum(-1), rtol=1e-4, atol=1e-6)
+    has = labels >= 0
+    np.testing.assert_allclose(
+        got["ce"][has],
+        -np.take_along_axis(log_q, np.maximum(labels, 0)[..., None], 2)[..., 0][has],
+        rtol=1e-5,
+    )
+    assert got["correct"].tolist() == (best == labels).astype(float).tolist()
+    assert got["agreement"].tolist() == (best == chosen).astype(float).tolist()
+    assert set(jax.eval_shape(lambda: vocab_statistics(student, (), labels, 3))) == {"ce", "correct"}
+
+
+def test_no_position_at_all_is_no_loss():
+    """A batch whose labels nobody has drawn has K = 0 labelled positions."""
+    student, teachers, labels, a, b, temperature = arguments(length=0)
+    assert float(vocab_objective(student, teachers, labels, a, b, temperature, 4)[0]) == 0
+    assert vocab_statistics(student, teachers, labels, 4)["ce"].shape == (B, 0)
+
+
+ROWS, LENGTH, WIDTH, CHUNK, WORDS = 8, 64, 32, 16, 997
+
+
+@functools.cache
+def program(devices: int):
+    """Compile value and gradient with the batch split over devices and the kernel on each of them."""
+    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+    student, teachers, *rest, temperature = arguments(ROWS, LENGTH, WIDTH, WORDS)
+    rows, whole = sharding.rows_sharding(mesh), sharding.replicated(mesh)
+
+    def place(x, where):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    student, *teachers = (
+        VocabProjection(place(h.hidden, rows), place(h.kernel, whole), place(h.bias, whole))
+        for h in (student, *teachers)
+    )
+    rest = [place(x, rows) for x in rest]
+    run = jax.value_and_grad(functools.partial(vocab_objective, chunk=CHUNK), has_aux=True)
+    with jax.set_mesh(mesh):
+        return jax.jit(run).lower(student, tuple(teachers), *rest, place(temperature, whole)).compile()
+
+
+def test_each_of_eight_devices_does_an_eighth():
+    one, eight = (program(n).cost_analysis()["flops"] for n in (1, 8))
+    assert eight < one / 8 * 1.05, (one, eight)
+    assert "all-gather" not in program(8).as_text()
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_no_buffer_has_more_rows_than_a_chunk(devices):
+    text = program(devices).as_text()
+    shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", text)}
+    # Whatever has a vocabulary axis, folded into another one or not, has a multiple of that many numbers.
+    rows = {shape: math.prod(shape) // WORDS for shape in shapes if math.prod(shape) % WORDS == 0}
+    chunk = ROWS // devices * CHUNK
+    assert rows[(ROWS // devices, CHUNK, WORDS)] == chunk
+    assert max(rows.values()) <= max(chunk, WIDTH) < ROWS // devices * LENGTH

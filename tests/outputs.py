@@ -1,0 +1,80 @@
+"""A literal labelled batch, and random Outputs of the models that may have read it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxdistill.pytrees import Batch, Outputs, VocabProjection
+
+WIDTH = 4
+HEADS = 2
+WORDS = 11
+
+SEQUENCES = ((4, 3), (8,), (3,), (5,), (2, 6), (7,), (3, 3), (1,))
+"""Lengths of the sequences packed into each row of 8 tokens."""
+LABELS = ({1: 7, 2: 0}, {0: 3, 3: 10, 7: 1}, {}, {4: 6}, {0: 2, 5: 2}, {1: 1, 2: 2, 3: 3}, {4: 9}, {})
+"""The label at each masked position of a row."""
+WEIGHT = (1, 1, 1, 1, 1, 0, 1, 1)
+COUNTS = {"real": 38, "content": 19, "masked": 9}
+"""How many tokens of the batch count, by hand: the row of weight 0 has 7 tokens, 5 of content, 3 labels."""
+
+
+def labelled_batch() -> Batch:
+    """Rows packed, padded, full, without a label and of weight 0; ids are random words."""
+    rows, length, K = len(SEQUENCES), 8, 3
+    segments, positions = (np.zeros((rows, length), np.int32) for _ in range(2))
+    labels, label_positions = np.full((rows, K), -1, np.int32), np.zeros((rows, K), np.int32)
+    for row, lengths in enumerate(SEQUENCES):
+        ends = np.cumsum(lengths)
+        for segment, (end, n) in enumerate(zip(ends, lengths, strict=True), 1):
+            segments[row, end - n : end], positions[row, end - n : end] = segment, np.arange(n)
+        for k, (position, label) in enumerate(LABELS[row].items()):
+            labels[row, k], label_positions[row, k] = label, position
+    return Batch(
+        input_ids=np.random.default_rng(0).integers(1, WORDS, (rows, length), dtype=np.int32),
+        segment_ids=segments,
+        positions=positions,
+        token_type_ids=np.zeros_like(segments),
+        labels=labels,
+        label_positions=label_positions,
+        weight=np.asarray(WEIGHT, np.float32),
+        example_id=np.arange(rows, dtype=np.int32),
+        epoch=np.zeros(rows, np.int32),
+    )
+
+
+def random_outputs(
+    seed: int, rows: int, length: int, *, width: int = WIDTH, layers: int = 2, dtype=np.float32
+) -> Outputs:
+    """Outputs of a model that never was, normal in every entry; kernel and bias stay float32."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.standard_normal(shape, np.float32).astype(jnp.dtype(dtype))
+
+    def layer():
+        return tuple(draw(rows, length, HEADS, width // HEADS) for _ in range(layers))
+
+    return Outputs(
+        hidden=tuple(draw(rows, length, width) for _ in range(layers + 1)),
+        queries=layer(),
+        keys=layer(),
+        values=layer(),
+        pooled=draw(rows, width),
+        vocab=VocabProjection(
+            draw(rows, length, width),
+            *(rng.standard_normal(s, np.float32) for s in ((WORDS, width), (WORDS,))),
+        ),
+        logits=draw(rows, 3),
+    )
+
+
+def per_row(function, outputs: Outputs) -> Outputs:
+    """Map what has a row axis, which is all but the vocabulary's kernel and bias."""
+    mapped = jax.tree.map(function, dataclasses.replace(outputs, vocab=outputs.vocab.hidden))
+    head = outputs.vocab
+    return dataclasses.replace(mapped, vocab=VocabProjection(mapped.vocab, head.kernel, head.bias))

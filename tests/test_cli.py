@@ -1,0 +1,549 @@
+"""What the command line promises: each verb does its work, and a mistake is one sentence and exit code 2.
+
+Most runs are made in this process. Compiling is what they wait for, so all of them share one cache of compiled programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from flaxdistill import cli, families, hub, sharding
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.encoder import make_init
+
+WHO = ("the cat", "a dog", "the old man", "my sister", "one bird", "the teacher", "a student", "our house")
+DOES = ("sees", "finds", "likes", "follows", "hears", "teaches", "carries", "forgets", "paints")
+HOW = ("in the morning", "near the water", "without a word", "after the rain", "on the hill", "with care")
+SENTENCES = [f"{who} {does} {whom} {how}." for who, does, whom, how in itertools.product(WHO, DOES, WHO, HOW)]
+LETTERS = "abcdefghijklmnopqrstuvwxyz."
+
+CONFIG = """
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.optim import AdamW
+from flaxdistill.student import Start
+
+corpus = Corpus(sources=(Source(path={text!r}),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8)
+student = Student(
+    start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=16, dtype="float32"
+)
+common = dict(
+    corpus=corpus, optim=AdamW(rate=1e-3), batch_size=8, steps=4, log_every=1, eval_batch_size=8, data_dir={data!r}
+)
+alone = Experiment(student=student, losses={{"mlm": MaskedLM()}}, **common)
+taught = Experiment(
+    teacher=Teacher(path={teacher!r}, dtype="float32"),
+    student=Student(dtype="float32"),
+    losses={{"vocab": Vocab(tokens="masked"), "cosine": Cosine()}},
+    **common,
+)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Keep compiled programs on the disk, for this process and for those it starts."""
+    names = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield {name.upper(): str(value) for name, value in names.items()}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path:
+    """Write a random teacher whose vocabulary is letters and some words."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *LETTERS, *(f"##{c}" for c in LETTERS)]
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 32, "max_positions": 16}
+    config = EncoderConfig(vocab_size=len(tokens), **(sizes | changes))
+    params = jax.tree.map(np.asarray, make_init(config)(jax.random.key(0)))
+    tokenizer = directory.parent / f"{directory.name}-tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    hub.write_model(
+        directory, family=families.family("bert"), config=config, params=params, tokenizer=tokenizer
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with text, a teacher and two configs: `alone.py` and `taught.py`."""
+    folder = tmp_path_factory.mktemp("home")
+    documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]
+    (folder / "text.txt").write_text("\n\n".join(documents) + "\n")
+    teacher = write_model(folder / "teacher", ("the", "cat", "dog", "a", "sees"))
+    text = CONFIG.format(text=str(folder / "text.txt"), data=str(folder / "blocks"), teacher=str(teacher))
+    for name in ("alone", "taught"):
+        (folder / f"{name}.py").write_text(f"{text}\nconfig = {name}\n")
+    (folder / "common.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def config(home, tmp_path):
+    """Write a config of one's own after the common lines."""
+
+    def write(lines: str) -> Path:
+        path = tmp_path / "mine.py"
+        path.write_text((home / "common.txt").read_text() + lines + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """Run a verb here: its exit code and all it printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return ended.value.code, out.getvalue()
+
+
+def refused(*arguments: object) -> str:
+    """Run a verb that a mistake must end with exit code 2, and give the sentence."""
+    code, out = run(*arguments)
+    assert code == 2, out
+    assert "Traceback" not in out
+    return out
+
+
+def succeed(*arguments: object) -> str:
+    code, out = run(*arguments)
+    assert code == 0, out
+    return out
+
+
+def rows_of(workdir: Path, split: str | None = None) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row.get("split") == split]
+    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+
+
+# --- verbs, flags and configs ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(home, compiled) -> Path:
+    """A finished run with a teacher, which tests only read."""
+    out = succeed("distill", home / "taught.py", "--workdir", home / "finished")
+    assert "read back bit-equal" in out
+    return home / "finished"
+
+
+def test_a_run_and_what_reads_it(finished, tmp_path):
+    assert [row["step"] for row in rows_of(finished)] == [1, 2, 3, 4]
+    (held_out,) = rows_of(finished, "held_out")
+    assert {"mlm", "accuracy", "kl", "agreement", "cosine"} <= set(held_out)
+
+    # The same figures from the checkpoint, and from the export.
+    printed = succeed("eval", finished)
+    assert f"{held_out['mlm']:.4f}" in printed
+    assert f"{held_out['mlm']:.4f}" in succeed("eval", finished, "--model", finished / "export")
+
+    assert "bit-equal" in succeed("export", finished, tmp_path / "out")
+    assert "converted directory" in succeed("convert", tmp_path / "out", tmp_path / "converted")
+    assert "Hugging Face directory" in succeed("convert", tmp_path / "converted", tmp_path / "back")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (finished / "export" / name).read_bytes()
+
+    digest = hub.read_model(str(tmp_path / "out")).digest
+    for what in (tmp_path / "out", tmp_path / "converted", tmp_path / "back"):
+        assert digest in succeed("inspect", what)
+    assert "4 of 4" in succeed("inspect", finished)
+    (blocks,) = (finished.parent / "blocks").glob("*/manifest.json")
+    assert "held-out blocks" in succeed("inspect", blocks.parent)
+
+    assert "finished at step 4, skipped" in succeed(
+        "distill", finished.parent / "taught.py", "--workdir", finished
+    )
+
+
+def test_stages_learn_from_earlier_ones(config, tmp_path):
+    path = config(
+        "import dataclasses as d\n"
+        'later = d.replace(taught, teacher=Teacher(path=Stage("first"), dtype="float32"), student=student)\n'
+        'config = {"first": alone, "second": later}'
+    )
+    out = succeed("distill", path, "--workdir", tmp_path / "w", "--first.steps", "2", "--second.steps", "2")
+    for name in ("first", "second"):
+        assert len(rows_of(tmp_path / "w" / name)) == 2
+        assert (tmp_path / "w" / name / "export" / "model.safetensors").is_file()
+        assert f"│ {name} " in out
+    out = succeed("inspect", tmp_path / "w")
+    assert "first" in out
+    assert "second" in out
+
+
+def test_prepare_is_enough_for_a_run(home, tmp_path):
+    out = succeed("prepare", home / "alone.py", "--workdir", tmp_path, "--data-dir", tmp_path / "blocks")
+    assert "wrote" in out
+    (store,) = (tmp_path / "blocks").iterdir()
+    before = {file.name: file.stat().st_mtime_ns for file in store.iterdir()}
+    run_in = ("--workdir", tmp_path / "run", "--data-dir", tmp_path / "blocks", "--steps", "1")
+    assert "wrote" not in succeed("train", home / "alone.py", *run_in)
+    assert before == {file.name: file.stat().st_mtime_ns for file in store.iterdir()}
+
+
+def test_verbs():
+    assert "did you mean distill?" in refused("distil")
+    assert all(verb in refused("bake") for verb in cli.VERBS)
+    code, out = run()
+    assert code == 2
+    assert all(verb in out for verb in cli.VERBS)
+    assert succeed("--version").startswith("flaxdistill ")
+
+
+def test_help_is_light():
+    """No verb's --help imports jax; in a fresh process, as this one has it already."""
+    code = (
+        "import contextlib, sys\n"
+        "from flaxdistill import cli\n"
+        "for verb in [*cli.VERBS, '']:\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        cli.main([*verb.split(), '--help'])\n"
+        "    heavy = {'jax', 'flax', 'numpy', 'orbax', 'rich.progress'} & set(sys.modules)\n"
+        "    assert not heavy, (verb, heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    for verb in cli.VERBS:
+        assert f"flaxdistill {verb}" in done.stdout
+
+
+def test_help_of_a_config_lists_its_flags(home):
+    out = succeed("distill", home / "taught.py", "--help")
+    flags = ("--workdir", "--teacher.path", "--student.dtype", "--teacher.dtype", "--batch-size")
+    for flag in (*flags, "--losses.vocab.temperature", "--student.start.layers", "--optim.rate"):
+        assert flag in out
+    assert "--teacher.optim.rate" in succeed("distill", "quickstart", "--help")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--batch-sise", "8"), "--batch-size"),
+        (("--losses.mlm.wieght", "2"), "--losses.mlm.weight"),
+        (("--batch-size", "many"), "many"),
+        (("--losses.mlm.weight", "4:1"), "'4:1' is no schedule: write one number such as 2"),
+        (("--optim.rate", "-1"), "optim.rate is -1.0; it must be above 0"),
+        (("--steps", "0"), "steps is 0; it must be at least 1"),
+        (("--student.dtype", "float16"), "float32"),
+    ],
+)
+def test_overrides(home, flags, told):
+    assert told in refused("train", home / "alone.py", *flags)
+
+
+def test_missing_configs(tmp_path):
+    out = refused("distill", tmp_path / "none.py")
+    assert "there is no config" in out
+    assert "quickstart" in out
+    assert "CONFIG" in refused("distill")
+    assert "CONFIG" in refused("train", "--workdir", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = 1\n", "binds no `config`"),
+        ("config = 3\n", "binds no `config`"),
+        ("config = {}\n", "binds no `config`"),
+        ("import math\n\nconfig = math.sqrt(-1)\n", "line 3: ValueError: math domain error"),
+        ("x = 1\nif x\n", "line 2: SyntaxError"),
+        ("import json\njson.loads('{')\n", "line 2: JSONDecodeError"),
+        (
+            "from flaxdistill.experiment import Experiment\nconfig = Experiment(steps=0)\n",
+            "line 2: steps is 0;",
+        ),
+        (
+            "from flaxdistill.experiment import Experiment\nconfig = Experiment(step=1)\n",
+            "unexpected keyword argument 'step'",
+        ),
+        ("from flaxdistill.experiment import Experiment\nconfig = {'a b': Experiment()}\n", "no plain name"),
+        (
+            "from flaxdistill.experiment import Experiment\nconfig = {'class': Experiment()}\n",
+            "no plain name",
+        ),
+        ("from flaxdistill.experiment import Experiment\nconfig = {'data': Experiment()}\n", "rename it"),
+    ],
+)
+def test_configs_that_cannot_be_used(tmp_path, monkeypatch, text, told):
+    (tmp_path / "c.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    out = refused("train", "c.py")
+    assert out.startswith("flaxdistill: c.py")
+    assert told in out
+
+
+def test_train_and_distill_differ_by_the_teacher(home, tmp_path):
+    assert "use flaxdistill distill" in refused("train", home / "taught.py", "--workdir", tmp_path / "w")
+    assert "use flaxdistill train" in refused("distill", home / "alone.py", "--workdir", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+# --- what does not fit together -------------------------------------------------------------------------
+
+
+def test_batches_and_devices(home, tmp_path):
+    train = ("train", home / "alone.py", "--workdir", tmp_path / "w")
+    out = refused(*train, "--batch-size", 20)
+    assert "batch_size 20 is not divisible by 8 devices; nearest are 16 and 24" in out
+    assert "8 devices x 2 micro-batches" in refused(*train, "--accumulate", 2)
+    assert "3 does not divide the 8 devices; use one of 1, 2, 4, 8" in refused(*train, "--fsdp", 3)
+
+
+def test_losses_and_teachers(config, tmp_path):
+    out = refused("train", config('config = Experiment(student=student, losses={"v": Vocab()}, **common)'))
+    assert "losses.v compares with a teacher" in out
+    out = refused("train", config('config = Experiment(losses={"mlm": MaskedLM()}, **common)'), "--workdir", tmp_path)
+    assert "student.num_layers, student.hidden_size" in out
+    assert "there is no model to take the sizes from" in out
+
+
+def test_stages_that_do_not_exist(config, tmp_path):
+    path = config(
+        'import dataclasses as d\nconfig = {"one": d.replace(alone, judge=Stage("two")), "two": alone}'
+    )
+    assert "stage 'one' needs stage 'two', but there is no earlier stage" in refused("train", path)
+    path = config(
+        'import dataclasses as d\nconfig = {"one": alone, "two": d.replace(alone, judge=Stage("thre"))}'
+    )
+    out = refused("train", path, "--workdir", tmp_path / "w", "--one.steps", "1")
+    assert "earlier stages are one" in out
+    assert not (tmp_path / "w").exists(), "the first stage ran before the mistake in the second was told"
+
+
+def test_a_workdir_of_another_experiment(finished, home):
+    before = sorted(path.relative_to(finished) for path in finished.rglob("*"))
+    rerun = ("distill", home / "taught.py", "--workdir", finished)
+    out = refused(*rerun, "--seed", 1, "--losses.vocab.kl", "3", "--steps", 8)
+    assert "holds another experiment" in out
+    assert "seed 0 -> 1" in out
+    assert "losses.vocab.kl.start 5.0 -> 3.0" in out
+    assert "steps" not in out
+    assert "optim.rate 0.001 -> 0.002" in refused(*rerun, "--optim.rate", "2e-3")
+    assert before == sorted(path.relative_to(finished) for path in finished.rglob("*"))
+
+
+def test_a_folder_that_is_no_workdir(home, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    out = refused("train", home / "alone.py", "--workdir", tmp_path)
+    assert "exists and is no run of flaxdistill" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "is no workdir of flaxdistill" in refused("eval", tmp_path)
+    assert "is no workdir of flaxdistill" in refused("export", tmp_path, tmp_path / "out")
+    assert refused("inspect", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert refused("train", home / "alone.py", "--workdir", tmp_path / "file")
+
+
+def test_a_damaged_workdir(finished, home, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    whole = (copy / "experiment.json").read_text()
+    (copy / "experiment.json").write_text(whole[:300])
+    assert "is no valid JSON" in refused("eval", copy)
+    stored = json.loads(whole)
+    for missing in ("experiment", "student", "inputs"):
+        (copy / "experiment.json").write_text(json.dumps({k: v for k, v in stored.items() if k != missing}))
+        assert str(copy) in refused("eval", copy)
+    stored["experiment"]["optim"]["class"] = "subprocess:Popen"
+    (copy / "experiment.json").write_text(json.dumps(stored))
+    assert "'subprocess:Popen', which is no config" in refused("eval", copy)
+    (copy / "experiment.json").write_text(whole)
+    shutil.rmtree(copy / "checkpoints")
+    assert "no complete checkpoint yet" in refused("export", copy, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty"),
+        (b" \n\n \n", "holds no document"),
+        (b"a line\nanother\0one\n", "text.txt, line 2: NUL byte"),
+        (b"a line\n\ncaf\xe9\n", "text.txt, line 3: byte 0xe9 is not valid UTF-8"),
+    ],
+)
+def test_corpora(config, tmp_path, data, told):
+    if data is not None:
+        (tmp_path / "text.txt").write_bytes(data)
+    lines = f"import dataclasses as d\ncorpus = d.replace(corpus, sources=(Source(path={str(tmp_path / 'text.txt')!r}),))\n"
+    path = config(lines + "config = d.replace(alone, corpus=corpus)")
+    for verb in ("prepare", "train"):
+        assert told in refused(verb, path, "--workdir", tmp_path / "w")
+    assert not (tmp_path / "w" / "experiment.json").exists()
+
+
+def test_vocabularies_that_differ(home, finished, tmp_path):
+    other = write_model(tmp_path / "other", ("entirely", "other", "words"))
+    again = ("distill", home / "taught.py", "--workdir", tmp_path / "w")
+    assert "and the corpus is written in another one" in refused(*again, "--student.start.path", other)
+    assert "and the corpus is written in another one" in refused("eval", finished, "--model", other)
+    out = refused(*again, "--corpus.tokenizer", other)
+    assert "leave corpus.tokenizer unset" in out
+    assert not (tmp_path / "w" / "experiment.json").exists()
+
+
+def test_teachers_that_cannot_be_read(home, tmp_path):
+    import shutil
+
+    again = ("distill", home / "taught.py", "--workdir", tmp_path / "w", "--teacher.path")
+    bare = tmp_path / "bare"
+    shutil.copytree(home / "teacher", bare)
+    weights = (bare / "model.safetensors").read_bytes()
+    (bare / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    out = refused(*again, bare)
+    assert f"{bare / 'model.safetensors'} is damaged" in out
+    (bare / "model.safetensors").unlink()
+    assert f"{bare} has no model.safetensors" in refused(*again, bare)
+    (bare / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert "is never read" in refused(*again, bare)
+    (bare / "config.json").unlink()
+    assert "has no config.json" in refused(*again, bare)
+    assert "there is no directory" in refused(*again, tmp_path / "nothing")
+    assert not (tmp_path / "w" / "experiment.json").exists()
+
+
+def test_teachers_that_do_not_fit(home, tmp_path):
+    words = ("the", "cat", "dog", "a", "sees")
+    again = ("distill", home / "taught.py", "--workdir", tmp_path / "w", "--teacher.path")
+    wide = write_model(tmp_path / "wide", words, hidden_size=32)
+    assert "the student has 16 and the teacher 32" in refused(*again, wide)
+    headless = write_model(tmp_path / "headless", words, mlm_head=False)
+    assert "has no masked-LM head, which losses.vocab needs" in refused(*again, headless)
+    again = ("distill", home / "taught.py", "--workdir", tmp_path / "w")
+    assert "corpus.length 32 exceeds the 16 positions" in refused(*again, "--corpus.length", 32)
+    assert "cannot start from a teacher of 2" in refused(*again, "--student.num-layers", 3)
+
+
+# --- what can go wrong on the way -----------------------------------------------------------------------
+
+
+def environment(**more: str) -> dict[str, str]:
+    """A child's: this process's, XLA's flags and devices with it."""
+    path = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
+        os.pathsep
+    )
+    return os.environ | {"PYTHONPATH": path} | more
+
+
+def test_interrupted_and_resumed_is_as_if_never_stopped(home, compiled, tmp_path):
+    train = ("train", str(home / "alone.py"), "--steps", "120", "--eval-every", "60", "--save-every", "50")
+    succeed(*train, "--workdir", tmp_path / "whole")
+
+    cut = tmp_path / "cut"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flaxdistill", *train, "--workdir", str(cut)],
+        env=environment(**compiled),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics, deadline = cut / "metrics.jsonl", time.monotonic() + 120
+    while child.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=120)
+    assert child.returncode == 130, out
+    assert "which is saved; the same command goes on from there" in out
+    stopped = rows_of(cut)[-1]["step"]
+    assert 3 <= stopped < 120
+    assert not (cut / "export").exists()
+
+    assert f"goes on from step {stopped} of 120" in succeed(*train, "--workdir", cut)
+    for split in (None, "held_out"):
+        assert rows_of(cut, split) == rows_of(tmp_path / "whole", split)
+    exports = [hub.read_model(str(folder / "export")).digest for folder in (cut, tmp_path / "whole")]
+    assert exports[0] == exports[1]
+
+
+def test_a_finished_run_can_be_lengthened(home, tmp_path):
+    train = ("train", home / "alone.py", "--workdir", tmp_path / "w")
+    succeed(*train, "--steps", "2")
+    short = hub.read_model(str(tmp_path / "w" / "export")).digest
+    assert "goes on from step 2 of 4" in succeed(*train)
+    assert [row["step"] for row in rows_of(tmp_path / "w")] == [1, 2, 3, 4]
+    assert hub.read_model(str(tmp_path / "w" / "export")).digest != short, "the export is that of step 2"
+    assert "skipped" in succeed(*train, "--steps", "2")
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """Let writes beyond a file size fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk(home, finished, tmp_path):
+    with files_of_at_most(4000):
+        for verb, source in (("export", finished), ("convert", home / "teacher")):
+            out = refused(verb, source, tmp_path / "out")
+            assert f"cannot write {tmp_path / 'out'}" in out
+            assert list(tmp_path.iterdir()) == []
+        data = ("--workdir", tmp_path, "--data-dir", tmp_path / "blocks")
+        assert "cannot be written" in refused("prepare", home / "alone.py", *data)
+        assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_disk_that_fills_up_while_training(home, finished, tmp_path):
+    """The checkpoint is the largest file; the run can go on once there is room."""
+    train = ("distill", home / "taught.py", "--workdir", tmp_path / "w", "--save-every", "2")
+    with files_of_at_most(8000):
+        out = refused(*train)
+    assert "could not be written" in out
+    assert "run the same command again: it goes on from step 0" in out
+    assert not (tmp_path / "w" / "export").exists()
+    succeed(*train)
+    assert rows_of(tmp_path / "w") == rows_of(finished)
+
+
+@pytest.mark.parametrize(("batch", "told"), [(16, "--accumulate 2"), (24, "--accumulate 3"), (8, "--fsdp")])
+def test_out_of_memory(home, tmp_path, monkeypatch, batch, told):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
+
+    monkeypatch.setattr(sharding, "jit_step", lambda *_: full)
+    out = refused("train", home / "alone.py", "--workdir", tmp_path / "w", "--batch-size", batch)
+    assert f"out of memory with micro-batches of {batch // 8} rows a device" in out
+    assert told in out
+    if batch > 8:  # what is advised is accepted
+        accumulate = int(told.split()[1])
+        sharding.check_batch(batch, accumulate, sharding.make_mesh())
