@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flaxdistill import sharding, workdir
+from flaxdistill import feed, sharding, workdir
 from flaxdistill.data.prepare import prepare
-from flaxdistill.data.rows import Order, rows
+from flaxdistill.data.rows import Order
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
@@ -23,11 +22,11 @@ from flaxdistill.families.base import Family
 from flaxdistill.hub import Model
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import Vocab, VocabReport
+from flaxdistill.losses.vocab import VocabReport
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, make_init, shapes_of
 from flaxdistill.ops.dense import DType, operand_dtype
-from flaxdistill.pytrees import Batch, Params
+from flaxdistill.pytrees import Params
 from flaxdistill.student import start_from
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.checkpoint import Checkpoints
@@ -118,8 +117,15 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         state=state,
         teacher_params=teacher_params,
         judge_params=judge_params,
-        train_batch=_train_batches(e, store, mesh, int(state.step), int(state.next_index)),
-        eval_batches=lambda: held_out_batches(store, e.eval_batch_size, mesh),
+        train_batch=feed.train_batches(
+            store.train,
+            Order(tuple(map(len, store.train)), tuple(source.weight for source in e.corpus.sources), e.seed),
+            e.batch_size,
+            mesh,
+            step=int(state.step),
+            next_index=int(state.next_index),
+        ),
+        eval_batches=lambda: feed.held_out_batches(store.held_out, e.eval_batch_size, mesh),
         rate=e.optim.schedule(e.steps),
         checkpoints=checkpoints,
         log=Log(path, step=latest or 0, writes=jax.process_index() == 0),
@@ -201,16 +207,6 @@ def make_evaluator(
     return jax.jit(evaluate, out_shardings=sharding.replicated(mesh))
 
 
-def held_out_batches(store: Store, batch_size: int, mesh: Any) -> Iterator[Batch]:
-    """Yield every held-out block once, the last batch filled up with rows of weight 0."""
-    size = -(-batch_size // mesh.size) * mesh.size
-    n = len(store.held_out)
-    order = Order(sizes=(n,), weights=(1.0,), seed=0, shuffle=False)
-    for first in range(0, n, size):
-        index = _mine(first, size)
-        yield sharding.place_rows(rows((store.held_out,), order, index, limit=n), mesh)
-
-
 def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
     """Read a model by path, Hub id or, for a run in a row of stages, ``@stage``."""
     model = workdir.read_model(str(run.parent / path[1:]) if path.startswith("@") else path)
@@ -233,7 +229,7 @@ def fixed(model: Model | None, dtype: DType, mesh: Any) -> tuple[tuple[Apply, ..
 def _init_losses(
     e: Experiment, encode: Any, teachers: tuple[Apply, ...], config: EncoderConfig, params: Any, length: int
 ) -> Params:
-    batch = _abstract_batch(length)
+    batch = feed.abstract_batch(length)
     student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
     outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(e.seed), 1), len(e.losses))
@@ -249,10 +245,10 @@ def _check_fit(e: Experiment, model: Model | None, config: EncoderConfig) -> Non
             raise UserError(
                 f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss"
             )
-        if isinstance(loss, Vocab) and model and not model.config.mlm_head:
-            raise UserError(
-                f"{model.source} has no masked-LM head, which losses.{name} needs; choose a ...ForMaskedLM checkpoint"
-            )
+    if model and not model.config.mlm_head:
+        raise UserError(
+            f"{model.source} has no masked-LM head to compare with; choose a ...ForMaskedLM checkpoint of it"
+        )
     longest = min([config.max_positions] + ([model.config.max_positions] if model else []))
     if e.corpus.length > longest:
         raise UserError(
@@ -263,32 +259,3 @@ def _check_fit(e: Experiment, model: Model | None, config: EncoderConfig) -> Non
             f"the student has {config.vocab_size} word embeddings and {model.source} has {model.config.vocab_size}; let "
             "it start from that model, or drop one of the two"
         )
-
-
-def _train_batches(
-    e: Experiment, store: Store, mesh: Any, step: int, next_index: int
-) -> Callable[[int], Batch]:
-    order = Order(
-        sizes=tuple(len(blocks) for blocks in store.train),
-        weights=tuple(source.weight for source in e.corpus.sources),
-        seed=e.seed,
-    )
-
-    def make(at: int) -> Batch:
-        index = _mine(next_index + (at - step) * e.batch_size, e.batch_size)
-        return sharding.place_rows(rows(store.train, order, index), mesh)
-
-    return make
-
-
-def _mine(first: int, size: int) -> np.ndarray:
-    """Give the global indices of this process's share of a batch of ``size`` rows."""
-    share = size // jax.process_count()
-    return first + share * jax.process_index() + np.arange(share)
-
-
-def _abstract_batch(length: int) -> Batch:
-    tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    row = jax.ShapeDtypeStruct((1,), jnp.int32)
-    weight = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return Batch(tokens, tokens, tokens, tokens, tokens, tokens, weight, row, row)

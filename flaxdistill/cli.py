@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
 
 from flaxdistill import __version__
 from flaxdistill.errors import UserError
 
-T = TypeVar("T")
-Positional = Annotated[T, tyro.conf.Positional]
+_CONFIG = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+_WORKDIR = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
+_OUT = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+_IN = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+_PATH_OR_ID = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_ID")]
 
 VERBS = {
     "distill": "Train a student against its teacher: distill CONFIG --workdir DIR [overrides]",
@@ -31,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. A user's mistake is one sentence and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _verb(arguments)
+        with _quiet():
+            code = _verb(arguments)
     except UserError as error:
         print(f"flaxdistill: {error}", file=sys.stderr)
         code = 2
@@ -46,6 +51,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("flaxdistill: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what orbax tells of every step it takes and, on a full disk, hundreds of times beside our one sentence."""
+    for noisy in ("absl", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _verb(arguments: list[str]) -> int:
@@ -97,7 +120,6 @@ def _run(experiments: dict[str, Any], root: Path) -> int:
 
     from flaxdistill import stages, terminal
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every step it takes
     console = Console()
     with terminal.Bar(console) as bar:
         try:
@@ -128,7 +150,7 @@ def _prepare(arguments: list[str]) -> int:
     return 0
 
 
-def _evaluate(workdir: Positional[Path], model: str | None = None) -> int:
+def _evaluate(workdir: _WORKDIR, model: str | None = None) -> int:
     """Evaluate a run's student, or another model, on the run's held-out blocks.
 
     Args:
@@ -144,7 +166,7 @@ def _evaluate(workdir: Positional[Path], model: str | None = None) -> int:
     return 0
 
 
-def _export(workdir: Positional[Path], out: Positional[Path]) -> int:
+def _export(workdir: _WORKDIR, out: _OUT) -> int:
     """Write a run's student as a Hugging Face checkpoint.
 
     Args:
@@ -157,7 +179,7 @@ def _export(workdir: Positional[Path], out: Positional[Path]) -> int:
     return 0
 
 
-def _convert(source: Positional[str], out: Positional[Path]) -> int:
+def _convert(source: _IN, out: _OUT) -> int:
     """Convert a Hugging Face directory or Hub model into an orbax checkpoint, or such a checkpoint back.
 
     Args:
@@ -170,7 +192,7 @@ def _convert(source: Positional[str], out: Positional[Path]) -> int:
     return 0
 
 
-def _inspect(what: Positional[str]) -> int:
+def _inspect(what: _PATH_OR_ID) -> int:
     """Show a model, a run or a store of blocks.
 
     Args:
@@ -204,7 +226,7 @@ def _configured(verb: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     prog = f"flaxdistill {verb}"
     if not arguments or arguments[0].startswith("-"):
 
-        def usage(config: Positional[Path], workdir: Path = Path("runs/CONFIG")) -> None:
+        def usage(config: _CONFIG, workdir: Path = Path("runs/CONFIG")) -> None:
             """Run the experiments of a config.
 
             Args:

@@ -45,11 +45,12 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[st
     flagged: Any = dataclasses.make_dataclass("Flags", [workdir, *fields], frozen=True, kw_only=True)
     with _registry():
         parsed = tyro.cli(
-            tyro.conf.AvoidSubcommands[flagged],
+            flagged,
             args=list(flags),
             prog=f"{prog} {path_or_name}",
             default=flagged(),
             description=path.name,
+            config=(tyro.conf.AvoidSubcommands,),
         )
     return {name: getattr(parsed, name or "experiment") for name in experiments}, parsed.workdir
 

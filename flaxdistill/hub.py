@@ -155,7 +155,7 @@ def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
     for path, name in sorted(family.names(config).items(), key=lambda item: item[1]):
         value = np.ascontiguousarray(flat[path].T if path.endswith("/kernel") else flat[path])
         digest.update(json.dumps([name, value.dtype.name, value.shape]).encode())
-        digest.update(value.reshape(-1).view(np.uint8))
+        digest.update(value.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

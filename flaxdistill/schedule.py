@@ -41,7 +41,9 @@ class Schedule:
         )
 
     def __str__(self) -> str:
-        return f"{self.start:g}" if self.start == self.end else f"{self.start:g}:{self.end:g}:{self.steps}"
+        # Every digit, so that it reads back as it was.
+        start, end = (str(float(x)).removesuffix(".0") for x in (self.start, self.end))
+        return start if self.start == self.end else f"{start}:{end}:{self.steps}"
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         """Give the value at ``step``, a float32 scalar."""

@@ -81,7 +81,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def place_rows(rows: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
     """Put this process's rows on its devices as one global batch; label columns are still empty."""
     sharding = rows_sharding(mesh)
-    batch = Batch(**rows, label_positions=np.zeros(rows["labels"].shape, np.int32))
+    columns: dict[str, Any] = {**rows, "label_positions": np.zeros(rows["labels"].shape, np.int32)}
+    batch = Batch(**columns)
     if jax.process_count() == 1:
         return _identity(sharding)(batch)
     return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), batch)

@@ -12,12 +12,11 @@ from typing import Any
 
 import jax
 
-from flaxdistill import build, sharding, workdir
+from flaxdistill import build, feed, sharding, workdir
 from flaxdistill.data.store import open_store
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
 from flaxdistill.families.base import expected_shapes
-from flaxdistill.files import read_json
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.train import evaluate as evaluation
 from flaxdistill.train import loop
@@ -42,16 +41,16 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
     Stage ``name`` lives in ``root/name``, a single experiment (named '') in ``root``. Every finished stage is exported
     to ``export/`` in its workdir, read back and compared. Raises Stopped after a signal.
     """
+    for name, experiment in stages.items():  # before the first one spends hours
+        _check_earlier(name, experiment, list(stages))
+        workdir.check(root / name, experiment)
     for name, experiment in stages.items():
         path = root / name
-        _check_earlier(name, experiment, list(stages))
         if workdir.is_workdir(path) and (latest_step(path) or 0) >= experiment.steps:
-            workdir.check_same(path, experiment)
+            _check_inputs(path, experiment)
             report(f"{name or path}: finished at step {latest_step(path)}, skipped")
         else:
-            shutil.rmtree(path / EXPORT, ignore_errors=True)  # of a run that goes on after its end
             _train(name, experiment, path, root / "data", show, report)
-            shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
         out = path / EXPORT
         if not out.exists():
             report(f"{name or path}: {workdir.export(path, out)}")
@@ -85,7 +84,7 @@ def evaluate(path: Path, model: str | None = None) -> Row:
     Compares with the run's teacher or judge where it has one. Raises UserError where vocabularies differ.
     """
     e = workdir.read_experiment(path)
-    blocks = read_json(path / workdir.EXPERIMENT)["inputs"]["blocks"]
+    blocks = workdir.read_inputs(path).get("blocks", "")
     places = (
         [Path(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
     )  # the latter for a stage
@@ -101,7 +100,7 @@ def evaluate(path: Path, model: str | None = None) -> Row:
     _, (params, *_) = build.fixed(subject, "float32", mesh)
     judges, judge_params = build.fixed(judge, e.teacher.dtype if e.teacher else "float32", mesh)
     step = build.make_evaluator(subject.config, e.student.dtype, judge, judges, vocabulary, mesh)
-    batches = build.held_out_batches(store, e.eval_batch_size, mesh)
+    batches = feed.held_out_batches(store.held_out, e.eval_batch_size, mesh)
     return evaluation.run(step, {"student": params, "losses": {}}, judge_params, batches)
 
 
@@ -120,6 +119,7 @@ def _train(
     name: str, experiment: Experiment, path: Path, data: Path, show: Show, report: build.Report
 ) -> None:
     live = build.build(experiment, path, data=data, report=report)
+    shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
     try:
         with _signals() as caught:
             state = loop.fit(live, show=lambda row: show(name, experiment, row), stop=lambda: bool(caught))
@@ -141,6 +141,19 @@ def _train(
         live.checkpoints.close()
     if int(state.step) < experiment.steps:
         raise Stopped(name, int(state.step), caught[0])
+
+
+def _check_inputs(path: Path, experiment: Experiment) -> None:
+    """Raise UserError if an earlier stage has changed since a finished one learnt from it."""
+    stored = workdir.read_inputs(path)
+    teacher = experiment.teacher.path if experiment.teacher else None
+    paths = {"teacher": teacher, "start": experiment.start_path(), "judge": experiment.judge}
+    now = {
+        name: build.read(source, path).digest
+        for name, source in paths.items()
+        if name in stored and source and source.startswith("@")
+    }
+    workdir.check(path, experiment, stored | now)
 
 
 def _check_earlier(name: str, experiment: Experiment, names: list[str]) -> None:

@@ -23,7 +23,7 @@ class Start:
     published [0, 2, 4, 7, 9, 11] of 12; or the numbers themselves, ``0,2,5``; ``random`` takes the sizes only.
     ``mlm_transform`` copies the MLM head's transform (the published script did so only when asked). ``token_types``: a
     student without them ``fold``s the teacher's type 0 into the position table, which leaves the sum as it was, or
-    ``drop``s it as the published script did.
+    ``drop``s it as the published script did; a student that has them where the teacher has none gets zeros.
     """
 
     path: str | None = "teacher"
@@ -85,6 +85,11 @@ def start_from(
             f"the student's max_positions {student.max_positions} exceeds the {teacher.max_positions} of the model it "
             "starts from; use no more"
         )
+    if student.type_vocab_size > teacher.type_vocab_size > 0:
+        raise UserError(
+            f"the student's type_vocab_size {student.type_vocab_size} exceeds the {teacher.type_vocab_size} of the model "
+            "it starts from; use no more"
+        )
     layers = choose_layers(start.layers, teacher.num_layers, student.num_layers)
     ours, theirs = tree.flatten(random), tree.flatten(teacher_params)
     copied = {}
@@ -98,6 +103,9 @@ def start_from(
             leaf = jnp.asarray(theirs[source], jnp.float32)[: leaf.shape[0]]
         copied[path] = leaf
     if start.token_types == "fold" and teacher.type_vocab_size and not student.type_vocab_size:
-        first = jnp.asarray(theirs["embeddings/token_type/embedding"], jnp.float32)[0]
+        first = jnp.asarray(theirs["embeddings/token_type/embedding"], jnp.float32)[:1]
         copied["embeddings/position/embedding"] += first
+    if student.type_vocab_size and not teacher.type_vocab_size:
+        # Random vectors would be noise on embeddings that were trained without them.
+        copied["embeddings/token_type/embedding"] = jnp.zeros_like(ours["embeddings/token_type/embedding"])
     return tree.unflatten(copied)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flaxdistill import experiment as config
 from flaxdistill import hub
@@ -47,12 +48,7 @@ def claim(
         "inputs": dict(inputs),
         "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
     }
-    if is_workdir(path):
-        check_same(path, experiment, inputs)
-    elif path.is_dir() and {entry.name for entry in path.iterdir()} - {"data"}:
-        raise UserError(
-            f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder"
-        )
+    check(path, experiment, inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / TOKENIZER).mkdir(exist_ok=True)
@@ -64,16 +60,28 @@ def claim(
         raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from None
 
 
-def check_same(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None) -> None:
-    """Raise UserError, naming the fields, unless a workdir holds this very experiment, free fields aside."""
-    old = read_json(path / EXPERIMENT)
-    differ = config.differences(old.get("experiment", {}), config.to_json(experiment))
+def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None) -> None:
+    """Raise UserError unless a folder is free or holds this very experiment, free fields aside; names the fields."""
+    if not is_workdir(path):
+        if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {"data"}):
+            raise UserError(
+                f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder"
+            )
+        return
+    differ = config.differences(_stored(path, "experiment"), config.to_json(experiment))
     if inputs is not None:
-        differ += config.differences(old.get("inputs", {}), inputs, "inputs.")
+        differ += config.differences(_stored(path, "inputs"), inputs, "inputs.")
     if differ:
         raise UserError(
             f"{path} holds another experiment ({'; '.join(differ)}); choose another --workdir, or run it as it was"
         )
+
+
+def _stored(path: Path, part: str) -> dict[str, Any]:
+    found = read_json(path / EXPERIMENT).get(part)
+    if not isinstance(found, dict):
+        raise UserError(f"{path / EXPERIMENT} is damaged, it has no {part!r}; start the run anew elsewhere")
+    return found
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -82,16 +90,24 @@ def read_experiment(path: Path) -> Experiment:
         raise UserError(
             f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run"
         )
-    found = config.from_json(read_json(path / EXPERIMENT).get("experiment"), source=str(path / EXPERIMENT))
+    found = config.from_json(_stored(path, "experiment"), source=str(path / EXPERIMENT))
     if not isinstance(found, Experiment):
         raise UserError(f"{path / EXPERIMENT} holds no experiment; give the --workdir of a run")
     return found
 
 
+def read_inputs(path: Path) -> dict[str, str]:
+    """Read the hashes of what a workdir's run was given."""
+    return _stored(path, "inputs")
+
+
 def read_config(path: Path) -> tuple[Family, EncoderConfig]:
     """Read which student a workdir trains."""
-    stored = read_json(path / EXPERIMENT)["student"]
-    return find_family(stored["family"]), EncoderConfig(**stored["config"])
+    stored = _stored(path, "student")
+    try:
+        return find_family(stored["family"]), EncoderConfig(**stored["config"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path / EXPERIMENT} does not fit this version of flaxdistill: {error}") from None
 
 
 def export(path: Path, out: Path) -> str:

@@ -73,8 +73,9 @@ def random_outputs(
     )
 
 
-def per_row(function, outputs: Outputs) -> Outputs:
-    """Map what has a row axis, which is all but the vocabulary's kernel and bias."""
-    mapped = jax.tree.map(function, dataclasses.replace(outputs, vocab=outputs.vocab.hidden))
+def per_row(function, outputs: Outputs, *others: Outputs) -> Outputs:
+    """Map what has a row axis; the vocabulary's kernel and bias, which have none, stay the first one's."""
     head = outputs.vocab
+    bare = [dataclasses.replace(o, vocab=o.vocab.hidden) for o in (outputs, *others)]
+    mapped = jax.tree.map(function, *bare)
     return dataclasses.replace(mapped, vocab=VocabProjection(mapped.vocab, head.kernel, head.bias))

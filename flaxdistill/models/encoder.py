@@ -73,4 +73,9 @@ def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
 def make_apply(config: EncoderConfig, dtype: DType) -> Apply:
     """Make ``apply(params, batch, keys) -> Outputs`` computing in ``dtype``; ``keys`` [B] drive dropout, None is none."""
     encoder = Encoder(config, operand_dtype(dtype))
-    return lambda params, batch, keys: encoder.apply({"params": params}, batch, keys)
+
+    def apply(params: Params, batch: Batch, keys: jax.Array | None) -> Outputs:
+        outputs: Any = encoder.apply({"params": params}, batch, keys)
+        return outputs
+
+    return apply

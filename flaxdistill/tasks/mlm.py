@@ -103,7 +103,7 @@ class MLM:
             )
         wanted = portion(self.rate, jnp.sum(real), up=True)
         top, _ = jax.lax.top_k(score.reshape(-1), portion(self.rate, B * T, up=True))
-        least = jnp.where(wanted > 0, top[jnp.maximum(wanted - 1, 0)], jnp.inf)
+        least = top[jnp.maximum(wanted, 1) - 1]
         positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
         return (score >= least) & (score > -jnp.inf), positions
 

@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from flaxdistill.errors import UserError
+from flaxdistill.files import brief
 from flaxdistill.pytrees import Params
 from flaxdistill.train.state import TrainState
 
@@ -35,8 +36,8 @@ class Checkpoints:
             return
         try:
             self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)), force=True)
-        except (OSError, ValueError) as error:
-            raise self._cannot(step, error) from error
+        except (OSError, ValueError, RuntimeError) as error:  # of this save or of the one before
+            raise self._cannot(error) from error
 
     def wait(self, step: int) -> None:
         """Wait until what was started is on the disk, and make sure that it is."""
@@ -45,7 +46,7 @@ class Checkpoints:
         except (
             Exception
         ) as error:  # tensorstore reports a full disk as ValueError, the thread as RuntimeError
-            raise self._cannot(step, error) from error
+            raise self._cannot(error) from error
         if self.latest() != step:
             raise UserError(
                 f"checkpoint {step} in {self.directory} is not complete; the newest is {self.latest()}"
@@ -64,11 +65,10 @@ class Checkpoints:
         """Let orbax's threads go."""
         self._manager.close()
 
-    def _cannot(self, step: int, error: Exception) -> UserError:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    def _cannot(self, error: Exception) -> UserError:
         return UserError(
-            f"checkpoint {step} could not be written to {self.directory} ({reason}); free some space or choose another "
-            f"--workdir, then run the same command again: it goes on from step {self.latest() or 0}"
+            f"a checkpoint could not be written to {self.directory} ({brief(error)}); free some space or choose "
+            f"another --workdir, then run the same command again: it goes on from step {self.latest() or 0}"
         )
 
 

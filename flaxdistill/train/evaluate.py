@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
-from flaxdistill.losses.base import Loss
+from flaxdistill.losses.base import Loss, Terms
 from flaxdistill.pytrees import Batch, Mean, Params
 from flaxdistill.train.step import Apply, Metrics, count_terms
 
@@ -31,7 +31,7 @@ def make_evaluate(
         scale = {term: jnp.ones((), jnp.float32) for term in counts}
         student = student_apply(params["student"], batch)
         teachers = tuple(apply(p, batch) for apply, p in zip(teacher_applies, teacher_params, strict=True))
-        totals = {}
+        totals: Terms = {}
         for name, loss in losses.items():
             totals |= loss(
                 params["losses"].get(name, {}), student, teachers, batch, scale, jnp.zeros((), jnp.int32)

@@ -36,7 +36,8 @@ def make_step(
 
     def objective(params: Params, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array):
         student = student_apply(params["student"], batch)
-        value, totals = jnp.zeros((), jnp.float32), {}
+        value = jnp.zeros((), jnp.float32)
+        totals: Terms = {}
         for name, loss in losses.items():
             part, terms = loss(params["losses"][name], student, teachers, batch, scale, step)
             value, totals = value + part, totals | terms

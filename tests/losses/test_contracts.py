@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
-from outputs import COUNTS, WIDTH, labelled_batch, per_row, random_outputs
+from outputs import COUNTS, labelled_batch, per_row, random_outputs
 
 from flaxdistill import losses, sharding, tree
 from flaxdistill.losses.base import Loss, token_mask
-from flaxdistill.pytrees import Outputs
 
 CLOSE = 1e-5  # max|a - b| / max|b|, float32
 SUPERVISED = {"mlm"}  # terms of a `match` loss that read labels
@@ -113,12 +111,6 @@ def finite(result):
     assert not bad, bad
 
 
-def map_outputs(function, result):
-    """Apply a change of rows or columns to the student's gradients of a result."""
-    value, (params, student) = result
-    return value, (params, per_row(function, student))
-
-
 @every_loss
 def test_terms_have_a_weight_a_count_and_a_total(name):
     loss = LOSSES[name]
@@ -157,80 +149,48 @@ def test_match_is_least_where_student_equals_teacher(name):
 def test_padding_and_filler_rows_change_nothing(name):
     params, student, teachers, batch, scale = setting(name)
     columns, rows = 3, 4
-    more = (random_outputs(4, 8 + rows, 8 + columns), random_outputs(5, 8 + rows, 8 + columns))
 
-    def pad(outputs, by):
-        def put(x, y):  # what stands in padding is noise, not zero
-            y = np.array(y)
-            y[tuple(slice(n) for n in x.shape)] = x
+    def noisy(outputs):  # what stands in padding is noise, not zero
+        def put(x, y):
+            y[tuple(map(slice, x.shape))] = x
             return y
 
-        padded = jax.tree.map(
-            put,
-            dataclasses.replace(outputs, vocab=outputs.vocab.hidden),
-            dataclasses.replace(by, vocab=by.vocab.hidden),
-        )
-        return dataclasses.replace(
-            outputs, **vars(padded) | {"vocab": dataclasses.replace(outputs.vocab, hidden=padded.vocab)}
-        )
+        return per_row(put, outputs, random_outputs(4, 8 + rows, 8 + columns))
 
-    def pad_tokens(x, value):
-        return np.pad(x, ((0, rows), (0, columns)), constant_values=value)
+    def longer(x):
+        return np.pad(x, ((0, rows), (0, columns)))
 
-    filler = labelled_batch()
-    padded = type(batch)(
-        **{
-            n: pad_tokens(getattr(batch, n), 0)
-            for n in ("input_ids", "segment_ids", "positions", "token_type_ids")
-        },
-        labels=np.concatenate([batch.labels, filler.labels[:rows]]),
-        label_positions=np.concatenate([batch.label_positions, filler.label_positions[:rows]]),
-        weight=np.pad(batch.weight, (0, rows)),
-        example_id=np.arange(8 + rows, dtype=np.int32),
-        epoch=np.zeros(8 + rows, np.int32),
+    padded = dataclasses.replace(
+        jax.tree.map(lambda x: np.concatenate([x, x[:rows]]), batch),  # a filler row has labels of its own:
+        weight=np.pad(batch.weight, (0, rows)),  # only its weight says what it is
+        **{n: longer(getattr(batch, n)) for n in ("input_ids", "segment_ids", "positions", "token_type_ids")},
     )
-    padded.segment_ids[8:] = 1  # a filler row has tokens of its own: only its weight says that it is none
-    padded.positions[8:] = np.arange(8 + columns)
+    padded.segment_ids[8:], padded.positions[8:] = 1, np.arange(8 + columns)
     close(LOSSES[name].count(padded), LOSSES[name].count(batch), 0)
-    result = compiled(name)(
-        params, pad(student, more[0]), tuple(pad(t, more[1]) for t in teachers), padded, scale
-    )
-
+    result = compiled(name)(params, noisy(student), tuple(map(noisy, teachers)), padded, scale)
     value, (own, gradient) = jax.device_get(result)
-    small = base(name)[1][1]
-    cut = jax.tree.map(lambda x, y: x[tuple(slice(n) for n in y.shape)], gradient, small)
+    cut = jax.tree.map(lambda x, y: x[tuple(map(slice, y.shape))], gradient, base(name)[1][1])
     close((value, (own, cut)), base(name))
-    total = sum(np.abs(x).sum() for x in jax.tree.leaves(gradient))
-    np.testing.assert_allclose(total, sum(np.abs(x).sum() for x in jax.tree.leaves(cut)), rtol=1e-6)
+    whole, small = (sum(np.abs(x).sum() for x in jax.tree.leaves(g)) for g in (gradient, cut))
+    np.testing.assert_allclose(whole, small, rtol=1e-6, err_msg="padding has a gradient")
 
 
 @every_loss
 def test_halves_add_up_in_any_order(name):
     params, student, teachers, batch, scale = setting(name)
     order = np.random.default_rng(0).permutation(8)
-    parts = [np.sort(order[:4]), order[4:]]
-    results = [
-        jax.device_get(
-            compiled(name)(
-                params,
-                per_row(lambda x, p=part: x[p], student),
-                tuple(per_row(lambda x, p=part: x[p], t) for t in teachers),
-                jax.tree.map(lambda x, p=part: x[p], batch),
-                scale,
-            )
-        )
-        for part in parts
-    ]
-    counts = [LOSSES[name].count(jax.tree.map(lambda x, p=part: x[p], batch)) for part in parts]
+    results, counts = [], []
+    for part in (order[:4], order[4:]):
+        some, *others = (per_row(lambda x, part=part: x[part], o) for o in (student, *teachers))
+        rows = jax.tree.map(lambda x, part=part: x[part], batch)
+        counts.append(LOSSES[name].count(rows))
+        results.append(jax.device_get(compiled(name)(params, some, tuple(others), rows, scale)))
     close(jax.tree.map(np.add, *counts), LOSSES[name].count(batch), 0)
-    back = np.argsort(np.concatenate(parts))
+
     (a, (own_a, one)), (b, (own_b, two)) = results
-    joined = jax.tree.map(
-        lambda x, y: np.concatenate([x, y])[back],
-        *(dataclasses.replace(g, vocab=g.vocab.hidden) for g in (one, two)),
-    )
-    head = jax.tree.map(np.add, *((g.vocab.kernel, g.vocab.bias) for g in (one, two)))
-    gradient = dataclasses.replace(joined, vocab=type(one.vocab)(joined.vocab, *head))
+    gradient = per_row(lambda x, y: np.concatenate([x, y])[np.argsort(order)], one, two)
+    head = jax.tree.map(np.add, one.vocab, dataclasses.replace(two.vocab, hidden=one.vocab.hidden))
+    gradient = dataclasses.replace(gradient, vocab=dataclasses.replace(head, hidden=gradient.vocab.hidden))
     close((jax.tree.map(np.add, a, b), (jax.tree.map(np.add, own_a, own_b), gradient)), base(name))
 
 
@@ -242,7 +202,8 @@ def test_batch_order_changes_nothing(name):
     result = compiled(name)(
         params, moved[0], tuple(moved[1:]), jax.tree.map(lambda x: x[order], batch), scale
     )
-    close(map_outputs(lambda x: x[np.argsort(order)], jax.device_get(result)), base(name))
+    value, (own, gradient) = jax.device_get(result)
+    close((value, (own, per_row(lambda x: x[np.argsort(order)], gradient))), base(name))
 
 
 @every_loss
@@ -262,10 +223,6 @@ def test_finite(name, case):
         rows = np.array([0, 3])
         batch = dataclasses.replace(batch, segment_ids=batch.segment_ids.copy(), labels=batch.labels.copy())
         batch.segment_ids[rows], batch.labels[rows] = 0, -1
-        student, teachers = (
-            per_row(lambda x: x * 1, student),
-            tuple(per_row(lambda x: x * 1, t) for t in teachers),
-        )
     if case == "no label":
         batch = dataclasses.replace(batch, labels=np.full_like(batch.labels, -1))
     if case == "no row":
@@ -334,20 +291,12 @@ def test_eight_devices_equal_one(name):
     params, student, teachers, batch, scale = setting(name)
     mesh = sharding.make_mesh()
     assert mesh.size == 8
-    rows, whole = sharding.rows_sharding(mesh), sharding.replicated(mesh)
-
-    def put(outputs: Outputs) -> Outputs:
-        head = jax.device_put((outputs.vocab.kernel, outputs.vocab.bias), whole)
-        split = jax.device_put(dataclasses.replace(outputs, vocab=outputs.vocab.hidden), rows)
-        return dataclasses.replace(split, vocab=type(outputs.vocab)(split.vocab, *head))
-
-    placed = (
-        put(student),
-        tuple(map(put, teachers)),
-        jax.device_put(batch, NamedSharding(mesh, PartitionSpec(("data", "fsdp")))),
-    )
+    rows = sharding.rows_sharding(mesh)
+    placed, *others = (per_row(lambda x: jax.device_put(x, rows), o) for o in (student, *teachers))
     with jax.set_mesh(mesh):
-        close(jax.device_get(compiled(name)(params, *placed, scale)), base(name))
+        result = compiled(name)(params, placed, tuple(others), jax.device_put(batch, rows), scale)
+    assert result[1][1].hidden[-1].sharding.num_devices == 8
+    close(jax.device_get(result), base(name))
 
 
 @one_of_each
@@ -370,4 +319,3 @@ def test_teacher_only_where_it_is_needed(name):
 def test_every_file_of_losses_is_walked():
     assert {"Vocab", "MaskedLM", "Cosine", "VocabReport"} <= {c.__name__ for c in loss_classes()}
     assert {"Vocab-tokens-masked", "Vocab-tokens-content", "Cosine-tokens-content"} <= set(LOSSES)
-    assert WIDTH == random_outputs(0, 1, 1).hidden[0].shape[-1]

@@ -12,10 +12,11 @@ from tiny import WORDS, batch_of
 
 from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch
-from flaxdistill.tasks.mlm import MLM
+from flaxdistill.tasks.mlm import MLM, portion
 
 MASK, SPECIALS = 4, (0, 1, 2, 3, 4)
 ROWS = 1024
+PAPER = MLM(scope="batch", smoothing=0.7, random_specials=True)
 
 
 @functools.cache
@@ -60,39 +61,30 @@ def flat_batch(ids: np.ndarray, weight=1.0) -> Batch:
     return Batch(ids.astype(np.int32), segments, positions, types, none, none, weights, example, row)
 
 
-@pytest.mark.parametrize("rate", [0.15, 0.4])
-def test_every_row_has_its_share(rate):
-    task = MLM(rate=rate)
+def test_every_row_has_its_share():
     real = (rows().segment_ids > 0).sum(1)
     candidates = ((rows().segment_ids > 0) & ~np.isin(rows().input_ids, SPECIALS)).sum(1)
-    wanted = np.minimum(np.floor(rate * real + 0.5 + 1e-9), candidates)
-    got = masked(task)
+    wanted = np.minimum((2 * 15 * real + 100) // 200, candidates)
+    got = masked()
     assert (got.labels >= 0).sum(1).tolist() == wanted.tolist()
-    assert (
-        got.labels.shape == got.label_positions.shape == (ROWS, math.ceil(rate * rows().input_ids.shape[1]))
-    )
+    assert got.labels.shape == got.label_positions.shape == (ROWS, 4)  # 0.15 of 24 is 3.6
     assert got.labels.dtype == got.label_positions.dtype == got.input_ids.dtype == np.int32
 
 
-@pytest.mark.parametrize("scope", ["row", "batch"])
-@pytest.mark.parametrize(
-    ("rate", "length"), [(0.15, 20), (0.15, 100), (0.15, 30), (0.1, 30), (0.3, 30), (0.07, 100)]
-)
-def test_shares_are_those_of_arithmetic_not_of_float32(scope, rate, length):
+@pytest.mark.parametrize("hundredths", [1, 7, 15, 30, 99])
+def test_portions_are_those_of_arithmetic_not_of_float32(hundredths):
     """0.15 of 100 is 15; in float32 it is a little more, of which the ceiling is 16."""
-    count = 4
-    got = run(MLM(rate=rate, scope=scope), flat_batch(np.full((count, length), 9)))
-    hundredths = round(rate * 100) * length
-    if scope == "row":
-        assert (got.labels >= 0).sum(1).tolist() == [(2 * hundredths + 100) // 200] * count
-    else:
-        assert (got.labels >= 0).sum() == -(-hundredths * count // 100)
+    n = np.append(np.arange(3000), [2**20, 2**20 + 1]).astype(np.int32)
+    exact, rate = hundredths * n.astype(np.int64), hundredths / 100
+    np.testing.assert_array_equal(portion(rate, jnp.asarray(n), up=True), -(-exact // 100))
+    np.testing.assert_array_equal(portion(rate, jnp.asarray(n), up=False), (2 * exact + 100) // 200)
+    assert portion(1 / 3, 9, up=True) == 3
 
 
 @pytest.mark.parametrize(
     "task",
-    [MLM(), MLM(scope="batch"), MLM(random_specials=True, smoothing=0.7)],
-    ids=["row", "batch", "paper"],
+    [MLM(), PAPER],
+    ids=["default", "paper"],
 )
 def test_labels_are_the_originals_and_the_rest_is_untouched(task):
     before, after = rows(), masked(task)
@@ -123,17 +115,16 @@ def test_eighty_ten_ten():
         assert abs(got - share) < 5 * math.sqrt(share * (1 - share) / n), (got, share)
 
 
-def test_only_masks_only_kept_only_random():
-    assert shares(MLM(keep=0.0, random=0.0)) == (1, 0, 0)
-    assert shares(MLM(keep=1.0, random=0.0)) == (0, 1, 0)
-    assert shares(MLM(keep=0.0, random=1.0))[2] > 0.95
-
-
-def test_random_words_are_special_only_when_asked():
-    plain, paper = (masked(MLM(keep=0.0, random=1.0, random_specials=asked)) for asked in (False, True))
-    new = plain.input_ids[spread(plain) >= 0]
+def test_random_words_are_never_special():
+    only = masked(MLM(keep=0.0, random=1.0))
+    new = only.input_ids[spread(only) >= 0]
     assert set(new) == set(range(5, WORDS)), "every word, and no special one"
-    assert set(paper.input_ids[spread(paper) >= 0]) == set(range(WORDS))
+
+
+def test_random_words_are_special_when_asked():
+    got, labels = masked(PAPER), spread(masked(PAPER))
+    new = set(got.input_ids[(labels >= 0) & (got.input_ids != labels)])
+    assert len(new & {0, 1, 2, 3}) > 1 and len(new) > WORDS / 2
 
 
 def test_a_row_is_masked_the_same_in_any_batch():
@@ -155,40 +146,34 @@ def test_another_epoch_seed_or_example_is_another_mask():
     np.testing.assert_array_equal(spread(run(MLM(), few)), first)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.7])
-def test_smoothing_follows_the_counts(smoothing):
-    """One draw per row among words counted 0 (as 1), 10, 100 and 1,000 times, against count^-s by chi-square."""
+def test_smoothing_follows_the_counts():
+    """One draw a row among words counted 0 (as 1), 10, 100 and 1,000 times, against count^-s by chi-square."""
     counts = np.ones(WORDS)
     counts[10:14] = 0, 10, 100, 1000
     batch = flat_batch(np.tile([10, 11, 12, 13], (4000, 1)))
-    got = run(MLM(rate=0.25, smoothing=smoothing), batch, counts=tuple(counts))
+    got = run(MLM(rate=0.25, smoothing=0.7), batch, counts=tuple(counts))
     drawn = np.bincount(got.labels[:, 0], minlength=14)[10:14]
-    share = np.maximum(counts[10:14], 1) ** -smoothing
+    share = np.maximum(counts[10:14], 1) ** -0.7
     expected = 4000 * share / share.sum()
     assert drawn.sum() == 4000
-    assert ((drawn - expected) ** 2 / expected).sum() < 16.27, (
-        drawn,
-        expected,
-    )  # p = 0.001 at 3 degrees of freedom
+    limit = 16.27  # p = 0.001 at 3 degrees of freedom
+    assert ((drawn - expected) ** 2 / expected).sum() < limit, (drawn, expected)
 
 
 def test_batch_scope_takes_its_share_of_all_tokens():
-    batch = jax.tree.map(lambda x: x[:16], rows())
-    got = run(MLM(scope="batch"), batch)
+    got, real = masked(PAPER), (rows().segment_ids > 0).sum(1)
     each = (got.labels >= 0).sum(1)
-    total = (batch.segment_ids > 0).sum()
-    assert each.sum() == math.ceil(total * 15 / 100)
-    by_row = np.floor(0.15 * (batch.segment_ids > 0).sum(1) + 0.5)
-    assert (each != by_row).any(), "a row has more or fewer than its own share"
-    assert got.labels.shape == batch.input_ids.shape
+    assert each.sum() == -(-real.sum() * 15 // 100)
+    assert 0 in each and (each > np.ceil(0.15 * real)).any(), "a row has more or fewer than its own share"
+    assert got.labels.shape == rows().input_ids.shape
 
 
-def test_no_more_than_there_are():
-    for scope in ("row", "batch"):
-        batch = flat_batch(np.array([[2, 9, 3, 3, 3, 3, 3, 3], [2, 3, 3, 3, 3, 3, 3, 3]]))
-        got = run(MLM(rate=0.5, scope=scope), batch)
-        assert (got.labels >= 0).sum() == 1 and spread(got)[0, 1] == 9
-        assert (spread(got) >= 0).sum() == 1
+@pytest.mark.parametrize("scope", ["row", "batch"])
+def test_no_more_than_there_are(scope):
+    ids = np.full((16, 24), 3)
+    ids[0, 1] = 9
+    got = run(MLM(scope=scope), flat_batch(ids))
+    assert (got.labels >= 0).sum() == 1 and spread(got)[0, 1] == 9
 
 
 @pytest.mark.parametrize("scope", ["row", "batch"])
@@ -200,7 +185,7 @@ def test_filler_rows_get_no_mask(scope):
     np.testing.assert_array_equal(got.input_ids[::2], batch.input_ids[::2])
     real = (batch.segment_ids[1::2] > 0).sum()
     if scope == "batch":
-        assert (got.labels >= 0).sum() == math.ceil(real * 15 / 100)
+        assert (got.labels >= 0).sum() == -(-real * 15 // 100)
     empty = run(MLM(scope=scope), dataclasses.replace(batch, weight=np.zeros(16, np.float32)))
     assert not (empty.labels >= 0).any()
 

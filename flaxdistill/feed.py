@@ -1,0 +1,56 @@
+"""From stored blocks to batches on devices, this process's rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxdistill.data.rows import Order, rows
+from flaxdistill.data.store import Blocks
+from flaxdistill.pytrees import Batch
+from flaxdistill.sharding import place_rows
+
+
+def train_batches(
+    blocks: tuple[Blocks, ...], order: Order, batch_size: int, mesh: Mesh, *, step: int, next_index: int
+) -> Callable[[int], Batch]:
+    """Make ``batch(at)``: the global batch of a step, addressed by index, so that resuming needs no replay.
+
+    ``next_index`` is the index of the first row of the step after ``step``.
+    """
+
+    def batch(at: int) -> Batch:
+        index = _mine(next_index + (at - step) * batch_size, batch_size)
+        return place_rows(rows(blocks, order, index), mesh)
+
+    return batch
+
+
+def held_out_batches(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
+    """Yield every held-out block once, the last batch filled up with rows of weight 0.
+
+    ``batch_size`` is rounded up to a multiple of the devices.
+    """
+    size = -(-batch_size // mesh.size) * mesh.size
+    order = Order(sizes=(len(blocks),), weights=(1.0,), seed=0, shuffle=False)
+    for first in range(0, len(blocks), size):
+        yield place_rows(rows((blocks,), order, _mine(first, size), limit=len(blocks)), mesh)
+
+
+def abstract_batch(length: int) -> Batch:
+    """Describe one row of ``length`` tokens with ``ShapeDtypeStruct`` leaves."""
+    tokens: Any = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    row: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+    weight: Any = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return Batch(tokens, tokens, tokens, tokens, tokens, tokens, weight, row, row)
+
+
+def _mine(first: int, size: int) -> np.ndarray:
+    """Give the global indices of this process's share of a batch of ``size`` rows."""
+    share = size // jax.process_count()
+    return first + share * jax.process_index() + np.arange(share)

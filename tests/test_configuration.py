@@ -1,0 +1,85 @@
+"""From a config file and flags to experiments."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from flaxdistill import configuration
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import Experiment
+from flaxdistill.schedule import Schedule
+
+SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+SINGLE = """
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.losses.vocab import Vocab
+
+config = Experiment(
+    teacher=Teacher(path="a"),
+    corpus=Corpus(sources=(Source(path="x.txt"), Source(path="y.txt", weight=0.5))),
+    losses={"vocab": Vocab()},
+)
+"""
+STAGED = SINGLE.replace("config =", "one =") + '\nconfig = {"first": one, "second": one}\n'
+
+
+def read(tmp_path: Path, text: str, *flags: str) -> tuple[dict[str, Experiment], Path]:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    return configuration.read(str(path), flags, prog="flaxdistill distill")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configs_are_found_by_name_and_unchanged_without_flags(path):
+    experiments, workdir = configuration.read(path.stem, (), prog="flaxdistill distill")
+    assert workdir == Path("runs") / path.stem
+    config = configuration.load(path)
+    assert experiments == (config if isinstance(config, dict) else {"": config})
+    assert configuration.find(f"{path.stem}.py").samefile(path)
+
+
+def test_flags_reach_every_depth(tmp_path):
+    flags = ("--workdir", "w", "--steps", "7", "--teacher.dtype", "float32", "--student.num-layers", "2")
+    flags += ("--losses.vocab.temperature", "4:1:1000", "--losses.vocab.kl", "3")
+    flags += ("--corpus.sources.1.weight", "2", "--optim.decay", "cosine", "--student.start.path", "None")
+    experiments, workdir = read(tmp_path, SINGLE, *flags)
+    e = experiments[""]
+    assert workdir == Path("w")
+    assert (e.steps, e.teacher.dtype, e.student.num_layers, e.optim.decay) == (7, "float32", 2, "cosine")
+    assert e.losses["vocab"].temperature == Schedule(4.0, 1.0, 1000)
+    assert e.losses["vocab"].kl == Schedule(3.0, 3.0, 0)
+    assert [source.weight for source in e.corpus.sources] == [1.0, 2.0]
+    assert e.student.start.path is None
+    # All that no flag names is as the file says.
+    plain = read(tmp_path, SINGLE)[0][""]
+    assert dataclasses.replace(e, steps=plain.steps).batch_size == plain.batch_size
+    assert e.corpus.sources[0] == plain.corpus.sources[0]
+
+
+def test_stages_have_flags_of_their_own(tmp_path):
+    experiments, workdir = read(tmp_path, STAGED, "--second.steps", "3", "--workdir", "w")
+    assert (workdir, list(experiments)) == (Path("w"), ["first", "second"])
+    assert (experiments["first"].steps, experiments["second"].steps) == (1000, 3)
+    with pytest.raises(SystemExit) as ended:
+        read(tmp_path, STAGED, "--steps", "3")
+    assert ended.value.code == 2
+
+
+def test_a_name_is_not_looked_for_in_other_folders(tmp_path):
+    with pytest.raises(
+        UserError, match=r"there is no config elsewhere/quickstart; give a Python file, or one of"
+    ):
+        configuration.find("elsewhere/quickstart")
+
+
+def test_the_line_of_a_mistake_is_that_of_the_config(tmp_path, monkeypatch):
+    """Not that of the module it imports, even where that one has a syntax error."""
+    (tmp_path / "broken_helper.py").write_text("\n\n\n\n\nx = = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"mine\.py, line 2: SyntaxError"):
+        read(tmp_path, "\nimport broken_helper\n")

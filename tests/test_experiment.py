@@ -1,0 +1,125 @@
+"""Experiments as JSON, and what tells two of them apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from flaxdistill import configuration
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import FREE, Experiment, Stage, Student, Teacher, differences, from_json, to_json
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.schedule import Schedule
+from flaxdistill.student import Start
+
+SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def shipped() -> dict[str, Experiment]:
+    """Every experiment of every config that comes with the package."""
+    found = {}
+    for path in SHIPPED:
+        config = configuration.load(path)
+        stages = config if isinstance(config, dict) else {"": config}
+        found |= {f"{path.stem}:{name}": experiment for name, experiment in stages.items()}
+    return found
+
+
+@pytest.mark.parametrize(("name", "experiment"), shipped().items(), ids=shipped())
+def test_round_trip(name, experiment):
+    text = json.dumps(to_json(experiment))
+    again = from_json(json.loads(text), source="here")
+    assert again == experiment
+    assert differences(to_json(experiment), to_json(again)) == []
+    # Equal could also mean that two classes compare so: the types of all losses are the same.
+    assert {n: type(loss) for n, loss in again.losses.items()} == {
+        n: type(loss) for n, loss in experiment.losses.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "subprocess:Popen",
+        "os:system",
+        "builtins:eval",
+        "flaxdistill:experiment",
+        "flaxdistill.cli:main",
+        "flaxdistill.experiment:importlib",
+        "flaxdistill.experiment:UserError",
+        "flaxdistill.experiment:Vocab",  # known there, but not at home there
+        "flaxdistill.experiment:Experiment.__init__",
+        "flaxdistill.nothing:Experiment",
+        "flaxdistill.experiment",
+        "",
+    ],
+)
+def test_only_configs_of_this_package_are_made(name):
+    value = to_json(Experiment()) | {"optim": {"class": name, "args": ["true"]}}
+    with pytest.raises(UserError, match=r"here names the class .*, which is no config of this version"):
+        from_json(value, source="here")
+
+
+def test_fields_of_another_version():
+    with pytest.raises(UserError, match=r"here does not fit this version of flaxdistill: .*'colour'"):
+        from_json(to_json(Experiment()) | {"colour": 1}, source="here")
+    # One that is missing was added since, and has its default.
+    old = to_json(Experiment())
+    del old["judge"]
+    assert from_json(old, source="here") == Experiment()
+
+
+def test_free_fields_exist_and_alone_are_free():
+    changes = {
+        "teacher": Teacher(path="t"), "student": Student(start=Start(path=None), num_layers=2), "corpus": None, "task": None,
+        "losses": {"mlm": MaskedLM()}, "optim": None, "judge": "j", "data_dir": "d",
+    }  # fmt: skip
+    base = Experiment()
+    for field in dataclasses.fields(Experiment):
+        new = dataclasses.replace(base, **{field.name: changes.get(field.name, 2)})
+        told = differences(to_json(base), to_json(new))
+        assert bool(told) == (field.name not in FREE), field.name
+        assert all(line.startswith(field.name) for line in told)
+    assert set(FREE) <= {field.name for field in dataclasses.fields(Experiment)}
+
+
+def test_differences_name_the_deepest_field():
+    one = Experiment(teacher=Teacher(path="t"), losses={"vocab": Vocab()})
+    two = Experiment(
+        teacher=Teacher(path="t"), losses={"vocab": Vocab(temperature=Schedule(4.0, 1.0, 10))}, seed=1
+    )
+    assert differences(to_json(one), to_json(two)) == [
+        "losses.vocab.temperature.end 2.0 -> 1.0",
+        "losses.vocab.temperature.start 2.0 -> 4.0",
+        "losses.vocab.temperature.steps 0 -> 10",
+        "seed 0 -> 1",
+    ]
+    # A nested field that is called as a free one is not free.
+    assert differences({"losses": {"steps": 1}}, {"losses": {"steps": 2}}) == ["losses.steps 1 -> 2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"batch_size": -8}, "batch_size is -8; it must be at least 1"),
+        ({"eval_batch_size": 0}, "eval_batch_size is 0; it must be at least 1"),
+        ({"losses": {}}, "losses is empty; a run needs at least one"),
+        ({"student": Student()}, "student.start.path is the teacher, but there is none"),
+    ],
+)
+def test_checks(fields, told):
+    with pytest.raises(UserError, match=told):
+        Experiment(**fields)
+
+
+def test_start_path():
+    assert Stage("one") == "@one"
+    taught = Experiment(teacher=Teacher(path="t"), student=Student())
+    assert taught.start_path() == "t"
+    assert Experiment().start_path() is None
+    elsewhere = dataclasses.replace(taught, student=Student(start=Start(path="s")))
+    assert elsewhere.start_path() == "s"
