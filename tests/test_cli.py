@@ -46,7 +46,8 @@ student = Student(
     dtype="float32",
 )
 common = dict(
-    corpus=corpus, optim=AdamW(rate=1e-3), batch_size=8, steps=4, log_every=1, eval_batch_size=8, data_dir={data!r}
+    corpus=corpus, optim=AdamW(rate=1e-3, warmup=0.0, decay="constant"), batch_size=8, steps=4, log_every=1,
+    eval_batch_size=8, data_dir={data!r},
 )
 alone = Experiment(student=student, losses={{"mlm": MaskedLM()}}, **common)
 taught = Experiment(
@@ -202,6 +203,11 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
     out = succeed("inspect", tmp_path / "w")
     assert "first" in out
     assert "second" in out
+
+    # The second stage has learnt from a teacher that is no longer there.
+    out = refused("distill", path, "--workdir", tmp_path / "w", "--first.steps", "3", "--second.steps", "2")
+    assert "first step 3/3" in out
+    assert f"{tmp_path / 'w' / 'second'} holds another experiment (inputs.teacher" in out
 
 
 def test_prepare_is_enough_for_a_run(home, tmp_path):
@@ -468,6 +474,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def test_interrupted_and_resumed_is_as_if_never_stopped(home, compiled, tmp_path):
     train = ("train", str(home / "alone.py"), "--steps", "120", "--eval-every", "60", "--save-every", "50")
+    train += ("--optim.decay", "linear")  # a rate that starts anew would show
     succeed(*train, "--workdir", tmp_path / "whole")
 
     cut = tmp_path / "cut"

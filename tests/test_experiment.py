@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_only_configs_of_this_package_are_made(name):
     value = to_json(Experiment()) | {"optim": {"class": name, "args": ["true"]}}
     with pytest.raises(UserError, match=r"here names the class .*, which is no config of this version"):
         from_json(value, source="here")
+
+
+def test_other_modules_are_not_even_imported(tmp_path, monkeypatch):
+    """Importing runs code: a dataclass from elsewhere is refused by its name alone."""
+    (tmp_path / "foreign.py").write_text(
+        "import dataclasses\n@dataclasses.dataclass\nclass Mine:\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("foreign:Mine", "flaxdistill_foreign:Mine"):
+        with pytest.raises(UserError, match="is no config of this version"):
+            from_json({"class": name}, source="here")
+    assert "foreign" not in sys.modules
 
 
 def test_fields_of_another_version():

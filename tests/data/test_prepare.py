@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -211,12 +210,14 @@ def test_a_damaged_store_is_told_and_not_reused(folder):
 
 
 SCRIPT = """
-import sys, time
+import resource, sys, time
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.prepare import prepare
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
-folder, slow = sys.argv[1], len(sys.argv) > 2
+folder, slow = sys.argv[1], "slow" in sys.argv
+if "full" in sys.argv:  # set here, as a fork of a process that has loaded jax may deadlock
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[-1]),) * 2)
 def report(text):
     print(text, flush=True)
     time.sleep(60 * slow)
@@ -229,11 +230,9 @@ except UserError as error:
 """
 
 
-def start(folder, *arguments, **options):
+def start(folder, *arguments):
     command = [sys.executable, "-c", SCRIPT, str(folder), *arguments]
-    return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_a_killed_prepare_leaves_nothing_that_looks_like_a_store(folder):
@@ -305,11 +304,7 @@ def test_the_slower_of_two_takes_the_store_of_the_faster(folder):
 
 @pytest.mark.parametrize("limit", [100, 4000, 12000])
 def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing(folder, limit):
-    def limited():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    process = start(folder, preexec_fn=limited)
+    process = start(folder, "full", str(limit))
     _, error = process.communicate()
     assert process.returncode == 1 and error.startswith("UserError "), error
     assert str(folder / "stores") in error and "File too large" in error

@@ -150,12 +150,12 @@ def test_padding_and_filler_rows_change_nothing(name):
     params, student, teachers, batch, scale = setting(name)
     columns, rows = 3, 4
 
-    def noisy(outputs):  # what stands in padding is noise, not zero
+    def noisy(seed, outputs):  # what stands in padding is noise, of each model its own, and not zero
         def put(x, y):
             y[tuple(map(slice, x.shape))] = x
             return y
 
-        return per_row(put, outputs, random_outputs(4, 8 + rows, 8 + columns))
+        return per_row(put, outputs, random_outputs(seed, 8 + rows, 8 + columns))
 
     def longer(x):
         return np.pad(x, ((0, rows), (0, columns)))
@@ -167,7 +167,8 @@ def test_padding_and_filler_rows_change_nothing(name):
     )
     padded.segment_ids[8:], padded.positions[8:] = 1, np.arange(8 + columns)
     close(LOSSES[name].count(padded), LOSSES[name].count(batch), 0)
-    result = compiled(name)(params, noisy(student), tuple(map(noisy, teachers)), padded, scale)
+    student, *teachers = (noisy(4 + i, outputs) for i, outputs in enumerate((student, *teachers)))
+    result = compiled(name)(params, student, tuple(teachers), padded, scale)
     value, (own, gradient) = jax.device_get(result)
     cut = jax.tree.map(lambda x, y: x[tuple(map(slice, y.shape))], gradient, base(name)[1][1])
     close((value, (own, cut)), base(name))

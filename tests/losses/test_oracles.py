@@ -15,7 +15,7 @@ from flaxdistill.schedule import Schedule
 pytestmark = pytest.mark.torch
 
 CLOSE = 1e-5  # max|a - b| / max|b| per tensor
-BFLOAT16 = 5e-3  # dz and the gradients of hidden are rounded to 8 bits of mantissa; 2-3e-3 was measured
+BFLOAT16 = 4e-3  # two roundings to 8 bits, of dz and of the gradient of hidden; 3.6e-3 measured
 TEMPERATURE = Schedule(1.0, 3.5, 5)  # 1 at step 0, 2 at step 2, 3.5 at step 5
 TENSORS = ("hidden", "kernel", "bias")
 
