@@ -14,22 +14,22 @@ from flaxdistill.losses.vocab import MaskedLM, Vocab
 from flaxdistill.optim import AdamW
 from flaxdistill.student import Start
 
-corpus = Corpus(sources=(Source(path="docstrings"),), vocab_size=4096, length=64, held_out_blocks=256)
+corpus = Corpus(sources=(Source(path="docstrings"),), vocab_size=2048, length=64, held_out_blocks=256)
 
 teacher = Experiment(
     corpus=corpus,
     student=Student(
         start=Start(path=None),
         num_layers=4,
-        hidden_size=192,
-        num_heads=6,
-        intermediate_size=768,
+        hidden_size=128,
+        num_heads=4,
+        intermediate_size=512,
         dropout=0.0,
         attention_dropout=0.0,
     ),
     losses={"mlm": MaskedLM()},
-    optim=AdamW(rate=2e-3),
-    batch_size=64,
+    optim=AdamW(rate=1e-3, warmup=0.1, clip=1.0),
+    batch_size=32,
     steps=600,
 )
 
@@ -38,9 +38,9 @@ student = Experiment(
     corpus=corpus,
     student=Student(start=Start(path=Stage("teacher")), dropout=0.0, attention_dropout=0.0),
     losses={"vocab": Vocab(tokens="masked"), "cosine": Cosine()},
-    optim=AdamW(rate=1e-3),
-    batch_size=64,
-    steps=300,
+    optim=AdamW(rate=1e-3, clip=1.0),
+    batch_size=32,
+    steps=200,
 )
 
 control = Experiment(
@@ -49,8 +49,8 @@ control = Experiment(
     student=student.student,
     losses={"mlm": MaskedLM()},
     optim=student.optim,
-    batch_size=64,
-    steps=300,
+    batch_size=32,
+    steps=200,
 )
 
 config = {"teacher": teacher, "student": student, "control": control}

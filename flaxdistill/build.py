@@ -137,9 +137,12 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
 
 
 def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Report) -> Store:
-    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none."""
+    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none.
+
+    An earlier stage that trained its vocabulary on the very same corpus has left blocks that fit as they are.
+    """
     corpus = e.corpus
-    if corpus.tokenizer is None and model is not None:
+    if corpus.tokenizer is None and model is not None and not workdir.trained_on(model, corpus):
         corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
     return prepare(corpus, Path(e.data_dir) if e.data_dir else data, report=report)
 

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,20 @@ def whole(directory: str | Path) -> Iterator[Path]:
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot write {directory}: {brief(error)}; nothing was left there") from None
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        _remove(new)
+
+
+def _remove(folder: Path) -> None:
+    if not folder.exists():
+        return
+    # After a write that failed, threads of tensorstore may go on for a moment and make the folder anew.
+    quiet = 0
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
+        quiet = 0 if folder.exists() else quiet + 1
+        if quiet == 3:
+            break
 
 
 def refuse_full(directory: str | Path) -> Path:

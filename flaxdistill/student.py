@@ -57,7 +57,7 @@ def choose_layers(spec: str, teacher: int, student: int) -> tuple[int, ...]:
         layers = tuple(int(part) for part in spec.split(","))
     except ValueError:
         raise UserError(
-            f"start.layers is {spec!r}; write uniform, distilbert or numbers such as 0,2,5"
+            f"start.layers is {spec!r}; write uniform, distilbert, random or numbers such as 0,2,5"
         ) from None
     if len(layers) != student or not all(0 <= layer < teacher for layer in layers):
         raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from flaxdistill import experiment as config
 from flaxdistill import hub
+from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
@@ -99,6 +100,12 @@ def read_experiment(path: Path) -> Experiment:
 def read_inputs(path: Path) -> dict[str, str]:
     """Read the hashes of what a workdir's run was given."""
     return _stored(path, "inputs")
+
+
+def trained_on(model: hub.Model, corpus: Corpus) -> bool:
+    """Tell whether a model is the student of a run that reads this very corpus."""
+    path = model.directory.parent
+    return model.directory.name == TOKENIZER and is_workdir(path) and read_experiment(path).corpus == corpus
 
 
 def read_config(path: Path) -> tuple[Family, EncoderConfig]:

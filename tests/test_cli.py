@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -368,9 +369,11 @@ def test_a_workdir_of_another_experiment(finished, home):
 
 def test_a_folder_that_is_no_workdir(home, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    out = refused("train", home / "alone.py", "--workdir", tmp_path)
+    blocks = tmp_path.parent / f"{tmp_path.name}-blocks"
+    out = refused("train", home / "alone.py", "--workdir", tmp_path, "--data-dir", blocks)
     assert "exists and is no run of flaxdistill" in out
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert not blocks.exists(), "the text was prepared, which may take hours, before the mistake was told"
     assert "is no workdir of flaxdistill" in refused("eval", tmp_path)
     assert "is no workdir of flaxdistill" in refused("export", tmp_path, tmp_path / "out")
     assert refused("inspect", tmp_path)
@@ -379,8 +382,6 @@ def test_a_folder_that_is_no_workdir(home, tmp_path):
 
 
 def test_a_damaged_workdir(finished, home, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     whole = (copy / "experiment.json").read_text()
@@ -429,8 +430,6 @@ def test_vocabularies_that_differ(home, finished, tmp_path):
 
 
 def test_teachers_that_cannot_be_read(home, tmp_path):
-    import shutil
-
     again = ("distill", home / "taught.py", "--workdir", tmp_path / "w", "--teacher.path")
     bare = tmp_path / "bare"
     shutil.copytree(home / "teacher", bare)
@@ -502,6 +501,16 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, compiled, tmp_path
         assert rows_of(cut, split) == rows_of(tmp_path / "whole", split)
     exports = [hub.read_model(str(folder / "export")).digest for folder in (cut, tmp_path / "whole")]
     assert exports[0] == exports[1]
+
+
+def test_killed_between_saves_is_as_if_never_stopped(home, finished, tmp_path):
+    """Rows after the checkpoint are cut, and written again with the same figures."""
+    train = ("distill", home / "taught.py", "--workdir", tmp_path / "w", "--save-every", "2")
+    succeed(*train)
+    shutil.rmtree(tmp_path / "w" / "checkpoints" / "4")
+    assert "goes on from step 2 of 4" in succeed(*train)
+    for split in (None, "held_out"):
+        assert rows_of(tmp_path / "w", split) == rows_of(finished, split)
 
 
 def test_a_finished_run_can_be_lengthened(home, tmp_path):
