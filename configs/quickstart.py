@@ -30,7 +30,7 @@ teacher = Experiment(
     losses={"mlm": MaskedLM()},
     optim=AdamW(rate=1e-3, warmup=0.1, clip=1.0),
     batch_size=32,
-    steps=600,
+    steps=500,
 )
 
 student = Experiment(
@@ -40,7 +40,7 @@ student = Experiment(
     losses={"vocab": Vocab(tokens="masked"), "cosine": Cosine()},
     optim=AdamW(rate=1e-3, clip=1.0),
     batch_size=32,
-    steps=200,
+    steps=160,
 )
 
 control = Experiment(
@@ -50,7 +50,7 @@ control = Experiment(
     losses={"mlm": MaskedLM()},
     optim=student.optim,
     batch_size=32,
-    steps=200,
+    steps=160,
 )
 
 config = {"teacher": teacher, "student": student, "control": control}
