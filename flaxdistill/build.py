@@ -184,6 +184,12 @@ def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
         )
 
 
+def check_head(model: Model) -> None:
+    """Raise UserError where a model has no vocabulary logits that mean anything."""
+    if not model.config.mlm_head:
+        raise UserError(f"{model.source} has no masked-LM head; choose a ...ForMaskedLM checkpoint of it")
+
+
 def make_evaluator(
     config: EncoderConfig,
     dtype: DType,
@@ -243,15 +249,20 @@ def _init_losses(
 
 
 def _check_fit(e: Experiment, model: Model | None, config: EncoderConfig) -> None:
+    step = jax.ShapeDtypeStruct((), np.int32)
+    terms = [term for loss in e.losses.values() for term in jax.eval_shape(loss.weights, step)]
+    twice = sorted({term for term in terms if terms.count(term) > 1})
+    if twice:
+        raise UserError(
+            f"two losses have a term {', '.join(twice)}, and one would hide the other; keep one of them"
+        )
     for name, loss in e.losses.items():
         if loss.needs_teacher and e.teacher is None:
             raise UserError(
                 f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss"
             )
-    if model and not model.config.mlm_head:
-        raise UserError(
-            f"{model.source} has no masked-LM head to compare with; choose a ...ForMaskedLM checkpoint of it"
-        )
+    if model:
+        check_head(model)
     longest = min([config.max_positions] + ([model.config.max_positions] if model else []))
     if e.corpus.length > longest:
         raise UserError(

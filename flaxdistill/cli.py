@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from flaxdistill import __version__
+from flaxdistill import __version__, flags
 from flaxdistill.errors import UserError
 
 _CONFIG = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
@@ -92,7 +92,7 @@ def _verb(arguments: list[str]) -> int:
     if verb in CONFIGURED:
         return CONFIGURED[verb](rest)
 
-    result: int = tyro.cli(PLAIN[verb], args=rest, prog=f"flaxdistill {verb}", description=VERBS[verb])
+    result: int = flags.parse(PLAIN[verb], rest, prog=f"flaxdistill {verb}", description=VERBS[verb])
     return result
 
 
@@ -234,9 +234,9 @@ def _configured(verb: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
                 workdir: where runs, checkpoints and logs go; the same command goes on where it stopped
             """
 
-        tyro.cli(
+        flags.parse(
             usage,
-            args=arguments,
+            arguments,
             prog=prog,
             description=VERBS[verb] + "\n\nCONFIG --help lists all its flags.",
         )

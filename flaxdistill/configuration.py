@@ -6,15 +6,18 @@ import dataclasses
 import importlib.util
 import keyword
 import traceback
-from collections.abc import Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import typeguard
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
+from flaxdistill.flags import parse
 from flaxdistill.schedule import Schedule
 
 PACKAGED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
@@ -44,9 +47,9 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[st
     workdir = ("workdir", Path, dataclasses.field(default=Path("runs") / path.stem))
     flagged: Any = dataclasses.make_dataclass("Flags", [workdir, *fields], frozen=True, kw_only=True)
     with _registry():
-        parsed = tyro.cli(
+        parsed = parse(
             flagged,
-            args=list(flags),
+            flags,
             prog=f"{prog} {path_or_name}",
             default=flagged(),
             description=path.name,
@@ -95,6 +98,7 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
         raise UserError(f"{path}{f', line {line}' if line else ''}: {what}") from None
     config = getattr(module, "config", None)
     if isinstance(config, Experiment):
+        _check_types(config, f"{path}: config")
         return config
     if isinstance(config, dict) and config and all(isinstance(e, Experiment) for e in config.values()):
         bad = [
@@ -108,8 +112,29 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
             raise UserError(
                 f"{path}: a stage cannot be called {taken[0]!r}, which is a flag or folder of its own; rename it"
             )
+        _check_types(config, f"{path}: config")
         return config
     raise UserError(f"{path} binds no `config`; let it be an Experiment, or a dict of named Experiments")
+
+
+def _check_types(value: Any, name: str) -> None:
+    """Raise UserError naming the first field, at any depth, whose value is not of its type."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_types(item, f"{name}.{key}")
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            _check_types(item, f"{name}.{number}")
+    elif dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(type(value))
+        for field in dataclasses.fields(value):
+            item, place = getattr(value, field.name), f"{name}.{field.name}"
+            try:
+                typeguard.check_type(item, hints[field.name])
+            except typeguard.TypeCheckError as error:
+                why = " ".join(str(error).split())
+                raise UserError(f"{place} is {item!r}: {why}; mend the config") from None
+            _check_types(item, place)
 
 
 def _registry() -> ConstructorRegistry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from flaxdistill.files import brief, hashes, refuse_full, whole, write_json
+from flaxdistill.files import brief, hashes, refuse_brackets, refuse_full, whole, write_json
 from flaxdistill.hub import Model, copy_tokenizer, is_converted, read_model, write_model
 
 
@@ -17,6 +17,7 @@ def convert(source: str, out: Path) -> str:
     was done; raises UserError if ``out`` holds anything or ``source`` is neither.
     """
     refuse_full(out)
+    refuse_brackets(out)
     model = read_model(source)
     what = f"{model.family.model_type}, {model.config.num_layers} layers of {model.config.hidden_size}"
     if is_converted(model.directory):

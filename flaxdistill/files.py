@@ -61,6 +61,14 @@ def refuse_full(directory: str | Path) -> Path:
     return directory
 
 
+def refuse_brackets(directory: Path) -> None:
+    """Raise UserError for a path that orbax would take for a pattern, and then not find what it wrote."""
+    if set("[]") & set(str(directory.absolute())):
+        raise UserError(
+            f"{directory} has a square bracket in its path, where no checkpoint can be kept; use another name"
+        )
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; raises UserError naming the file."""
     try:

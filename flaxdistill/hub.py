@@ -91,6 +91,11 @@ def read_model(path_or_id: str) -> Model:
         family = families.family(take(given, "model_type", str))
         config = family.read_config(given)
     tensors = read_tensors(directory, family)
+    bad = sorted(name for name, value in tensors.items() if not np.isfinite(value).all())
+    if bad:
+        raise UserError(
+            f"{directory} holds numbers that are not finite in {', '.join(bad)}; choose another checkpoint"
+        )
     config, params, note = family.read(config, tensors, path_or_id)
     return Model(path_or_id, family, config, params, directory, digest_of(family, config, params), note)
 

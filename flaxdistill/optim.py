@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any, Literal
 
@@ -31,6 +32,15 @@ class AdamW:
     clip: float = 5.0
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"optim.{field.name} is {value}; it must be a finite number")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"optim.{name} is {getattr(self, name)}; it must be at least 0 and below 1, such as 0.9"
+                )
         if not self.rate > 0:
             raise UserError(f"optim.rate is {self.rate}; it must be above 0")
         for name in ("warmup", "end", "clip", "weight_decay"):

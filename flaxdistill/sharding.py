@@ -34,7 +34,7 @@ def make_mesh(fsdp: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     if len(devices) % fsdp:
         raise UserError(
-            f"mesh.fsdp {fsdp} does not divide the {len(devices)} devices; use one of {_divisors(len(devices))}"
+            f"fsdp {fsdp} does not divide the {len(devices)} devices; use one of {_divisors(len(devices))}"
         )
     # Auto, written out: the default axis type is Explicit, where stock Linen modules fail.
     return Mesh(np.asarray(devices).reshape(-1, fsdp), ROWS, axis_types=(AxisType.Auto,) * 2)

@@ -94,6 +94,7 @@ def evaluate(path: Path, model: str | None = None) -> Row:
     subject = workdir.read_model(model or str(path))
     vocabulary = store.vocabulary()
     build.check_vocabulary(subject, vocabulary)
+    build.check_head(subject)
     compared = e.teacher.path if e.teacher else e.judge
     judge = build.read(compared, path) if compared else None
     mesh = sharding.make_mesh()

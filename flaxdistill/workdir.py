@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flaxdistill import experiment as config
 from flaxdistill import hub
 from flaxdistill.data.corpus import Corpus
@@ -16,10 +18,11 @@ from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
 from flaxdistill.families import family as find_family
 from flaxdistill.families.base import Family
-from flaxdistill.files import read_json, refuse_full, write_json
+from flaxdistill.files import read_json, refuse_brackets, refuse_full, write_json
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.train.checkpoint import latest_step, read_student
+from flaxdistill.tree import flatten
 
 EXPERIMENT = "experiment.json"
 TOKENIZER = "tokenizer"
@@ -49,6 +52,7 @@ def claim(
         "inputs": dict(inputs),
         "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
     }
+    refuse_brackets(path)
     check(path, experiment, inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -79,9 +83,13 @@ def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None =
 
 
 def _stored(path: Path, part: str) -> dict[str, Any]:
-    found = read_json(path / EXPERIMENT).get(part)
-    if not isinstance(found, dict):
-        raise UserError(f"{path / EXPERIMENT} is damaged, it has no {part!r}; start the run anew elsewhere")
+    given = read_json(path / EXPERIMENT)
+    found = given.get(part)
+    if given.get("format") != 1 or not isinstance(found, dict):
+        raise UserError(
+            f"{path / EXPERIMENT} is damaged or of another version, with no {part!r} to read; start the run anew "
+            "elsewhere"
+        )
     return found
 
 
@@ -128,6 +136,14 @@ def export(path: Path, out: Path) -> str:
             f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run"
         )
     model = read_model(str(path))
+    if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
+        raise UserError(
+            f"the student of {model.source} holds numbers that are not finite; train it anew with a lower rate"
+        )
+    if not any((model.directory / name).is_file() for name in hub.TOKENIZER):
+        raise UserError(
+            f"{model.directory} has lost its tokenizer files; run the experiment's command again to restore them"
+        )
     hub.write_model(
         out, family=model.family, config=model.config, params=model.params, tokenizer=model.directory
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,24 @@ def test_stages_have_flags_of_their_own(tmp_path):
     experiments, workdir = read(tmp_path, STAGED, "--second.steps", "3", "--workdir", "w")
     assert (workdir, list(experiments)) == (Path("w"), ["first", "second"])
     assert (experiments["first"].steps, experiments["second"].steps) == (1000, 3)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError, match=r"--steps, 3; perhaps you meant --(first|second)\.steps"):
         read(tmp_path, STAGED, "--steps", "3")
-    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ('teacher="bert"', "config.teacher is 'bert'"),
+        ("steps=2.5", "config.steps is 2.5"),
+        ("losses={'a': 3}", "config.losses is {'a': 3}"),
+        ("corpus=Corpus(sources=Source(path='x'))", "config.corpus.sources is Source"),
+    ],
+)
+def test_a_value_of_another_type_is_named(tmp_path, field, named):
+    lines = "from flaxdistill.data.corpus import Corpus\nfrom flaxdistill.data.sources import Source\n"
+    lines += "from flaxdistill.experiment import Experiment\n"
+    with pytest.raises(UserError, match=re.escape(named)):
+        read(tmp_path, f"{lines}config = Experiment({field})\n")
 
 
 def test_a_name_is_not_looked_for_in_other_folders(tmp_path):

@@ -137,7 +137,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
     ("fields", "message"),
     [
         ({"rate": 0.0}, "optim.rate is 0.0; it must be above 0"),
-        ({"rate": float("nan")}, "optim.rate is nan; it must be above 0"),
+        ({"rate": float("nan")}, "optim.rate is nan; it must be a finite number"),
         ({"warmup": -1.0}, "optim.warmup is -1.0; it must be 0 or above"),
         ({"end": -0.1}, "optim.end is -0.1; it must be 0 or above"),
         ({"clip": -1.0}, "optim.clip is -1.0; it must be 0 or above"),

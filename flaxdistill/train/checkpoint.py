@@ -59,7 +59,11 @@ class Checkpoints:
             _as_dict(state),
             _as_dict(shardings),
         )
-        return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(abstract)))
+        try:
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except Exception as error:  # orbax and tensorstore tell of damage in a dozen ways
+            raise _damaged(self.directory / str(step), error) from error
+        return TrainState(**restored)
 
     def close(self) -> None:
         """Let orbax's threads go."""
@@ -86,13 +90,20 @@ def read_student(directory: Path, step: int, shapes: Any) -> Params:
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
     context = v1.Context()
     context.pytree_options.loading.partial_load = True
-    with context:
-        read = v1.load(
-            (directory / "checkpoints" / str(step)).resolve(),
-            {"params": {"student": shapes}},
-            checkpointable_name="default",
-        )
-    return jax.device_get(read["params"]["student"])
+    folder = (directory / "checkpoints" / str(step)).resolve()
+    try:
+        with context:
+            read = v1.load(folder, {"params": {"student": shapes}}, checkpointable_name="default")
+        student: Params = jax.device_get(read["params"]["student"])
+    except Exception as error:  # as above
+        raise _damaged(folder, error) from error
+    return student
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{folder} is damaged or of another student ({brief(error)}); remove that folder to go on from the checkpoint before"
+    )
 
 
 def _as_dict(state: Any) -> Mapping[str, Any]:

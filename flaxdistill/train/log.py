@@ -49,13 +49,16 @@ class Log:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a metrics file; a last line cut off by a crash is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    """Read a metrics file up to the first line that is no row, as a crash may leave at its end."""
+    rows: list[Row] = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+            break
+        rows.append(row)
     return rows
 
 
