@@ -10,7 +10,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 PACKAGES = (
-    "jax", "flax", "optax", "orbax", "grain", "numpy", "pyarrow", "safetensors", "tokenizers",
+    "jax", "flax", "optax", "orbax", "numpy", "pyarrow", "safetensors", "tokenizers",
     "huggingface_hub", "tyro", "rich", "tensorboardX",
 )  # fmt: skip
 SHORTEST = 200  # characters of a document after cleaning
