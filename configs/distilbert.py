@@ -1,10 +1,10 @@
-"""DistilBERT as published (Sanh et al., 2019): BERT-base to 6 layers with the triple loss, for a TPU pod or 8 GPUs.
+"""DistilBERT as published (Sanh et al., 2019): BERT-base to 6 layers, triple loss, for one host of 8 GPUs or TPU chips.
 
     flaxdistill distill configs/distilbert.py --workdir runs/distilbert
 
 Reads English Wikipedia from the Hub (``pip install 'flaxdistill[hf]'``); the paper added the Toronto Book Corpus, which is
-no longer distributed: give your own copy as ``--corpus.sources.1.path 'books/*.txt'``. Three passes over both were 10 to 13
-billion tokens, 720 hours of a V100. At the 664 MFLOP a token of this recipe that is 6 to 8 hours of an H100 at 30 % of
+no longer distributed: add your own copy as a second ``Source(path="books/*.txt")`` below. Three passes over both were 10
+to 13 billion tokens, 720 hours of a V100. At the 664 MFLOP a token of this recipe that is 6 to 8 hours of an H100 at 30 % of
 its peak, or 31 to 41 chip-hours of TPU v5e; neither was run for this file.
 
 The field values are those of the published code, with its quirks: masks are counted over the whole batch, frequent words are
@@ -30,10 +30,7 @@ config = Experiment(
         start=Start(layers="distilbert", mlm_transform=False, token_types="drop"),
     ),
     corpus=Corpus(
-        sources=(
-            Source(path="hf:wikimedia/wikipedia:20231101.en"),
-            Source(path="books/*.txt"),
-        ),
+        sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),),
         held_out=0.001,
         length=512,
     ),

@@ -163,10 +163,12 @@ def student_config(student: Student, like: Model | None, vocab_size: int) -> tup
         half = (like.config.num_layers + 1) // 2
         base = dataclasses.replace(like.config, num_layers=half, pooler=False, mlm_head=True)
         base = dataclasses.replace(base, **{name: size for name, size in sizes.items() if size is not None})
-    types = base.type_vocab_size if family.token_type_ids else 0
-    return family, dataclasses.replace(
+    types = (base.type_vocab_size or 2) if family.token_type_ids else 0
+    config = dataclasses.replace(
         base, type_vocab_size=types, dropout=student.dropout, attention_dropout=student.attention_dropout
     )
+    family.write_config(config)  # refuses now what could not be exported after the last step
+    return family, config
 
 
 def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:

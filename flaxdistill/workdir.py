@@ -111,9 +111,12 @@ def read_inputs(path: Path) -> dict[str, str]:
 
 
 def trained_on(model: hub.Model, corpus: Corpus) -> bool:
-    """Tell whether a model is the student of a run that reads this very corpus."""
+    """Tell whether a model is the student of a run that trained its vocabulary on this very corpus."""
     path = model.directory.parent
-    return model.directory.name == TOKENIZER and is_workdir(path) and read_experiment(path).corpus == corpus
+    if not (model.directory.name == TOKENIZER and is_workdir(path)):
+        return False
+    e = read_experiment(path)
+    return e.corpus == corpus and not (e.teacher or e.judge or e.start_path())
 
 
 def read_config(path: Path) -> tuple[Family, EncoderConfig]:

@@ -46,7 +46,7 @@ def variants() -> dict[str, Loss]:
                 if typing.get_origin(kind) is typing.Literal
                 else ()
             )
-            for value in set(choices) - {getattr(loss, knob)} if knob in names else ():
+            for value in sorted(set(choices) - {getattr(loss, knob)}, key=str) if knob in names else ():
                 found[f"{cls.__name__}-{knob}-{value}"] = dataclasses.replace(loss, **{knob: value})
     return found
 
