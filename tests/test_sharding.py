@@ -40,7 +40,7 @@ def test_mesh():
     assert dict(sharding.make_mesh(devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1}
     with pytest.raises(UserError) as error:
         sharding.make_mesh(3)
-    assert str(error.value) == "mesh.fsdp 3 does not divide the 8 devices; use one of 1, 2, 4, 8"
+    assert str(error.value) == "fsdp 3 does not divide the 8 devices; use one of 1, 2, 4, 8"
 
 
 @pytest.mark.parametrize(

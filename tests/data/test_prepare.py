@@ -210,12 +210,13 @@ def test_a_damaged_store_is_told_and_not_reused(folder):
 
 
 SCRIPT = """
-import resource, sys, time
+import resource, signal, sys, time
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.prepare import prepare
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 folder, slow = sys.argv[1], "slow" in sys.argv
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 if "full" in sys.argv:  # set here, as a fork of a process that has loaded jax may deadlock
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[-1]),) * 2)
 def report(text):
