@@ -140,7 +140,7 @@ def _train(
     finally:
         live.log.close()
         live.checkpoints.close()
-    if int(state.step) < experiment.steps:
+    if caught:  # in the last step too: the next stage must not start
         raise Stopped(name, int(state.step), caught[0])
 
 
