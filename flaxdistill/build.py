@@ -37,7 +37,7 @@ from flaxdistill.train.state import make_state
 from flaxdistill.train.step import Apply, make_step
 
 EVAL_SEED = 20190810
-"""Held-out masks are the same in every run and for every seed, so that their losses compare."""
+"""Held-out masks are the same in every run, for every seed and every model of one vocabulary: losses compare."""
 
 Report = Callable[[str], None]
 
@@ -72,7 +72,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     prepare_batch = e.task.make_prepare(
         mask_id=vocabulary.mask,
         special_ids=vocabulary.special_ids,
-        counts=np.pad(store.counts(), (0, config.vocab_size - vocabulary.size)),
+        counts=store.counts(),
         seed=2 * e.seed,
     )
     encode = make_apply(config, e.student.dtype)
@@ -208,7 +208,7 @@ def make_evaluator(
     draw = MLM().make_prepare(
         mask_id=vocabulary.mask,
         special_ids=vocabulary.special_ids,
-        counts=np.ones(config.vocab_size),
+        counts=np.ones(vocabulary.size),
         seed=EVAL_SEED,
     )
     losses: dict[str, Loss] = {"report": VocabReport(judged=judge is not None)}

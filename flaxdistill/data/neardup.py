@@ -9,6 +9,8 @@ import numpy as np
 
 # Tokens per shingle. Five in a row are rarely shared by chance and survive light editing.
 SHINGLE = 5
+# Shingles below which a text is too short to be told by a half of them: a heading, a greeting, a licence line.
+SHORT = 20
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FINISH = np.uint64(0xD6E8FEB86659FD93)
 _TABLE_BITS = 22
@@ -79,7 +81,8 @@ class HeldOutIndex:
         """Mark the documents that nearly repeat a held-out one: bool [len(documents)].
 
         A document nearly repeats another when they share at least half of the distinct shingles of the
-        smaller of the two. Counted exactly, per pair.
+        smaller of the two; of the larger one where the smaller has fewer than 20, lest a held-out heading drop
+        every book that holds it. Counted exactly, per pair.
         """
         marked = np.zeros(len(documents), bool)
         hashes, owners = shingles(documents)
@@ -99,7 +102,8 @@ class HeldOutIndex:
         pair, count = np.unique(np.repeat(owner, copies) * len(self.sizes) + held, return_counts=True)
         owner, held = np.divmod(pair, len(self.sizes))
         distinct = _distinct(hashes, owners, len(documents), only=owner)
-        marked[owner[2 * count >= np.minimum(distinct[owner], self.sizes[held])]] = True
+        smaller, larger = (pick(distinct[owner], self.sizes[held]) for pick in (np.minimum, np.maximum))
+        marked[owner[2 * count >= np.where(smaller < SHORT, larger, smaller)]] = True
         return marked
 
 

@@ -14,7 +14,7 @@ from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 
 # Changes whenever the same corpus would give other bytes.
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 REBUILD = "delete the folder and prepare the corpus again"
 
@@ -72,8 +72,9 @@ def open_store(path: str | os.PathLike) -> Store:
                 f"{path} is a block store of format {manifest['format']}, but this version reads "
                 f"format {FORMAT}: {REBUILD}"
             )
+        # Held-out blocks are numbered first: their masks must not move with the amount of training text.
         blocks, first_id = [], 0
-        for entry in (*manifest["train"], manifest["held_out"]):
+        for entry in (manifest["held_out"], *manifest["train"]):
             ids, segments = _mapped(path, entry["ids"]), _mapped(path, entry["segments"])
             blocks.append(Blocks(ids=ids, segments=segments, first_id=first_id))
             first_id += len(ids)
@@ -86,7 +87,7 @@ def open_store(path: str | os.PathLike) -> Store:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the manifest of {path} is damaged ({error!r}): {REBUILD}") from error
-    return Store(path=path, manifest=manifest, train=tuple(blocks[:-1]), held_out=blocks[-1])
+    return Store(path=path, manifest=manifest, train=tuple(blocks[1:]), held_out=blocks[0])
 
 
 def _mapped(folder: Path, entry: dict[str, Any]) -> np.ndarray:

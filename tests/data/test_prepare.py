@@ -81,9 +81,10 @@ def test_a_store_holds_the_documents_once_on_one_side(folder):
     assert manifest["tokens"] == 32 * blocks
     assert manifest["padding"] == pytest.approx((np.concatenate(segments) == 0).mean())
     assert manifest["tokenizer"]["digest"] == vocabulary.digest
-    # ids of blocks are unique over everything
-    assert [b.first_id for b in store.train] == [0, len(store.train[0])]
-    assert store.held_out.first_id == blocks - len(store.held_out)
+    # Ids of blocks are unique over everything, and held-out ones do not move with the amount of training text.
+    held_out = len(store.held_out)
+    assert store.held_out.first_id == 0
+    assert [b.first_id for b in store.train] == [held_out, held_out + len(store.train[0])]
 
 
 def test_shards_of_a_source_stand_one_after_the_other(folder):

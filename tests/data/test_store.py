@@ -9,7 +9,7 @@ import pytest
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.prepare import prepare
 from flaxdistill.data.sources import Source
-from flaxdistill.data.store import Blocks, open_store
+from flaxdistill.data.store import FORMAT, Blocks, open_store
 from flaxdistill.errors import UserError
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -79,7 +79,7 @@ def test_what_is_no_store_is_refused(store):
     with pytest.raises(UserError, match="not a block store"):
         open_store(manifest)
     manifest.write_text(json.dumps(store.manifest | {"format": 99}))
-    with pytest.raises(UserError, match=r"format 99.* reads format 2"):
+    with pytest.raises(UserError, match=f"format 99.* reads format {FORMAT}"):
         open_store(store.path)
     for broken in ("{", "[]", "{}", json.dumps(store.manifest | {"train": 3})):
         manifest.write_text(broken)
