@@ -53,8 +53,10 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     mesh = sharding.make_mesh(e.fsdp)
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
     teacher = read(e.teacher.path, path, report) if e.teacher else None
-    start = read(start_path, path, report) if (start_path := e.start_path()) else None
-    judge = read(e.judge, path, report) if e.judge and not teacher else None
+    start_path = e.start_path()
+    same = e.teacher and start_path == e.teacher.path
+    start = teacher if same else read(start_path, path, report) if start_path else None
+    judge = read(e.judge, path, report) if e.judge else None
     model = teacher or judge
     store = prepare_blocks(e, data, start or model, report)
     vocabulary = store.vocabulary()
@@ -62,7 +64,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         if other is not None:
             check_vocabulary(other, vocabulary)
     family, config = student_config(e.student, start or model, vocabulary.size)
-    _check_fit(e, model, config)
+    _check_losses(e)
+    check_compared("the student", config, model, store.length)
 
     teacher_applies, teacher_params = fixed(teacher, e.teacher.dtype if e.teacher else "float32", mesh)
     judge_applies, judge_params = (
@@ -80,14 +83,18 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     tx = e.optim.build(e.steps)
     losses_params = _init_losses(e, encode, teacher_applies, config, teacher_params, store.length)
 
-    @jax.jit
-    def init() -> Any:
+    copied = start if e.student.start.layers != "random" else None
+
+    def init(
+        start_params: Params,
+    ) -> Any:  # an argument: what a compiled function closes over, it holds as constants
         student = make_init(config)(jax.random.key(e.seed))
-        if start is not None and e.student.start.layers != "random":
-            student = start_from(e.student.start, start.config, start.params, config, student)
+        if copied is not None:
+            student = start_from(e.student.start, copied.config, start_params, config, student)
         return make_state({"student": student, "losses": losses_params}, tx)
 
-    shapes = jax.eval_shape(init)
+    start_params = copied.params if copied else {}
+    shapes = jax.eval_shape(init, start_params)
     shardings = sharding.state_shardings(shapes, mesh)
     step = make_step(
         lambda params, batch: encode(params, batch, batch.keys(2 * e.seed + 1) if drops else None),
@@ -106,7 +113,9 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     checkpoints = Checkpoints(path)
     latest = checkpoints.latest()
     if latest is None:
-        state = jax.device_put(init(), shardings)
+        if workdir.is_workdir(path) and (path / "metrics.jsonl").exists():
+            report(f"{path} has no complete checkpoint; starts again from step 0")
+        state = jax.jit(init, out_shardings=shardings)(start_params)
     else:
         state = checkpoints.restore(latest, shapes, shardings)
         report(f"goes on from step {latest} of {e.steps}")
@@ -137,14 +146,17 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
 
 
 def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Report) -> Store:
-    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none.
-
-    An earlier stage that trained its vocabulary on the very same corpus has left blocks that fit as they are.
-    """
-    corpus = e.corpus
-    if corpus.tokenizer is None and model is not None and not workdir.trained_on(model, corpus):
+    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none."""
+    corpus, folder = e.corpus, Path(e.data_dir) if e.data_dir else data
+    if corpus.tokenizer is None and model is not None:
+        # An earlier stage that trained its vocabulary on this very corpus has left blocks that fit as they are,
+        # unless the text has changed since.
+        if workdir.trained_on(model, corpus):
+            store = prepare(corpus, folder, report=report)
+            if store.vocabulary().digest == load_vocabulary(model.directory).digest:
+                return store
         corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
-    return prepare(corpus, Path(e.data_dir) if e.data_dir else data, report=report)
+    return prepare(corpus, folder, report=report)
 
 
 def student_config(student: Student, like: Model | None, vocab_size: int) -> tuple[Family, EncoderConfig]:
@@ -162,6 +174,11 @@ def student_config(student: Student, like: Model | None, vocab_size: int) -> tup
     else:
         half = (like.config.num_layers + 1) // 2
         base = dataclasses.replace(like.config, num_layers=half, pooler=False, mlm_head=True)
+        if (width := student.hidden_size) and width != base.hidden_size:
+            of = base.hidden_size
+            heads, inner = base.num_heads * width // of, base.intermediate_size * width // of
+            sizes["num_heads"] = sizes["num_heads"] or max(heads, 1)
+            sizes["intermediate_size"] = sizes["intermediate_size"] or max(inner, 1)
         base = dataclasses.replace(base, **{name: size for name, size in sizes.items() if size is not None})
     types = (base.type_vocab_size or 2) if family.token_type_ids else 0
     config = dataclasses.replace(
@@ -190,6 +207,23 @@ def check_head(model: Model) -> None:
     """Raise UserError where a model has no vocabulary logits that mean anything."""
     if not model.config.mlm_head:
         raise UserError(f"{model.source} has no masked-LM head; choose a ...ForMaskedLM checkpoint of it")
+
+
+def check_compared(name: str, config: EncoderConfig, judge: Model | None, length: int) -> None:
+    """Raise UserError unless a model and the one it is compared with, if any, can both read the blocks."""
+    longest = min([config.max_positions] + ([judge.config.max_positions] if judge else []))
+    if length > longest:
+        raise UserError(
+            f"corpus.length {length} exceeds the {longest} positions of the models; use {longest} or less"
+        )
+    if judge is None:
+        return
+    check_head(judge)
+    if judge.config.vocab_size != config.vocab_size:
+        raise UserError(
+            f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "
+            "start from that model, or drop one of the two"
+        )
 
 
 def make_evaluator(
@@ -250,7 +284,7 @@ def _init_losses(
     }
 
 
-def _check_fit(e: Experiment, model: Model | None, config: EncoderConfig) -> None:
+def _check_losses(e: Experiment) -> None:
     step = jax.ShapeDtypeStruct((), np.int32)
     terms = [term for loss in e.losses.values() for term in jax.eval_shape(loss.weights, step)]
     twice = sorted({term for term in terms if terms.count(term) > 1})
@@ -263,15 +297,3 @@ def _check_fit(e: Experiment, model: Model | None, config: EncoderConfig) -> Non
             raise UserError(
                 f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss"
             )
-    if model:
-        check_head(model)
-    longest = min([config.max_positions] + ([model.config.max_positions] if model else []))
-    if e.corpus.length > longest:
-        raise UserError(
-            f"corpus.length {e.corpus.length} exceeds the {longest} positions of the models; use {longest} or less"
-        )
-    if model and model.config.vocab_size != config.vocab_size:
-        raise UserError(
-            f"the student has {config.vocab_size} word embeddings and {model.source} has {model.config.vocab_size}; let "
-            "it start from that model, or drop one of the two"
-        )

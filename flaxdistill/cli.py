@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,9 @@ VERBS = {
     "inspect": "Show a model, a run or a store of blocks: inspect PATH_OR_ID",
 }
 
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. A user's mistake is one sentence and exit code 2."""
@@ -42,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
+        way = "make room" if error.errno in FULL else "permit it" if error.errno in FORBIDDEN else "mend that"
         print(
-            f"flaxdistill: {where}{error.strerror or error}; make room or permit it, then run the command again",
+            f"flaxdistill: {where}{error.strerror or error}; {way}, then run the command again",
             file=sys.stderr,
         )
         code = 2
@@ -92,8 +97,10 @@ def _verb(arguments: list[str]) -> int:
     if verb in CONFIGURED:
         return CONFIGURED[verb](rest)
 
-    result: int = flags.parse(PLAIN[verb], rest, prog=f"flaxdistill {verb}", description=VERBS[verb])
-    return result
+    chosen: Callable[[], int] = flags.parse(
+        flags.later(PLAIN[verb]), rest, prog=f"flaxdistill {verb}", description=VERBS[verb]
+    )
+    return chosen()
 
 
 def _distill(arguments: list[str]) -> int:
@@ -141,12 +148,9 @@ def _run(experiments: dict[str, Any], root: Path) -> int:
 def _prepare(arguments: list[str]) -> int:
     experiments, root = _configured("prepare", arguments)
 
-    from flaxdistill import build
+    from flaxdistill import stages
 
-    for name, e in experiments.items():
-        path = e.teacher.path if e.teacher else e.start_path()
-        model = None if path is None or path.startswith("@") else build.read(path, root / name, print)
-        build.prepare_blocks(e, root / "data", model, print)
+    stages.prepare(experiments, root, report=print)
     return 0
 
 

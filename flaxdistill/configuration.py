@@ -20,8 +20,10 @@ from flaxdistill.experiment import Experiment
 from flaxdistill.flags import parse
 from flaxdistill.schedule import Schedule
 
-PACKAGED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
-"""In a wheel and in a checkout."""
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent if (HERE.parent / "pyproject.toml").is_file() else HERE
+PACKAGED = CHECKOUT / "configs"
+"""Beside the package in a checkout, inside it in a wheel."""
 
 TAKEN = {"workdir", "data"}
 """The flag, and the folder of the blocks, beside which stages stand."""
@@ -63,10 +65,9 @@ def find(path_or_name: str) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
-    for folder in PACKAGED:
-        if path.parent == Path() and (folder / f"{path.stem}.py").is_file():
-            return folder / f"{path.stem}.py"
-    known = sorted({file.stem for folder in PACKAGED if folder.is_dir() for file in folder.glob("*.py")})
+    if path.parent == Path() and (PACKAGED / f"{path.stem}.py").is_file():
+        return PACKAGED / f"{path.stem}.py"
+    known = sorted(file.stem for file in PACKAGED.glob("*.py"))
     raise UserError(f"there is no config {path_or_name}; give a Python file, or one of {', '.join(known)}")
 
 

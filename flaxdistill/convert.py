@@ -45,4 +45,4 @@ def _write(directory: Path, model: Model) -> None:
         except ValueError as error:  # what tensorstore makes of a full disk
             raise OSError(brief(error)) from error
         write_json(new / "model.json", described | {"files": hashes(new / "params")})
-        copy_tokenizer(model.directory, new, model.family)
+        copy_tokenizer(model.directory, new, model.family, model.config)

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake becomes."""
+"""The one exception that a user's mistake becomes, and the one of jax that is a user's to mend."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
     Raised only where a value enters the program (readers, ``__post_init__``, ``build``) and caught only
     in ``cli.py``, which prints it without a traceback and exits with code 2.
     """
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether an error of jax says that a device's memory is full."""
+    return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))

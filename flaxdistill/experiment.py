@@ -30,10 +30,18 @@ class Teacher:
     path: str  # a directory, a Hub id (user/name or user/name@revision) or Stage("name")
     dtype: DType = "auto"  # of its weights and its arithmetic
 
+    def __post_init__(self):
+        if not self.path.strip("@"):
+            raise UserError(f"teacher.path is {self.path!r}; give a directory, a Hub id or @stage")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Student:
-    """The model to train. A size left None is that of the model it starts from, and half of its layers."""
+    """The model to train.
+
+    A size left None is that of the model it starts from or learns from, and half of its layers; where ``hidden_size`` is
+    another than that model's, heads keep their width and ``intermediate_size`` its proportion.
+    """
 
     start: Start = Start()
     family: str | None = None
@@ -80,6 +88,14 @@ class Experiment:
             raise UserError(
                 "student.start.path is the teacher, but there is none; give a path, or None for random weights"
             )
+        if self.teacher and self.judge:
+            raise UserError(
+                f"judge is {self.judge}, but evaluations compare with the teacher where there is one; drop the judge"
+            )
+        if self.teacher and not any(loss.needs_teacher for loss in self.losses.values()):
+            raise UserError(
+                "there is a teacher, but no loss compares with it; add one such as Vocab(), or make the teacher the judge"
+            )
         if not self.losses:
             raise UserError('losses is empty; a run needs at least one, such as {"vocab": Vocab()}')
 
@@ -88,9 +104,13 @@ class Experiment:
         path = self.student.start.path
         return self.teacher.path if path == "teacher" and self.teacher else path
 
+    def model_path(self) -> str | None:
+        """Give the path of the model whose vocabulary, and whose sizes, are the student's, or None."""
+        return self.start_path() or (self.teacher.path if self.teacher else self.judge)
+
 
 FREE = ("steps", "accumulate", "fsdp", "log_every", "eval_every", "save_every", "eval_batch_size", "data_dir")
-"""What may change when a run goes on: none of it changes what an update computes."""
+"""What may change when a run goes on. Only ``steps`` changes what is computed: the rate follows the longer schedule."""
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -101,8 +121,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{prefix}{name}.")
         elif a != b and prefix + name not in FREE:
-            found.append(f"{prefix}{name} {a!r} -> {b!r}")
+            found.append(f"{prefix}{name} {_short(a)} -> {_short(b)}")
     return found
+
+
+def _short(value: Any) -> str:
+    """Name a stored value; of a whole object its class says enough."""
+    if isinstance(value, Mapping) and "class" in value:
+        return str(value["class"]).rpartition(":")[2]
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def to_json(value: Any) -> Any:

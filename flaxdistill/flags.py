@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import tyro
 
 from flaxdistill.errors import UserError
+
+T = TypeVar("T")
+
+
+def later(function: Callable[..., T]) -> Callable[..., Callable[[], T]]:
+    """Bind a function's flags without calling it, so that what it does is not done inside the parser."""
+
+    @functools.wraps(function)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], T]:
+        return functools.partial(function, *args, **kwargs)
+
+    return bind
 
 
 def parse(kind: Any, args: Sequence[str], *, prog: str, **options: Any) -> Any:

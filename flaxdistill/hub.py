@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import shutil
 import typing
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from flaxdistill import families
+from flaxdistill.data.tokenizer import LOCAL_KEYS
 from flaxdistill.errors import UserError
 from flaxdistill.families.base import Family, expected_shapes, take
 from flaxdistill.files import brief, hashes, read_json, whole, write_json
@@ -31,15 +33,6 @@ TOKENIZER = (
     "merges.txt",
     "vocab.json",
     "special_tokens_map.json",
-)
-# Where the tokenizer once lay, and code that we neither run nor pass on.
-PRIVATE = (
-    "is_local",
-    "local_files_only",
-    "name_or_path",
-    "tokenizer_file",
-    "special_tokens_map_file",
-    "auto_map",
 )
 
 
@@ -136,7 +129,7 @@ def write_model(
     with whole(directory) as new:
         safetensors.numpy.save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
         write_json(new / "config.json", described)
-        copy_tokenizer(tokenizer, new, family)
+        copy_tokenizer(tokenizer, new, family, config)
         if card:
             (new / "README.md").write_text(card, encoding="utf-8")
 
@@ -164,20 +157,21 @@ def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
     return digest.hexdigest()
 
 
-def copy_tokenizer(source: Path | None, target: Path, family: Family) -> None:
-    """Copy the tokenizer files of ``source``, without what they tell of its past, for a family's inputs."""
+def copy_tokenizer(source: Path | None, target: Path, family: Family, config: EncoderConfig) -> None:
+    """Copy the tokenizer files of ``source``, without what they tell of its past, for the inputs of a model."""
     for name in TOKENIZER:
         if source is None or not (source / name).is_file():
             continue
         if name != "tokenizer_config.json":
             shutil.copyfile(source / name, target / name)
             continue
-        given = {key: value for key, value in read_json(source / name).items() if key not in PRIVATE}
+        given = {key: value for key, value in read_json(source / name).items() if key not in LOCAL_KEYS}
         if given.get("tokenizer_class") == "TokenizersBackend":  # unknown to transformers 4
             given["tokenizer_class"] = "PreTrainedTokenizerFast"
         # transformers 4 fails where a tokenizer gives its model an input too many.
         types = ["token_type_ids"] if family.token_type_ids else []
         given["model_input_names"] = ["input_ids", *types, "attention_mask"]
+        given["model_max_length"] = min(given.get("model_max_length") or math.inf, config.max_positions)
         write_json(target / name, given)
 
 

@@ -91,9 +91,6 @@ class Mean:
     total: jax.Array
     count: jax.Array
 
-    def __add__(self, other: Mean) -> Mean:
-        return Mean(self.total + other.total, self.count + other.count)
-
     def value(self) -> jax.Array:
         """Divide, once; 0 where nothing was counted."""
         return self.total / jnp.maximum(self.count, 1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import signal
 import statistics
@@ -14,7 +15,7 @@ import jax
 
 from flaxdistill import build, feed, sharding, workdir
 from flaxdistill.data.store import open_store
-from flaxdistill.errors import UserError
+from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.experiment import Experiment
 from flaxdistill.families.base import expected_shapes
 from flaxdistill.models.config import EncoderConfig
@@ -57,19 +58,31 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
     return table(stages, root)
 
 
+def prepare(stages: Stages, root: Path, *, report: build.Report) -> None:
+    """Prepare the blocks of every stage, as its run would; a stage that is yet to be trained lends its vocabulary."""
+    for name, experiment in stages.items():
+        _check_earlier(name, experiment, list(stages))
+    for name, experiment in stages.items():
+        path, given = experiment.model_path(), experiment.corpus.tokenizer
+        while path and path.startswith("@") and latest_step(root / path[1:]) is None:
+            earlier = stages[path[1:]]
+            path, given = earlier.model_path(), given or earlier.corpus.tokenizer
+        corpus = dataclasses.replace(experiment.corpus, tokenizer=given)
+        model = build.read(path, root / name, report) if path and not given else None
+        build.prepare_blocks(dataclasses.replace(experiment, corpus=corpus), root / "data", model, report)
+
+
 def table(stages: Stages, root: Path) -> list[Row]:
-    """Summarise finished stages: parameters, held-out figures, speed. A teacher from elsewhere has the first row."""
+    """Summarise finished stages: parameters, held-out figures, speed. A teacher from elsewhere stands before its student."""
     rows: list[Row] = []
+    seen: set[str] = set()
     for name, experiment in stages.items():
         path = root / name
-        outside = experiment.teacher and not experiment.teacher.path.startswith("@")
-        if outside and not rows:
-            assert experiment.teacher
-            model = workdir.read_model(experiment.teacher.path)
-            rows.append(
-                {"name": "teacher", "parameters": count(model.config)}
-                | evaluate(path, experiment.teacher.path)
-            )
+        teacher = experiment.teacher.path if experiment.teacher else "@"
+        if not teacher.startswith("@") and teacher not in seen:
+            parameters = {"parameters": count(workdir.read_model(teacher).config)}
+            rows.append({"name": f"teacher {Path(teacher).name}"} | parameters | evaluate(path, teacher))
+            seen.add(teacher)
         metrics = read_rows(path / "metrics.jsonl")
         speeds = [row["tokens_per_second"] for row in metrics if "tokens_per_second" in row]
         row = {"name": name or "student", "parameters": count(workdir.read_config(path)[1])}
@@ -93,10 +106,11 @@ def evaluate(path: Path, model: str | None = None) -> Row:
     )
     subject = workdir.read_model(model or str(path))
     vocabulary = store.vocabulary()
-    build.check_vocabulary(subject, vocabulary)
-    build.check_head(subject)
     compared = e.teacher.path if e.teacher else e.judge
     judge = build.read(compared, path) if compared else None
+    build.check_vocabulary(subject, vocabulary)
+    build.check_head(subject)
+    build.check_compared(subject.source, subject.config, judge, store.length)
     mesh = sharding.make_mesh()
     _, (params, *_) = build.fixed(subject, "float32", mesh)
     judges, judge_params = build.fixed(judge, e.teacher.dtype if e.teacher else "float32", mesh)
@@ -119,29 +133,31 @@ def count(config: EncoderConfig) -> int:
 def _train(
     name: str, experiment: Experiment, path: Path, data: Path, show: Show, report: build.Report
 ) -> None:
-    live = build.build(experiment, path, data=data, report=report)
-    shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
-    try:
-        with _signals() as caught:
-            state = loop.fit(live, show=lambda row: show(name, experiment, row), stop=lambda: bool(caught))
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
-            raise
-        rows = experiment.batch_size // experiment.accumulate // live.mesh.size
-        parts = next((n for n in range(2, rows + 1) if rows % n == 0), 1)
-        least = f"try --accumulate {experiment.accumulate * parts}"
-        less = f"{least}, which gives the same result with {rows // parts} rows at a time"
-        more = (
-            less if rows > 1 else "a row a device is the least: use a smaller model, shorter blocks or --fsdp"
-        )
-        raise UserError(
-            f"the device is out of memory with micro-batches of {rows} rows a device; {more}"
-        ) from None
-    finally:
-        live.log.close()
-        live.checkpoints.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            live = build.build(experiment, path, data=data, report=report)
+            stack.callback(live.log.close)
+            stack.callback(live.checkpoints.close)
+            shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
+            with _signals() as caught:
+                state = loop.fit(
+                    live, show=lambda row: show(name, experiment, row), stop=lambda: bool(caught)
+                )
+        except jax.errors.JaxRuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise _memory(experiment) from None
     if caught:  # in the last step too: the next stage must not start
         raise Stopped(name, int(state.step), caught[0])
+
+
+def _memory(experiment: Experiment) -> UserError:
+    rows = experiment.batch_size // experiment.accumulate // jax.device_count()
+    parts = next((n for n in range(2, rows + 1) if rows % n == 0), 1)
+    least = f"try --accumulate {experiment.accumulate * parts}"
+    less = f"{least}, which gives the same result with {rows // parts} rows at a time"
+    more = less if rows > 1 else "a row a device is the least: use a smaller model, shorter blocks or --fsdp"
+    return UserError(f"the device is out of memory with micro-batches of {rows} rows a device; {more}")
 
 
 def _check_inputs(path: Path, experiment: Experiment) -> None:

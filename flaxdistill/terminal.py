@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -84,8 +85,13 @@ def results(rows: Iterable[Mapping[str, Any]]) -> Table:
     shown = [name for name in COLUMNS if any(name in row for row in rows)]
     table = Table("", *(Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shown))
     for row in rows:
-        table.add_row(escape(row["name"]), *(COLUMNS[n][1](row[n]) if n in row else "" for n in shown))
+        table.add_row(escape(row["name"]), *(_cell(row, name) for name in shown))
     return table
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name, "")
+    return value if value == "" else COLUMNS[name][1](math.nan if value is None else value)
 
 
 def listing(title: str, items: Mapping[str, Any]) -> Table:

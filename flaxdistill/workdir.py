@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from flaxdistill.train.checkpoint import latest_step, read_student
 from flaxdistill.tree import flatten
 
 EXPERIMENT = "experiment.json"
+TEMPORARY = f".{EXPERIMENT}.tmp"
 TOKENIZER = "tokenizer"
 
 
@@ -56,11 +58,14 @@ def claim(
     check(path, experiment, inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / TOKENIZER).mkdir(exist_ok=True)
-        vocabulary.save(path / TOKENIZER)
-        temporary = path / f".{EXPERIMENT}.tmp"
-        write_json(temporary, new)
-        os.replace(temporary, path / EXPERIMENT)
+        write_json(path / TEMPORARY, new)
+        os.replace(path / TEMPORARY, path / EXPERIMENT)
+        # After it, so that a claim cut short here is known as this run's, and mended by the next one.
+        if not (path / TOKENIZER / "tokenizer.json").is_file():
+            shutil.rmtree(path / f".{TOKENIZER}.tmp", ignore_errors=True)
+            vocabulary.save(path / f".{TOKENIZER}.tmp")
+            shutil.rmtree(path / TOKENIZER, ignore_errors=True)
+            os.rename(path / f".{TOKENIZER}.tmp", path / TOKENIZER)
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from None
 
@@ -68,7 +73,8 @@ def claim(
 def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None) -> None:
     """Raise UserError unless a folder is free or holds this very experiment, free fields aside; names the fields."""
     if not is_workdir(path):
-        if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {"data"}):
+        free = {"data", TEMPORARY}
+        if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= free):
             raise UserError(
                 f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder"
             )
@@ -138,6 +144,8 @@ def export(path: Path, out: Path) -> str:
         raise UserError(
             f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run"
         )
+    for cut_short in out.absolute().parent.glob(f".{out.name}.*.tmp"):
+        shutil.rmtree(cut_short, ignore_errors=True)
     model = read_model(str(path))
     if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
         raise UserError(

@@ -21,10 +21,12 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
 
-from flaxdistill import cli, families, hub, sharding
+from flaxdistill import build, cli, families, hub, sharding, terminal
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_init
+from flaxdistill.train import log as train_log
 
 WHO = ("the cat", "a dog", "the old man", "my sister", "one bird", "the teacher", "a student", "our house")
 DOES = ("sees", "finds", "likes", "follows", "hears", "teaches", "carries", "forgets", "paints")
@@ -221,6 +223,42 @@ def test_prepare_is_enough_for_a_run(home, tmp_path):
     assert before == {file.name: file.stat().st_mtime_ns for file in store.iterdir()}
 
 
+def test_prepare_takes_the_vocabulary_that_the_run_takes(home, config, tmp_path):
+    """A judge's, where there is no teacher, and in a row of stages that of a stage yet to be trained."""
+    path = config(
+        "import dataclasses as d\n"
+        f"judged = d.replace(alone, judge={str(home / 'teacher')!r}, data_dir=None)\n"
+        'later = d.replace(taught, teacher=Teacher(path=Stage("first")), student=student, data_dir=None)\n'
+        'config = {"first": judged, "second": later}'
+    )
+    succeed("prepare", path, "--workdir", tmp_path / "w")
+    before = sorted(folder.name for folder in (tmp_path / "w" / "data").iterdir())
+    assert len(before) == 1
+    out = succeed("distill", path, "--workdir", tmp_path / "w", "--first.steps", "1", "--second.steps", "1")
+    assert before == sorted(folder.name for folder in (tmp_path / "w" / "data").iterdir()), out
+
+
+def test_text_that_changes_between_stages_keeps_the_vocabulary(home, config, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_bytes((home / "text.txt").read_bytes())
+    path = config(
+        "import dataclasses as d\n"
+        f"corpus = d.replace(corpus, sources=(Source(path={str(text)!r}),))\n"
+        "alone = d.replace(alone, corpus=corpus, steps=1)\n"
+        'later = d.replace(taught, corpus=corpus, steps=1, teacher=Teacher(path=Stage("first")), student=student)\n'
+        'config = {"first": alone, "second": later}'
+    )
+    alone = path.with_name("alone.py")
+    alone.write_text(path.read_text() + 'del config["second"]\n')
+    succeed("train", alone, "--workdir", tmp_path / "w")
+    text.write_text(text.read_text().replace("cat", "walrus"))
+    succeed("distill", path, "--workdir", tmp_path / "w")
+    vocabularies = [
+        (tmp_path / "w" / name / "export" / "vocab.txt").read_text() for name in ("first", "second")
+    ]
+    assert vocabularies[0] == vocabularies[1]
+
+
 def test_verbs():
     assert "did you mean distill?" in refused("distil")
     assert all(verb in refused("bake") for verb in cli.VERBS)
@@ -340,6 +378,30 @@ def test_losses_and_teachers(config, tmp_path):
     )
     assert "student.num_layers, student.hidden_size" in out
     assert "there is no model to take the sizes from" in out
+
+
+def test_teachers_without_a_use(config, tmp_path):
+    out = refused(
+        "distill",
+        config('import dataclasses as d\nconfig = d.replace(taught, losses={"mlm": MaskedLM()})'),
+        "--workdir",
+        tmp_path / "w",
+    )
+    assert "no loss compares with it" in out
+    out = refused("distill", config("config = taught"), "--judge", "x", "--workdir", tmp_path / "w")
+    assert "evaluations compare with the teacher" in out
+    assert "give a directory, a Hub id or @stage" in refused(
+        "distill", config("config = taught"), "--teacher.path", ""
+    )
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_narrower_student_keeps_the_proportions(home, config, tmp_path):
+    narrow = ("--student.hidden-size", "8", "--student.start.layers", "random", "--steps", "1")
+    path = config('import dataclasses as d\nconfig = d.replace(taught, losses={"vocab": Vocab()})')
+    succeed("distill", path, *narrow, "--workdir", tmp_path / "w")
+    sizes = json.loads((tmp_path / "w" / "experiment.json").read_text())["student"]["config"]
+    assert (sizes["hidden_size"], sizes["num_heads"], sizes["intermediate_size"]) == (8, 1, 16)
 
 
 def test_stages_that_do_not_exist(config, tmp_path):
@@ -503,6 +565,49 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, compiled, tmp_path
     assert exports[0] == exports[1]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_step_stops_before_the_next_stage(config, tmp_path, monkeypatch, number):
+    path = config('config = {"one": alone, "two": alone}')
+    show = terminal.Bar.show
+
+    def signalling(self, stage, steps, row):
+        show(self, stage, steps, row)
+        if row["step"] == steps and "split" not in row:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(terminal.Bar, "show", signalling)
+    code, out = run("train", path, "--workdir", tmp_path / "w", "--one.steps", "2", "--two.steps", "2")
+    assert code == (130 if number == signal.SIGINT else 0)
+    assert "stopped after step 2, which is saved; the same command goes on from there" in out
+    assert not (tmp_path / "w" / "two").exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("COLUMNS", "250")
+    out = succeed("train", path, "--workdir", tmp_path / "w", "--one.steps", "2", "--two.steps", "2")
+    assert "one: finished at step 2, skipped" in out
+    assert (tmp_path / "w" / "one" / "export" / "model.safetensors").is_file()
+
+
+def test_a_claim_cut_short_is_taken_up(home, tmp_path, monkeypatch):
+    """Killed after experiment.json and before the tokenizer, or while the former was written."""
+    train = ("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / ".experiment.json.tmp").write_text("{")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "flaxdistill.data.tokenizer.Vocabulary.save",
+            lambda *_: (_ for _ in ()).throw(OSError(28, "full")),
+        )
+        assert "cannot write to" in refused(*train)
+    assert not (tmp_path / "w" / "tokenizer").exists()
+    succeed(*train)
+    file = tmp_path / "w" / "tokenizer" / "tokenizer.json"
+    before = file.stat().st_mtime_ns
+    assert "goes on from step 1 of 2" in succeed(*train[:-1], "2")
+    assert file.stat().st_mtime_ns == before, "a run that goes on has no reason to write its tokenizer again"
+    shutil.rmtree(tmp_path / "w" / "checkpoints")
+    assert "has no complete checkpoint; starts again from step 0" in succeed(*train)
+
+
 def test_killed_between_saves_is_as_if_never_stopped(home, finished, tmp_path):
     """Rows after the checkpoint are cut, and written again with the same figures."""
     train = ("distill", home / "taught.py", "--workdir", tmp_path / "w", "--save-every", "2")
@@ -585,6 +690,33 @@ def test_out_of_memory(home, tmp_path, monkeypatch, batch, told):
     out = refused("train", home / "alone.py", "--workdir", tmp_path / "w", "--batch-size", batch)
     assert f"out of memory with micro-batches of {batch // 8} rows a device" in out
     assert told in out
+    monkeypatch.undo()
     if batch > 8:  # what is advised is accepted
         accumulate = int(told.split()[1])
         sharding.check_batch(batch, accumulate, sharding.make_mesh())
+
+
+def test_out_of_memory_while_evaluating(home, tmp_path, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
+
+    monkeypatch.setattr(build, "make_evaluator", lambda *_: full)
+    out = refused("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")
+    assert "out of memory while evaluating 8 rows at a time; try --eval-batch-size 4" in out
+
+
+def test_numbers_that_are_none(tmp_path):
+    """A loss that is not a number stands as null in a file that must stay JSON."""
+    log = train_log.Log(tmp_path, step=0)
+    log.write({"step": 1, "loss": float("nan"), "mlm": float("inf"), "kl": 1.0})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "step": 1,
+        "loss": None,
+        "mlm": None,
+        "kl": 1.0,
+    }
+    row = {"name": "student"} | train_log.last(train_log.read_rows(tmp_path / "metrics.jsonl"))
+    console = Console(width=200, file=io.StringIO())
+    console.print(terminal.results([row]))
+    assert "nan" in console.file.getvalue()

@@ -44,12 +44,15 @@ def checked_texts(values: Iterable[tuple[str, Any]], where: str) -> Iterator[str
     empty = True
     for place, value in values:
         if not isinstance(value, str):
-            raise UserError(f"{place}: expected text but found {type(value).__name__} {value!r:.80}")
+            raise UserError(
+                f"{place}: expected text but found {type(value).__name__} {value!r:.80}; make it a string, or set "
+                "`column` to a field of text"
+            )
         try:
             value.encode()
         except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
             raise UserError(
-                f"{place}: the text holds half a surrogate pair, which is no character"
+                f"{place}: the text holds half a surrogate pair, which is no character; remove it"
             ) from error
         if value.strip():
             empty = False

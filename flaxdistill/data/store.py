@@ -51,7 +51,10 @@ class Store:
 
     def vocabulary(self) -> Vocabulary:
         """Load the vocabulary that the blocks are written in."""
-        return load_vocabulary(self.path)
+        vocabulary = load_vocabulary(self.path)
+        if vocabulary.digest != self.manifest["tokenizer"]["digest"]:
+            raise UserError(f"{self.path} is written in another vocabulary than lies in it: {REBUILD}")
+        return vocabulary
 
     def counts(self) -> np.ndarray:
         """Tell how often each token id occurs in the training blocks, padding left out: int64 [V]."""
@@ -94,6 +97,8 @@ def _mapped(folder: Path, entry: dict[str, Any]) -> np.ndarray:
     # Every map holds a file descriptor as long as it lives (Python's mmap duplicates the file's), and a
     # process has 1,024 by default: hence one file for all shards of a source.
     path = folder / entry["file"]
+    if path.parent != folder:
+        raise ValueError(f"the file {entry['file']!r} lies elsewhere")
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise UserError(f"{path} has {size} bytes, but its manifest says {entry['bytes']}: {REBUILD}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flaxdistill.errors import UserError
+from flaxdistill.files import read_json
 
 # The names of each special token in the order they are looked for: BERT's, then RoBERTa's.
 SPECIAL_NAMES = {
@@ -39,7 +40,7 @@ class Vocabulary:
     mask: int
     size: int  # rows of an embedding table: the largest id + 1
     special_ids: tuple[int, ...]  # sorted
-    digest: str  # sha256 over the table of ids and tokens
+    digest: str  # sha256 over the table of ids and tokens, and over how a sentence is cut
     config: dict  # tokenizer_config.json
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -104,26 +105,14 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path} cannot be read as UTF-8 text ({error}); copy it again") from error
 
 
-def _read_json(path: Path, required: bool = False) -> dict:
-    if not required and not path.is_file():
-        return {}
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}: broken JSON ({error.msg}); copy the file again"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: expected a JSON object but found {type(content).__name__}; copy the file again"
-        )
-    return content
+def _read_json(path: Path) -> dict:
+    return read_json(path) if path.is_file() else {}
 
 
 def _read_tokenizer_json(path: Path, config: dict):
     from tokenizers import Tokenizer
 
-    _read_json(path, required=True)  # for the line of a syntax error, which the Rust parser does not name
+    read_json(path)  # for the line of a syntax error, which the Rust parser does not name
     try:
         return Tokenizer.from_str(_read_text(path))
     except Exception as error:  # the Rust side raises nothing narrower
@@ -150,7 +139,7 @@ def _read_bpe(path: Path, config: dict):
     merges = path.with_name("merges.txt")
     if not merges.is_file():
         raise UserError(f"{path} needs merges.txt beside it, which does not exist; copy it from the model")
-    ids = _read_json(path, required=True)
+    ids = read_json(path)
     tokens = _special_tokens(ids, config, str(path))
     try:
         model = models.BPE.from_file(str(path), str(merges))
@@ -226,7 +215,7 @@ def vocabulary_of(tokenizer, config: dict, where: str) -> Vocabulary:
             pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
             special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
         )
-    table = json.dumps(sorted((i, token) for token, i in ids.items()))
+    table = json.dumps([*sorted((i, token) for token, i in ids.items()), _probe(tokenizer)])
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     return Vocabulary(
         tokenizer=tokenizer,
@@ -236,6 +225,12 @@ def vocabulary_of(tokenizer, config: dict, where: str) -> Vocabulary:
         digest=hashlib.sha256(table.encode()).hexdigest(),
         config=_export_config(tokenizer, config, tokens),
     )
+
+
+def _probe(tokenizer) -> list[int]:
+    """Encode what tokenizers of one table differ in: casing, accents, Chinese characters, where words end."""
+    text = "The Café's naïve tests: DON'T re-run 3.14% of un_tokenised 東京 x²!"
+    return tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def _export_config(tokenizer, config: dict, tokens: dict[str, str]) -> dict:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from flaxdistill.errors import UserError
+from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.files import brief
 from flaxdistill.pytrees import Params
 from flaxdistill.train.state import TrainState
@@ -21,8 +21,8 @@ class Checkpoints:
     Raises UserError naming the file system's reason where a save cannot be written.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    def __init__(self, directory: Path):
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
         self.directory = directory / "checkpoints"
         self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options)
 
@@ -62,6 +62,7 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except Exception as error:  # orbax and tensorstore tell of damage in a dozen ways
+            _let_through(error)
             raise _damaged(self.directory / str(step), error) from error
         return TrainState(**restored)
 
@@ -96,13 +97,21 @@ def read_student(directory: Path, step: int, shapes: Any) -> Params:
             read = v1.load(folder, {"params": {"student": shapes}}, checkpointable_name="default")
         student: Params = jax.device_get(read["params"]["student"])
     except Exception as error:  # as above
+        _let_through(error)
         raise _damaged(folder, error) from error
     return student
 
 
+def _let_through(error: Exception) -> None:
+    """Raise what is no damage: what may not be read, and what there is no memory for."""
+    if isinstance(error, (PermissionError, MemoryError)) or out_of_memory(error):
+        raise error
+
+
 def _damaged(folder: Path, error: Exception) -> UserError:
     return UserError(
-        f"{folder} is damaged or of another student ({brief(error)}); remove that folder to go on from the checkpoint before"
+        f"{folder} is damaged or of another student ({brief(error)}); move that folder away to go on from the checkpoint "
+        "before"
     )
 
 

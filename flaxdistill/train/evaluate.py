@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
+from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.losses.base import Loss, Terms
 from flaxdistill.pytrees import Batch, Mean, Params
 from flaxdistill.train.step import Apply, Metrics, count_terms
@@ -44,9 +45,20 @@ def make_evaluate(
 def run(
     evaluate: Evaluate, params: Params, teacher_params: tuple[Params, ...], batches: Iterable[Batch]
 ) -> dict[str, float]:
-    """Evaluate all batches and divide once; the host waits for nothing before the end."""
+    """Evaluate all batches and divide once; the host waits for nothing before the end.
+
+    Raises UserError where a batch does not fit the memory of a device.
+    """
     sums: Metrics = {}
-    for batch in batches:
-        metrics = evaluate(params, teacher_params, batch)
-        sums = jax.tree.map(jnp.add, sums, metrics) if sums else metrics
-    return {term: float(mean.value()) for term, mean in jax.device_get(sums).items()}
+    try:
+        for batch in batches:
+            metrics = evaluate(params, teacher_params, batch)
+            sums = jax.tree.map(jnp.add, sums, metrics) if sums else metrics
+        return {term: float(mean.value()) for term, mean in jax.device_get(sums).items()}
+    except jax.errors.JaxRuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        size = batch.weight.shape[0]
+        raise UserError(
+            f"the device is out of memory while evaluating {size} rows at a time; try --eval-batch-size {max(size // 2, 1)}"
+        ) from None

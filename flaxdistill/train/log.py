@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,7 +36,9 @@ class Log:
         """Write one row through to the disk."""
         if not self.writes:
             return
-        self._file.write(json.dumps(row) + "\n")
+        # JSON knows no NaN; null is what its readers expect.
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
         split = row.get("split", "train")
         for name, value in numbers(row).items():

@@ -73,8 +73,10 @@ def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> Tra
             row = {"step": done} | {
                 name: float(mean.value()) for name, mean in row.items() if name != "tokens"
             }
-            row["learning_rate"] = float(run.rate(done - 1))
             row["skipped"] = _skipped(state, run.checkpoints)
+            row["learning_rate"] = float(
+                run.rate(done - 1 - row["skipped"])
+            )  # a skipped update does not count
             if tokens:
                 row["tokens_per_second"] = float(sum(count)) / seconds
             _write(run.log, row, show)

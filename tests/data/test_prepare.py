@@ -135,7 +135,8 @@ def test_a_tokenizer_that_only_cuts_differently_gives_another_store(folder):
     first = prepare(corpus(folder), folder / "stores")
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     second = prepare(corpus(folder), folder / "stores")
-    assert first.manifest["tokenizer"] == second.manifest["tokenizer"] and first.path != second.path
+    assert first.path != second.path
+    assert first.manifest["tokenizer"]["size"] == second.manifest["tokenizer"]["size"]
 
 
 def test_the_same_corpus_gives_the_same_bytes(folder):

@@ -196,11 +196,11 @@ def test_mistakes_name_the_file(tmp_path):
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff")
     assert "vocab.txt cannot be read as UTF-8 text" in error()
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0",\n"model": }')
-    assert "tokenizer.json, line 2: broken JSON" in error()
+    assert "tokenizer.json is no valid JSON (Expecting value: line 2" in error()
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
     assert "tokenizer.json is not a tokenizer that `tokenizers` can read" in error()
     (tmp_path / "tokenizer_config.json").write_text("{")
-    assert "tokenizer_config.json, line 1: broken JSON" in error()
+    assert "tokenizer_config.json is no valid JSON" in error()
     (tmp_path / "words.txt").write_text("a")
     assert "words.txt holds no tokenizer" in error(tmp_path / "words.txt")
 
