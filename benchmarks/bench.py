@@ -1,0 +1,135 @@
+"""What every benchmark here shares: where it ran, interleaved pairs, and the table, JSON and plot it leaves."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser with what all benchmarks take: where the rows and the plot go."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--json", type=Path, help="write the rows of the table to this file")
+    made.add_argument("--plot", type=Path, help="draw them into this PNG file")
+    return made
+
+
+def surroundings() -> Row:
+    """Tell where and with what is measured: device, cores, versions, commit."""
+    import jax
+
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True, check=False).stdout.strip()
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    cores = f", {len(os.sched_getaffinity(0))} cores" if device.platform == "cpu" else ""
+    return {
+        "device": f"{jax.device_count()} x {_processor() if device.platform == 'cpu' else device.device_kind}{cores}",
+        "versions": versions,
+        "commit": commit or "unknown",
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    best = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
+    return f"{name} ({best})" if best else name
+
+
+def interleave(
+    runs: dict[str, Callable[[], None]], pairs: int, *, least: float = 1.0
+) -> dict[str, list[float]]:
+    """Time calls in turns, ``pairs`` times each, so that a drifting machine drifts for all: seconds a call.
+
+    Every turn repeats a call until ``least`` seconds have passed. A call must wait for its own result.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for call in runs.values():  # warm: what is compiled or cached at the first call is no part of a speed
+        call()
+    for _ in range(pairs):
+        for name, call in runs.items():
+            began, n = time.perf_counter(), 0
+            while (taken := time.perf_counter() - began) < least or not n:
+                call()
+                n += 1
+            seconds[name].append(taken / n)
+    return seconds
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Give the median over pairs of how many times faster ours is."""
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def show(title: str, rows: Iterable[Row], columns: dict[str, str]) -> None:
+    """Print rows as a table; ``columns`` maps a field to how it is formatted, such as ``{",.0f"}``."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    rows = list(rows)
+    table = Table(
+        *(
+            Column(name.replace("_", " "), justify="right" if form else "left")
+            for name, form in columns.items()
+        ),
+        title=title,
+        title_justify="left",
+    )
+    for row in rows:
+        values = ((row.get(name), form) for name, form in columns.items())
+        table.add_row(*("" if value is None else format(value, form) for value, form in values))
+    Console(width=None if os.isatty(1) else 180).print(table)
+
+
+def keep(options: argparse.Namespace, rows: list[Row], where: Row, *, bars: Sequence[str]) -> None:
+    """Write the rows with their surroundings as JSON, and draw the fields ``bars`` side by side, where asked to."""
+    if options.json:
+        options.json.write_text(json.dumps([row | where for row in rows], indent=1) + "\n")
+    if not options.plot:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 1 + 0.6 * len(rows)), layout="constrained")
+    height = 0.8 / len(bars)
+    for number, bar in enumerate(bars):
+        drawn = [(at, row[bar]) for at, row in enumerate(rows) if row.get(bar) is not None]
+        axes.barh(
+            [at + number * height for at, _ in drawn],
+            [value for _, value in drawn],
+            height,
+            label=bar.replace("_", " "),
+        )
+    axes.set_yticks([at + 0.4 - height / 2 for at in range(len(rows))], [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.legend()
+    axes.set_title(f"{where['device']}, commit {where['commit']}", fontsize="small")
+    figure.savefig(options.plot, dpi=120)
+
+
+def describe(where: Row) -> str:
+    """Write the surroundings on one line."""
+    versions = " ".join(f"{name} {version}" for name, version in where["versions"].items())
+    return f"{where['device']}; {versions}; commit {where['commit']}"
