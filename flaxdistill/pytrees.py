@@ -14,6 +14,9 @@ import jax.numpy as jnp
 Params = Any
 """A nested dict of arrays."""
 
+ROWS = ("data", "fsdp")
+"""The axes of a mesh over which a batch's rows are split; parameters are split over ``fsdp`` only."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

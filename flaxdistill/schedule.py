@@ -40,10 +40,15 @@ class Schedule:
             f"{text!r} is no schedule: write one number such as 2, or start:end:steps such as 4:1:1000"
         )
 
+    @property
+    def constant(self) -> bool:
+        """Whether it never moves."""
+        return self.start == self.end
+
     def __str__(self) -> str:
         # Every digit, so that it reads back as it was.
         start, end = (str(float(x)).removesuffix(".0") for x in (self.start, self.end))
-        return start if self.start == self.end else f"{start}:{end}:{self.steps}"
+        return start if self.constant else f"{start}:{end}:{self.steps}"
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         """Give the value at ``step``, a float32 scalar."""

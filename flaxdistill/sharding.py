@@ -13,10 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from flaxdistill import tree
 from flaxdistill.errors import UserError
-from flaxdistill.pytrees import Batch
-
-ROWS = ("data", "fsdp")
-"""A batch's rows are split over both axes; parameters over ``fsdp`` only."""
+from flaxdistill.pytrees import ROWS, Batch
 
 RULES: list[tuple[str, tuple[P, ...]]] = [
     # Vectors are too small to be worth a gather.

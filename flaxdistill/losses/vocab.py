@@ -21,7 +21,7 @@ class MaskedLM(Loss):
     kind = "supervised"
 
     weight: Schedule = constant(1.0)
-    chunk: int = 16  # tokens of every row whose logits exist at one time
+    chunk: int = 0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
 
     def __post_init__(self):
         _check_chunk(self.chunk)
@@ -42,7 +42,7 @@ class MaskedLM(Loss):
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
         masked = token_mask(batch, "masked")
-        head, zero, one = at_labels(student.vocab, batch), jnp.zeros_like(masked), jnp.ones((), jnp.float32)
+        head, zero, one = at_labels(student.vocab, batch), jnp.zeros_like(masked), 1.0
         objective, values = vocab_objective(
             head, (), batch.labels, zero, scale["mlm"] * masked, one, self.chunk
         )
@@ -65,7 +65,7 @@ class Vocab(Loss):
     mlm: Schedule = constant(2.0)
     temperature: Schedule = constant(2.0)
     tokens: Tokens = "real"
-    chunk: int = 16  # tokens of every row whose logits exist at one time
+    chunk: int = 0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
 
     def __post_init__(self):
         _check_chunk(self.chunk)
@@ -102,7 +102,7 @@ class Vocab(Loss):
             labels,
             scale["kl"] * kl_mask,
             scale["mlm"] * ce_mask,
-            self.temperature(step),
+            self.temperature.start if self.temperature.constant else self.temperature(step),
             self.chunk,
         )
         return objective, {"kl": jnp.sum(values["kl"] * kl_mask), "mlm": jnp.sum(values["ce"] * ce_mask)}
@@ -118,7 +118,7 @@ class VocabReport(Loss):
     kind = "supervised"
 
     judged: bool = False
-    chunk: int = 16
+    chunk: int = 0
 
     def terms(self) -> dict[str, str]:
         """Map each term to its name among the op's statistics."""
@@ -149,8 +149,8 @@ class VocabReport(Loss):
 
 
 def _check_chunk(chunk: int) -> None:
-    if chunk < 1:
-        raise UserError(f"chunk is {chunk}; it is a number of tokens, at least 1")
+    if chunk < 0:
+        raise UserError(f"chunk is {chunk}; it is a number of tokens, or 0 for as many as suit the device")
 
 
 def at_labels(head: VocabProjection, batch: Batch) -> VocabProjection:
