@@ -15,17 +15,15 @@ from flaxdistill.data.prepare import prepare
 from flaxdistill.data.rows import Order
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
-from flaxdistill.errors import UserError
-from flaxdistill.experiment import Experiment, Student
-from flaxdistill.families import family as find_family
-from flaxdistill.families.base import Family
+from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.fit import check_compared, check_losses, check_vocabulary, student_config
 from flaxdistill.hub import Model
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import VocabReport
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, make_init, shapes_of
-from flaxdistill.ops.dense import DType, operand_dtype
+from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Params
 from flaxdistill.student import start_from
 from flaxdistill.tasks.mlm import MLM
@@ -64,13 +62,11 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         if other is not None:
             check_vocabulary(other, vocabulary)
     family, config = student_config(e.student, start or model, vocabulary.size)
-    _check_losses(e)
+    check_losses(e)
     check_compared("the student", config, model, store.length)
 
-    teacher_applies, teacher_params = fixed(teacher, e.teacher.dtype if e.teacher else "float32", mesh)
-    judge_applies, judge_params = (
-        (teacher_applies, teacher_params) if teacher else fixed(judge, "float32", mesh)
-    )
+    teacher_applies, teacher_params = fixed(teacher, e.teacher, mesh)
+    judge_applies, judge_params = (teacher_applies, teacher_params) if teacher else fixed(judge, None, mesh)
     # Even numbers for masks, odd ones for dropout: the two must never share a key.
     prepare_batch = e.task.make_prepare(
         mask_id=vocabulary.mask,
@@ -78,7 +74,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         counts=store.counts(),
         seed=2 * e.seed,
     )
-    encode = make_apply(config, e.student.dtype)
+    encode = make_apply(config, e.student.dtype, e.student.attention)
     drops = config.dropout > 0 or config.attention_dropout > 0
     tx = e.optim.build(e.steps)
     losses_params = _init_losses(e, encode, teacher_applies, config, teacher_params, store.length)
@@ -122,7 +118,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     return Run(
         mesh=mesh,
         step=sharding.jit_step(step, shardings, mesh),
-        evaluate=make_evaluator(config, e.student.dtype, model, judge_applies, vocabulary, mesh),
+        evaluate=make_evaluator(config, e.student, model, judge_applies, vocabulary, mesh),
         state=state,
         teacher_params=teacher_params,
         judge_params=judge_params,
@@ -159,86 +155,19 @@ def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Repor
     return prepare(corpus, folder, report=report)
 
 
-def student_config(student: Student, like: Model | None, vocab_size: int) -> tuple[Family, EncoderConfig]:
-    """Settle the student's family and sizes; raises UserError naming what neither the config nor a model says."""
-    names = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions")
-    sizes = {name: getattr(student, name) for name in names}
-    family = find_family(student.family or (like.family.model_type if like else "bert"))
-    if like is None:
-        missing = [
-            f"student.{name}" for name, size in sizes.items() if size is None and name != "max_positions"
-        ]
-        if missing:
-            raise UserError(f"{', '.join(missing)} must be given: there is no model to take the sizes from")
-        base = EncoderConfig(vocab_size=vocab_size, **{n: s for n, s in sizes.items() if s is not None})
-    else:
-        half = (like.config.num_layers + 1) // 2
-        base = dataclasses.replace(like.config, num_layers=half, pooler=False, mlm_head=True)
-        if (width := student.hidden_size) and width != base.hidden_size:
-            of = base.hidden_size
-            heads, inner = base.num_heads * width // of, base.intermediate_size * width // of
-            sizes["num_heads"] = sizes["num_heads"] or max(heads, 1)
-            sizes["intermediate_size"] = sizes["intermediate_size"] or max(inner, 1)
-        base = dataclasses.replace(base, **{name: size for name, size in sizes.items() if size is not None})
-    types = (base.type_vocab_size or 2) if family.token_type_ids else 0
-    config = dataclasses.replace(
-        base, type_vocab_size=types, dropout=student.dropout, attention_dropout=student.attention_dropout
-    )
-    family.write_config(config)  # refuses now what could not be exported after the last step
-    return family, config
-
-
-def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
-    """Raise UserError unless a model reads the vocabulary that the blocks are written in."""
-    theirs = load_vocabulary(str(model.directory))
-    if theirs.digest != vocabulary.digest:
-        raise UserError(
-            f"{model.source} has a vocabulary of {theirs.size} words and the corpus is written in another one of "
-            f"{vocabulary.size}: leave corpus.tokenizer unset to use the model's, or choose models that share one"
-        )
-    if model.config.vocab_size < vocabulary.size:
-        raise UserError(
-            f"{model.source} has {model.config.vocab_size} word embeddings for a vocabulary of {vocabulary.size}; its "
-            "tokenizer and weights do not belong together"
-        )
-
-
-def check_head(model: Model) -> None:
-    """Raise UserError where a model has no vocabulary logits that mean anything."""
-    if not model.config.mlm_head:
-        raise UserError(f"{model.source} has no masked-LM head; choose a ...ForMaskedLM checkpoint of it")
-
-
-def check_compared(name: str, config: EncoderConfig, judge: Model | None, length: int) -> None:
-    """Raise UserError unless a model and the one it is compared with, if any, can both read the blocks."""
-    longest = min([config.max_positions] + ([judge.config.max_positions] if judge else []))
-    if length > longest:
-        raise UserError(
-            f"corpus.length {length} exceeds the {longest} positions of the models; use {longest} or less"
-        )
-    if judge is None:
-        return
-    check_head(judge)
-    if judge.config.vocab_size != config.vocab_size:
-        raise UserError(
-            f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "
-            "start from that model, or drop one of the two"
-        )
-
-
 def make_evaluator(
     config: EncoderConfig,
-    dtype: DType,
+    student: Student,
     judge: Model | None,
     judges: tuple[Apply, ...],
     vocabulary: Vocabulary,
     mesh: Any,
 ) -> Any:
-    """Compile the evaluation of a model of ``config`` on masked tokens, with the same masks in every run.
+    """Compile the evaluation of a model of ``config``, computed as ``student`` is, with the same masks in every run.
 
     Compares with the judge where there is one; cosine only where the widths are equal.
     """
-    encode = make_apply(config, dtype)
+    encode = make_apply(config, student.dtype, student.attention)
     draw = MLM().make_prepare(
         mask_id=vocabulary.mask,
         special_ids=vocabulary.special_ids,
@@ -260,12 +189,18 @@ def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
     return model
 
 
-def fixed(model: Model | None, dtype: DType, mesh: Any) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
-    """Make a model a frozen function and its weights, in ``dtype``, one copy a device; two empty tuples for none."""
+def fixed(
+    model: Model | None, how: Teacher | None, mesh: Any
+) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
+    """Make a model a frozen function and its weights, one copy a device; two empty tuples for none.
+
+    Weights and arithmetic as a teacher's config says, float32 without one.
+    """
     if model is None:
         return (), ()
-    encode = make_apply(model.config, dtype)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(dtype)), model.params)
+    how = how or Teacher(path=model.source, dtype="float32")
+    encode = make_apply(model.config, how.dtype, how.attention)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(how.dtype)), model.params)
     return (lambda params, batch: encode(params, batch, None),), (
         jax.device_put(params, sharding.replicated(mesh)),
     )
@@ -282,18 +217,3 @@ def _init_losses(
         name: loss.init(key, student, outputs)
         for key, (name, loss) in zip(keys, e.losses.items(), strict=True)
     }
-
-
-def _check_losses(e: Experiment) -> None:
-    step = jax.ShapeDtypeStruct((), np.int32)
-    terms = [term for loss in e.losses.values() for term in jax.eval_shape(loss.weights, step)]
-    twice = sorted({term for term in terms if terms.count(term) > 1})
-    if twice:
-        raise UserError(
-            f"two losses have a term {', '.join(twice)}, and one would hide the other; keep one of them"
-        )
-    for name, loss in e.losses.items():
-        if loss.needs_teacher and e.teacher is None:
-            raise UserError(
-                f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss"
-            )

@@ -12,6 +12,7 @@ from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab
+from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import DType
 from flaxdistill.optim import AdamW
 from flaxdistill.student import Start
@@ -29,6 +30,7 @@ class Teacher:
 
     path: str  # a directory, a Hub id (user/name or user/name@revision) or Stage("name")
     dtype: DType = "auto"  # of its weights and its arithmetic
+    attention: Attention = "auto"
 
     def __post_init__(self):
         if not self.path.strip("@"):
@@ -53,6 +55,7 @@ class Student:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: DType = "auto"  # of its arithmetic; weights are float32
+    attention: Attention = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

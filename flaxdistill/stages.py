@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from flaxdistill import build, feed, sharding, workdir
+from flaxdistill import build, feed, fit, sharding, workdir
 from flaxdistill.data.store import open_store
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.experiment import Experiment
@@ -108,13 +108,13 @@ def evaluate(path: Path, model: str | None = None) -> Row:
     vocabulary = store.vocabulary()
     compared = e.teacher.path if e.teacher else e.judge
     judge = build.read(compared, path) if compared else None
-    build.check_vocabulary(subject, vocabulary)
-    build.check_head(subject)
-    build.check_compared(subject.source, subject.config, judge, store.length)
+    fit.check_vocabulary(subject, vocabulary)
+    fit.check_head(subject)
+    fit.check_compared(subject.source, subject.config, judge, store.length)
     mesh = sharding.make_mesh()
-    _, (params, *_) = build.fixed(subject, "float32", mesh)
-    judges, judge_params = build.fixed(judge, e.teacher.dtype if e.teacher else "float32", mesh)
-    step = build.make_evaluator(subject.config, e.student.dtype, judge, judges, vocabulary, mesh)
+    _, (params, *_) = build.fixed(subject, None, mesh)
+    judges, judge_params = build.fixed(judge, e.teacher, mesh)
+    step = build.make_evaluator(subject.config, e.student, judge, judges, vocabulary, mesh)
     batches = feed.held_out_batches(store.held_out, e.eval_batch_size, mesh)
     return evaluation.run(step, {"student": params, "losses": {}}, judge_params, batches)
 

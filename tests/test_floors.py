@@ -36,6 +36,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (6, "hub.py", {"numpy", "safetensors", "huggingface_hub", "orbax"}),
     (6, "workdir.py", {"numpy"}),
     (6, "convert.py", {"orbax"}),
+    (6, "fit.py", {"jax", "numpy"}),
     (6, "build.py", {"jax", "numpy"}),
     (7, "stages.py", {"jax"}),
     (7, "inspection.py", {"jax", "numpy"}),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.heads import MLMHead
 from flaxdistill.models.layers import Dense, Embeddings, Layer
+from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection
 
@@ -21,6 +22,7 @@ class Encoder(nn.Module):
 
     config: EncoderConfig
     dtype: Any
+    attention: Attention = "auto"
 
     @nn.compact
     def __call__(self, batch: Batch, keys: jax.Array | None) -> Outputs:
@@ -33,7 +35,7 @@ class Encoder(nn.Module):
         x = embeddings(batch.input_ids, batch.positions, batch.token_type_ids, fold(0))
         hidden, projections = [x], []
         for i in range(c.num_layers):
-            x, qkv = Layer(c, dtype, name=f"layer_{i}")(x, batch.segment_ids, fold(i + 1))
+            x, qkv = Layer(c, dtype, self.attention, name=f"layer_{i}")(x, batch.segment_ids, fold(i + 1))
             hidden.append(x)
             projections.append(qkv)
         queries, keys_, values = zip(*projections, strict=True)
@@ -70,9 +72,9 @@ def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
     return init
 
 
-def make_apply(config: EncoderConfig, dtype: DType) -> Apply:
+def make_apply(config: EncoderConfig, dtype: DType, attention: Attention = "auto") -> Apply:
     """Make ``apply(params, batch, keys) -> Outputs`` computing in ``dtype``; ``keys`` [B] drive dropout, None is none."""
-    encoder = Encoder(config, operand_dtype(dtype))
+    encoder = Encoder(config, operand_dtype(dtype), attention)
 
     def apply(params: Params, batch: Batch, keys: jax.Array | None) -> Outputs:
         outputs: Any = encoder.apply({"params": params}, batch, keys)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.ops.attention import attention
+from flaxdistill.ops.attention import Attention, attention
 from flaxdistill.ops.dense import dense
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -27,13 +27,22 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site: int) -> jax
     """
     if keys is None or rate == 0.0:
         return x
-    dropped = round(rate * 2**16)  # 16 bits an entry: half the random words, and the rate exact to 1e-5
+    share = jnp.asarray(1 - _sixteenths(rate), x.dtype)
+    return jnp.where(kept(x.shape, rate, keys, site), x / share, jnp.zeros_like(x))
 
-    def row(key, x):
-        bits = jax.random.bits(jax.random.fold_in(key, site), x.shape, jnp.uint16)
-        return jnp.where(bits >= dropped, x / jnp.asarray(1 - dropped / 2**16, x.dtype), jnp.zeros_like(x))
 
-    return jax.vmap(row)(keys, x)
+def kept(shape: tuple[int, ...], rate: float, keys: jax.Array, site: int) -> jax.Array:
+    """Draw which entries of [B, ...] a dropout keeps: bool."""
+
+    def row(key):
+        return jax.random.bits(jax.random.fold_in(key, site), shape[1:], jnp.uint16)
+
+    return jax.vmap(row)(keys) >= round(rate * 2**16)
+
+
+def _sixteenths(rate: float) -> float:
+    """Round a rate to what 16 bits can draw: half the random words of 32, and exact to 1e-5."""
+    return round(rate * 2**16) / 2**16
 
 
 class Dense(nn.Module):
@@ -112,6 +121,7 @@ class Layer(nn.Module):
 
     config: EncoderConfig
     dtype: Any
+    attention: Attention
 
     @nn.compact
     def __call__(self, x_BTD, segment_ids, keys):
@@ -121,13 +131,13 @@ class Layer(nn.Module):
             Dense(c.hidden_size, c, dtype, name=name)(x_BTD).reshape(heads)
             for name in ("query", "key", "value")
         )
-        drop = None
-        if keys is not None and c.attention_dropout:
-
-            def drop(probabilities_BHTS):
-                return dropout(probabilities_BHTS, c.attention_dropout, keys, 1)
-
-        context = attention(q, k, v, segment_ids, drop).reshape(x_BTD.shape)
+        survivors, rate = None, c.attention_dropout
+        if keys is not None and rate:
+            B, T, H, _ = heads
+            survivors = kept((B, H, T, T), rate, keys, 1)
+        context = attention(
+            q, k, v, segment_ids, kept=survivors, rate=_sixteenths(rate), kernel=self.attention
+        ).reshape(x_BTD.shape)
         context = dropout(Dense(c.hidden_size, c, dtype, name="attention")(context), c.dropout, keys, 2)
         x_BTD = Norm(c.norm_eps, dtype, name="attention_norm")(x_BTD + context)
         inner_BTF = ACTIVATIONS[c.activation](Dense(c.intermediate_size, c, dtype, name="inner")(x_BTD))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdistill.ops.attention import attention
+from flaxdistill.ops.attention import attention, choose
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0]], np.int32)
 
@@ -63,7 +63,81 @@ def test_finite_with_padding_and_extreme_scores(size):
 
 
 def test_dropped_probabilities_are_used():
-    np.testing.assert_array_equal(attention(*qkv(), SEGMENTS, jnp.zeros_like), 0)
+    nothing = np.zeros((3, 2, 7, 7), bool)
+    np.testing.assert_array_equal(attention(*qkv(), SEGMENTS, kept=nothing, rate=0.5), 0)
+
+
+def plain(q, k, v, kept=None, rate=0.0):
+    """The definition, for autodiff."""
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) / np.float32(np.sqrt(q.shape[-1]))
+    same = SEGMENTS[:, None, :, None] == SEGMENTS[:, None, None, :]
+    p = jax.nn.softmax(jnp.where(same, scores, -1e9))
+    if kept is not None:
+        p = jnp.where(kept, p / (1 - rate), 0.0)
+    return jnp.einsum("bhts,bshd->bthd", p, v)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_gradients_are_those_of_the_definition(rate):
+    kept = np.random.default_rng(5).random((3, 2, 7, 7)) >= rate if rate else None
+    weights = np.random.default_rng(6).standard_normal((3, 7, 2, 4), np.float32)
+
+    def value(function):
+        return jax.jit(jax.value_and_grad(lambda q, k, v: jnp.sum(weights * function(q, k, v)), (0, 1, 2)))
+
+    got = value(lambda q, k, v: attention(q, k, v, SEGMENTS, kept=kept, rate=rate))(*qkv())
+    expected = value(lambda q, k, v: plain(q, k, v, kept, rate))(*qkv())
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.abs(x - y).max() <= 1e-5 * np.abs(y).max()
+
+
+def test_products_of_the_backward_pass_take_low_operands():
+    low = qkv(dtype=jnp.bfloat16)
+
+    def loss(q, k, v):
+        return jnp.sum(attention(q, k, v, SEGMENTS).astype(jnp.float32))
+
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*low).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) == 7  # scores and values, scores again, and four gradients
+    assert not [line for line in products if "xf32>, tensor" in line or "xf32>) ->" in line]
+
+
+def test_splash_equals_xla_on_several_devices():
+    """TPU's kernel, interpreted, with its rows on two devices."""
+    random = np.random.default_rng(7)
+    q, k, v, weights = (random.standard_normal((2, 128, 2, 32), np.float32) for _ in range(4))
+    segments = np.repeat([[1, 2, 3, 0], [1, 1, 1, 1]], 32, axis=1).astype(np.int32)
+    real = (segments > 0)[..., None, None]
+
+    def run(**how):
+        def loss(q, k, v):
+            out = jnp.where(real, attention(q, k, v, segments, **how), 0.0)
+            return jnp.sum(out * weights), out
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+        got = run(kernel="splash", interpret=True)
+    expected = run(kernel="xla")
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.abs(x - y).max() <= 1e-5 * np.abs(y).max()
+
+
+def test_the_kernel_follows_the_device(monkeypatch):
+    def chosen(backend, T, dtype=jnp.bfloat16, dropped=False, width=64):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        return choose(jax.ShapeDtypeStruct((1, T, 2, width), dtype), dropped=dropped)
+
+    assert chosen("cpu", 4096) == "xla"
+    assert [chosen("gpu", T) for T in (128, 512)] == ["xla", "cudnn"]
+    assert (
+        chosen("gpu", 512, jnp.float32)
+        == chosen("gpu", 512, width=160)
+        == chosen("gpu", 512, dropped=True)
+        == "xla"
+    )
+    assert [chosen("tpu", T) for T in (512, 1024, 1025)] == ["xla", "splash", "xla"]
 
 
 def test_bfloat16_keeps_its_type_and_scores_in_float32():

@@ -1,0 +1,99 @@
+"""What must fit together before a run begins: sizes, vocabularies, heads and losses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import Experiment, Student
+from flaxdistill.families import family as find_family
+from flaxdistill.families.base import Family
+from flaxdistill.hub import Model
+from flaxdistill.models.config import EncoderConfig
+
+
+def student_config(student: Student, like: Model | None, vocab_size: int) -> tuple[Family, EncoderConfig]:
+    """Settle the student's family and sizes; raises UserError naming what neither the config nor a model says."""
+    names = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions")
+    sizes = {name: getattr(student, name) for name in names}
+    family = find_family(student.family or (like.family.model_type if like else "bert"))
+    if like is None:
+        missing = [
+            f"student.{name}" for name, size in sizes.items() if size is None and name != "max_positions"
+        ]
+        if missing:
+            raise UserError(f"{', '.join(missing)} must be given: there is no model to take the sizes from")
+        base = EncoderConfig(vocab_size=vocab_size, **{n: s for n, s in sizes.items() if s is not None})
+    else:
+        half = (like.config.num_layers + 1) // 2
+        base = dataclasses.replace(like.config, num_layers=half, pooler=False, mlm_head=True)
+        if (width := student.hidden_size) and width != base.hidden_size:
+            of = base.hidden_size
+            heads, inner = base.num_heads * width // of, base.intermediate_size * width // of
+            sizes["num_heads"] = sizes["num_heads"] or max(heads, 1)
+            sizes["intermediate_size"] = sizes["intermediate_size"] or max(inner, 1)
+        base = dataclasses.replace(base, **{name: size for name, size in sizes.items() if size is not None})
+    types = (base.type_vocab_size or 2) if family.token_type_ids else 0
+    config = dataclasses.replace(
+        base, type_vocab_size=types, dropout=student.dropout, attention_dropout=student.attention_dropout
+    )
+    family.write_config(config)  # refuses now what could not be exported after the last step
+    return family, config
+
+
+def check_losses(e: Experiment) -> None:
+    """Raise UserError for two losses of one term, and for a loss that lacks its teacher."""
+    step = jax.ShapeDtypeStruct((), np.int32)
+    terms = [term for loss in e.losses.values() for term in jax.eval_shape(loss.weights, step)]
+    twice = sorted({term for term in terms if terms.count(term) > 1})
+    if twice:
+        raise UserError(
+            f"two losses have a term {', '.join(twice)}, and one would hide the other; keep one of them"
+        )
+    for name, loss in e.losses.items():
+        if loss.needs_teacher and e.teacher is None:
+            raise UserError(
+                f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss"
+            )
+
+
+def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
+    """Raise UserError unless a model reads the vocabulary that the blocks are written in."""
+    theirs = load_vocabulary(str(model.directory))
+    if theirs.digest != vocabulary.digest:
+        raise UserError(
+            f"{model.source} has a vocabulary of {theirs.size} words and the corpus is written in another one of "
+            f"{vocabulary.size}: leave corpus.tokenizer unset to use the model's, or choose models that share one"
+        )
+    if model.config.vocab_size < vocabulary.size:
+        raise UserError(
+            f"{model.source} has {model.config.vocab_size} word embeddings for a vocabulary of {vocabulary.size}; its "
+            "tokenizer and weights do not belong together"
+        )
+
+
+def check_head(model: Model) -> None:
+    """Raise UserError where a model has no vocabulary logits that mean anything."""
+    if not model.config.mlm_head:
+        raise UserError(f"{model.source} has no masked-LM head; choose a ...ForMaskedLM checkpoint of it")
+
+
+def check_compared(name: str, config: EncoderConfig, judge: Model | None, length: int) -> None:
+    """Raise UserError unless a model and the one it is compared with, if any, can both read the blocks."""
+    longest = min([config.max_positions] + ([judge.config.max_positions] if judge else []))
+    if length > longest:
+        raise UserError(
+            f"corpus.length {length} exceeds the {longest} positions of the models; use {longest} or less"
+        )
+    if judge is None:
+        return
+    check_head(judge)
+    if judge.config.vocab_size != config.vocab_size:
+        raise UserError(
+            f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "
+            "start from that model, or drop one of the two"
+        )
