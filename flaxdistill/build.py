@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxdistill import feed, sharding, workdir
+from flaxdistill import feed, offline, sharding, workdir
 from flaxdistill.data.prepare import prepare
 from flaxdistill.data.rows import Order
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
-from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.experiment import Experiment, Student, Teacher, to_json
 from flaxdistill.fit import check_compared, check_losses, check_vocabulary, student_config
 from flaxdistill.hub import Model
 from flaxdistill.losses.base import Loss
@@ -92,6 +92,24 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     start_params = copied.params if copied else {}
     shapes = jax.eval_shape(init, start_params)
     shardings = sharding.state_shardings(shapes, mesh)
+    order = Order(tuple(map(len, store.train)), tuple(source.weight for source in e.corpus.sources), e.seed)
+    targets = None
+    if teacher and e.teacher and e.teacher.offline:
+        what = offline.wanted(e.losses, e.teacher.offline)
+        compute = offline.make_compute(teacher_applies[0], prepare_batch, what)
+        targets = offline.store_targets(
+            Path(e.data_dir) if e.data_dir else data,
+            _behind_targets(e, store, teacher, what),
+            compute,
+            teacher_params[0],
+            store.train,
+            order,
+            mesh,
+            needed=e.steps * e.batch_size,
+            batch_size=e.eval_batch_size,
+            report=report,
+        )
+        teacher_applies, teacher_params = (offline.recall,), ({},)
     step = make_step(
         lambda params, batch: encode(params, batch, batch.keys(2 * e.seed + 1) if drops else None),
         teacher_applies,
@@ -124,11 +142,12 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         judge_params=judge_params,
         train_batch=feed.train_batches(
             store.train,
-            Order(tuple(map(len, store.train)), tuple(source.weight for source in e.corpus.sources), e.seed),
+            order,
             e.batch_size,
             mesh,
             step=int(state.step),
             next_index=int(state.next_index),
+            targets=targets.read if targets else None,
         ),
         eval_batches=lambda: feed.held_out_batches(store.held_out, e.eval_batch_size, mesh),
         rate=e.optim.schedule(e.steps),
@@ -204,6 +223,19 @@ def fixed(
     return (lambda params, batch: encode(params, batch, None),), (
         jax.device_put(params, sharding.replicated(mesh)),
     )
+
+
+def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.Wanted) -> dict[str, Any]:
+    """Name all that a teacher's stored answers depend on: rows, masks, teacher, and what is kept."""
+    return {
+        "blocks": store.path.name,
+        "weights": [source.weight for source in e.corpus.sources],
+        "seed": e.seed,
+        "task": to_json(e.task),
+        "teacher": teacher.digest,
+        "dtype": operand_dtype(e.teacher.dtype if e.teacher else "auto").name,
+        "wanted": dataclasses.asdict(what),
+    }
 
 
 def _init_losses(

@@ -31,10 +31,13 @@ class Teacher:
     path: str  # a directory, a Hub id (user/name or user/name@revision) or Stage("name")
     dtype: DType = "auto"  # of its weights and its arithmetic
     attention: Attention = "auto"
+    offline: int = 0  # words kept of its answers, which are then computed once; 0: it runs in every step
 
     def __post_init__(self):
         if not self.path.strip("@"):
             raise UserError(f"teacher.path is {self.path!r}; give a directory, a Hub id or @stage")
+        if self.offline < 0:
+            raise UserError(f"teacher.offline is {self.offline}; it is a number of words, such as 64, or 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,16 +17,25 @@ from flaxdistill.sharding import place_rows
 
 
 def train_batches(
-    blocks: tuple[Blocks, ...], order: Order, batch_size: int, mesh: Mesh, *, step: int, next_index: int
+    blocks: tuple[Blocks, ...],
+    order: Order,
+    batch_size: int,
+    mesh: Mesh,
+    *,
+    step: int,
+    next_index: int,
+    targets: Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
 ) -> Callable[[int], Batch]:
     """Make ``batch(at)``: the global batch of a step, addressed by index, so that resuming needs no replay.
 
-    ``next_index`` is the index of the first row of the step after ``step``.
+    ``next_index`` is the index of the first row of the step after ``step``; ``targets`` reads a teacher's stored
+    answers to rows at some indices.
     """
 
     def batch(at: int) -> Batch:
         index = _mine(next_index + (at - step) * batch_size, batch_size)
-        return place_rows(rows(blocks, order, index), mesh)
+        columns = rows(blocks, order, index)
+        return place_rows(columns, mesh, targets(index, columns) if targets else {})
 
     return batch
 

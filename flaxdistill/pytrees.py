@@ -27,7 +27,8 @@ class Batch:
     sequences packed into a row, whose first tokens stand where ``positions == 0``. ``labels`` int32 or
     float32: [B, K] with -1 for no label, standing at ``label_positions`` int32 [B, K]; [B] for whole rows;
     [B, 0] before a task has drawn them. ``weight`` float32 [B] (0 for a row that only fills the batch),
-    ``example_id`` and ``epoch`` int32 [B]: every random draw is keyed by them and by nothing else.
+    ``example_id`` and ``epoch`` int32 [B]: every random draw is keyed by them and by nothing else. ``targets``
+    [B, ...]: what a teacher said of these rows before training, by name; empty where teachers run.
     """
 
     input_ids: jax.Array
@@ -39,6 +40,7 @@ class Batch:
     weight: jax.Array
     example_id: jax.Array
     epoch: jax.Array
+    targets: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
     def real(self) -> jax.Array:
         """Mark the tokens that count: no padding, no filler row. float32 [B, T]."""
@@ -70,6 +72,19 @@ class VocabProjection:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class VocabTargets:
+    """A vocabulary distribution cut to its likeliest words, at the temperature it was taken at.
+
+    ``words`` int32 and ``log_shares`` float32, [B, T, k]: logarithms of their probabilities; what these leave of 1
+    belongs to all other words together.
+    """
+
+    words: jax.Array
+    log_shares: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Outputs:
     """Everything an encoder computes; under ``jit`` what nothing reads costs nothing.
 
@@ -82,7 +97,7 @@ class Outputs:
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
     pooled: jax.Array
-    vocab: VocabProjection
+    vocab: Any  # VocabProjection, or VocabTargets of a teacher whose answers were stored
     logits: jax.Array | None = None
 
 

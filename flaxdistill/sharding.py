@@ -75,10 +75,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def place_rows(rows: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-    """Put this process's rows on its devices as one global batch; label columns are still empty."""
+def place_rows(
+    rows: Mapping[str, np.ndarray], mesh: Mesh, targets: Mapping[str, np.ndarray] | None = None
+) -> Batch:
+    """Put this process's rows, and a teacher's stored answers to them, on its devices as one global batch.
+
+    Label columns are still empty.
+    """
     sharding = rows_sharding(mesh)
     columns: dict[str, Any] = {**rows, "label_positions": np.zeros(rows["labels"].shape, np.int32)}
+    columns["targets"] = dict(targets or {})
     batch = Batch(**columns)
     if jax.process_count() == 1:
         return _identity(sharding)(batch)

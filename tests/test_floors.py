@@ -37,6 +37,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (6, "workdir.py", {"numpy"}),
     (6, "convert.py", {"orbax"}),
     (6, "fit.py", {"jax", "numpy"}),
+    (6, "offline.py", {"jax", "numpy"}),
     (6, "build.py", {"jax", "numpy"}),
     (7, "stages.py", {"jax"}),
     (7, "inspection.py", {"jax", "numpy"}),

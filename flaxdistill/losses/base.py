@@ -28,6 +28,7 @@ class Loss(abc.ABC):
 
     kind: ClassVar[Literal["match", "supervised", "projected"]]
     needs_teacher: ClassVar[bool] = False  # whether the loss says nothing without one
+    offline: ClassVar[tuple[str, ...]] = ()  # what of a teacher's stored answers it can live from
 
     @abc.abstractmethod
     def weights(self, step: jax.Array) -> Terms:

@@ -24,6 +24,7 @@ class Cosine(Loss):
 
     kind = "match"
     needs_teacher = True
+    offline = ("hidden",)
 
     weight: Schedule = constant(1.0)
     tokens: Literal["real", "content"] = "real"

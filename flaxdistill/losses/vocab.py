@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss, Terms, Tokens, token_mask
 from flaxdistill.ops.vocab import vocab_objective, vocab_statistics
-from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection
+from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection, VocabTargets
 from flaxdistill.schedule import Schedule, constant
+
+V = TypeVar("V", VocabProjection, VocabTargets)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class Vocab(Loss):
 
     kind = "match"
     needs_teacher = True
+    offline = ("words", "log_shares")
 
     kl: Schedule = constant(5.0)
     mlm: Schedule = constant(2.0)
@@ -153,8 +157,10 @@ def _check_chunk(chunk: int) -> None:
         raise UserError(f"chunk is {chunk}; it is a number of tokens, or 0 for as many as suit the device")
 
 
-def at_labels(head: VocabProjection, batch: Batch) -> VocabProjection:
-    """Keep the hidden states at the labelled positions: [B, T, D] to [B, K, D]."""
+def at_labels(head: V, batch: Batch) -> V:
+    """Keep the hidden states at the labelled positions: [B, T, D] to [B, K, D]; stored targets are only those."""
+    if isinstance(head, VocabTargets):
+        return head
     hidden = jnp.take_along_axis(head.hidden, batch.label_positions[:, :, None], axis=1)
     return VocabProjection(hidden, head.kernel, head.bias)
 

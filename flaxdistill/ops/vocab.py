@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from flaxdistill.pytrees import ROWS, VocabProjection
+from flaxdistill.pytrees import ROWS, VocabProjection, VocabTargets
+
+LEAST = 1e-6
+"""A share below which float32 cannot tell what a sum leaves of 1."""
 
 PerToken = dict[str, jax.Array]
 """Named float32 [B, T] values without a gradient."""
@@ -25,7 +28,7 @@ CHUNK = {"cpu": 512, "gpu": 8192, "tpu": 4096}
 
 def vocab_objective(
     student: VocabProjection,
-    teachers: tuple[VocabProjection, ...],
+    teachers: tuple[VocabProjection | VocabTargets, ...],
     labels: jax.Array,
     kl_weight: jax.Array,
     ce_weight: jax.Array,
@@ -37,10 +40,12 @@ def vocab_objective(
     ``labels`` int32 [B, T], -1 for none; weights float32 [B, T], known before the forward pass, which is what lets
     value and gradients be computed together: one student logits product and its two gradient products, one product
     per teacher, nothing stored with a vocabulary axis but a chunk of at most ``chunk`` tokens of every row (0: as many
-    as suit the device). Several teachers are averaged as probabilities. Statistics are float32; matrix products take
-    the student's dtype and sum in float32. A ``temperature`` of 2 that is a Python float saves an exponential: exp(z)
-    is the square of exp(z / 2). Returns the float32 objective, differentiable in ``student``, and per token ``kl``
-    (with its T^2) and ``ce``. KL and its T^2 as in Hinton et al., 2015, section 2.
+    as suit the device). Several teachers are averaged as probabilities; a single one may be a distribution cut to its
+    likeliest words at this very temperature, and the KL is then that of the cut distributions, a lower bound.
+    Statistics are float32; matrix products take the student's dtype and sum in float32. A ``temperature`` of 2 that is
+    a Python float saves an exponential: exp(z) is the square of exp(z / 2). Returns the float32 objective,
+    differentiable in ``student``, and per token ``kl`` (with its T^2) and ``ce``. KL and its T^2 as in Hinton et al.,
+    2015, section 2.
     """
     square = isinstance(temperature, float) and temperature == 2.0
     fixed = jax.lax.stop_gradient(
@@ -61,19 +66,32 @@ def vocab_statistics(
     heads = _Heads(student, teachers)
 
     def body(_, piece):
-        hidden, teacher_hidden, label = piece
-        z, teacher_z = heads.logits(hidden, teacher_hidden)
-        values, _ = _compare(z, teacher_z, label, one, square=False)
+        hidden, said, label = piece
+        z, theirs = heads.logits(hidden, said)
+        values, _ = _compare(z, theirs, label, one, square=False)
         best = jnp.argmax(z, -1)
         values["correct"] = jnp.equal(best, label).astype(jnp.float32)
-        if teacher_z:
-            mean = teacher_z[0] if len(teacher_z) == 1 else sum(jax.nn.softmax(t) for t in teacher_z)
+        if theirs:
+            mean = theirs[0] if len(theirs) == 1 else sum(jax.nn.softmax(t) for t in theirs)
             values["agreement"] = jnp.equal(best, jnp.argmax(mean, -1)).astype(jnp.float32)
         return None, values
 
-    shape, pieces = _cut((student.hidden, tuple(t.hidden for t in teachers), labels), labels.shape, chunk)
+    shape, pieces = _cut((student.hidden, heads.said, labels), labels.shape, chunk)
     _, values = jax.lax.scan(body, None, pieces)
     return jax.tree.map(lambda v: _join(v, shape), values)
+
+
+def vocab_top(head: VocabProjection, words: int, temperature: float, chunk: int = 0) -> VocabTargets:
+    """Keep the ``words`` likeliest words of each token and the logarithms of their shares at a temperature. [B, T, words]"""
+    heads = _Heads(head, ())
+
+    def body(_, hidden):
+        z, _ = heads.logits(hidden, ())
+        top, found = jax.lax.top_k(z / temperature, words)
+        return None, VocabTargets(found, top - jax.nn.logsumexp(z / temperature, -1, keepdims=True))
+
+    shape, pieces = _cut(head.hidden, head.hidden.shape[:2], chunk)
+    return jax.tree.map(lambda v: _join(v, shape), jax.lax.scan(body, None, pieces)[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -100,9 +118,9 @@ def _run(chunk, square, student, teachers, labels, kl_weight, ce_weight, tempera
     dtype = student.hidden.dtype
 
     def body(carry, piece):
-        hidden, teacher_hidden, label, a, b = piece
-        z, teacher_z = heads.logits(hidden, teacher_hidden)
-        values, shares = _compare(z, teacher_z, label, temperature, square=square)
+        hidden, said, label, a, b = piece
+        z, theirs = heads.logits(hidden, said)
+        values, shares = _compare(z, theirs, label, temperature, square=square)
         objective = b * values["ce"] + (a * values["kl"] if teachers else 0.0)
         objective = carry[0] + jnp.sum(objective, (1, 2))
         if not gradients:
@@ -117,7 +135,7 @@ def _run(chunk, square, student, teachers, labels, kl_weight, ce_weight, tempera
         dkernel = carry[1] + jnp.einsum("gbcv,gbcd->gvd", low, hidden, preferred_element_type=jnp.float32)
         return (objective, dkernel, carry[2] + jnp.sum(dz, (1, 2))), (values, dhidden.astype(dtype))
 
-    pieces = (student.hidden, tuple(t.hidden for t in teachers), labels, kl_weight, ce_weight)
+    pieces = (student.hidden, heads.said, labels, kl_weight, ce_weight)
     shape, pieces = _cut(pieces, labels.shape, chunk)
     G = pieces[2].shape[1]
     start = [
@@ -136,63 +154,89 @@ def _run(chunk, square, student, teachers, labels, kl_weight, ce_weight, tempera
 
 
 class _Heads:
-    """Kernels cast, and made whole on every device, once and outside the loop."""
+    """Kernels cast, and made whole on every device, once and outside the loop; ``said`` [B, T, ...] goes into it."""
 
-    def __init__(self, student: VocabProjection, teachers: tuple[VocabProjection, ...]):
+    def __init__(self, student: VocabProjection, teachers: tuple[VocabProjection | VocabTargets, ...]):
         self.kernel = _whole(student.kernel.astype(student.hidden.dtype))
         self.bias = student.bias.astype(jnp.float32)
+        self.said = tuple(t if isinstance(t, VocabTargets) else t.hidden for t in teachers)
         self.teachers = [
-            (_whole(t.kernel.astype(t.hidden.dtype)), t.bias.astype(jnp.float32)) for t in teachers
+            () if isinstance(t, VocabTargets) else (_whole(t.kernel.astype(t.hidden.dtype)), t.bias)
+            for t in teachers
         ]
 
-    def logits(
-        self, hidden: jax.Array, teacher_hidden: tuple[jax.Array, ...]
-    ) -> tuple[jax.Array, list[jax.Array]]:
-        """Multiply a chunk out: float32 [G, b, c, V] of the student and of each teacher."""
+    def logits(self, hidden: jax.Array, said: tuple[Any, ...]) -> tuple[jax.Array, list[Any]]:
+        """Multiply a chunk out: float32 [G, b, c, V] of the student and of each teacher that has a kernel."""
 
         def product(hidden, kernel, bias):
             z = jnp.einsum("gbcd,vd->gbcv", hidden, kernel, preferred_element_type=jnp.float32)
-            return z + bias[None, None, None]
+            return z + bias.astype(jnp.float32)[None, None, None]
 
-        theirs = [product(h, *head) for h, head in zip(teacher_hidden, self.teachers, strict=True)]
+        theirs = [product(x, *head) if head else x for x, head in zip(said, self.teachers, strict=True)]
         return product(hidden, self.kernel, self.bias), theirs
 
 
-def _compare(z, teacher_z, label, temperature, *, square):
+def _compare(z, theirs, label, temperature, *, square):
     """Compare float32 logits [..., V]: per token CE and T^2 KL, and functions that weigh probabilities per token.
 
     ``student(w)`` is w q at temperature 1, ``difference(w)`` is w (q - p) at the temperature. Every exponential is
     taken once: sums, probabilities and KL all follow from exp((z - max) / T).
     """
-    top = jnp.max(z, -1, keepdims=True)
-    z = z - top
-    warm = jnp.exp(z / temperature) if teacher_z else None
+    z = z - jnp.max(z, -1, keepdims=True)
+    warm = jnp.exp(z / temperature) if theirs else None
     plain = jnp.exp(z) if warm is None or not square else warm * warm
     total = jnp.sum(plain, -1)
     at_label = jnp.take_along_axis(z, jnp.maximum(label, 0)[..., None], -1)[..., 0]
     values = {"ce": jnp.log(total) - at_label}
     shares: dict[str, Any] = {"student": lambda w: plain * (w / total)[..., None]}
-    if warm is None:
-        return values, shares
-    warm_total = jnp.sum(warm, -1)
-    log_q = lambda: z / temperature - jnp.log(warm_total)[..., None]  # noqa: E731
-    if len(teacher_z) == 1:
-        t = teacher_z[0] - jnp.max(teacher_z[0], -1, keepdims=True)
-        theirs = jnp.exp(t / temperature)
-        their_total = jnp.sum(theirs, -1)
-        ahead = jnp.sum(theirs * (t - z), -1) / (their_total * temperature)
-        values["kl"] = temperature**2 * (ahead + jnp.log(warm_total) - jnp.log(their_total))
-        shares["difference"] = lambda w: (
-            warm * (w / warm_total)[..., None] - theirs * (w / their_total)[..., None]
+    if warm is not None:
+        kind = (
+            _cut_teacher
+            if isinstance(theirs[0], VocabTargets)
+            else _teacher
+            if len(theirs) == 1
+            else _ensemble
         )
-        return values, shares
-    # In logarithms: a mean of probabilities may be as small as they are.
-    log_p = functools.reduce(jnp.logaddexp, (jax.nn.log_softmax(t / temperature) for t in teacher_z))
-    log_p = log_p - math.log(len(teacher_z))
-    p = jnp.exp(log_p)
-    values["kl"] = temperature**2 * jnp.sum(p * (log_p - log_q()), -1)
-    shares["difference"] = lambda w: w[..., None] * (warm / warm_total[..., None] - p)
+        kl, shares["difference"] = kind(z, warm, jnp.sum(warm, -1), theirs, temperature)
+        values["kl"] = temperature**2 * kl
     return values, shares
+
+
+def _teacher(z, warm, total, theirs, temperature):
+    t = theirs[0] - jnp.max(theirs[0], -1, keepdims=True)
+    p = jnp.exp(t / temperature)
+    p_total = jnp.sum(p, -1)
+    kl = jnp.sum(p * (t - z), -1) / (p_total * temperature) + jnp.log(total) - jnp.log(p_total)
+    return kl, lambda w: warm * (w / total)[..., None] - p * (w / p_total)[..., None]
+
+
+def _ensemble(z, warm, total, theirs, temperature):
+    # In logarithms: a mean of probabilities may be as small as they are.
+    log_p = functools.reduce(jnp.logaddexp, (jax.nn.log_softmax(t / temperature) for t in theirs))
+    log_p = log_p - math.log(len(theirs))
+    p = jnp.exp(log_p)
+    kl = jnp.sum(p * (log_p - z / temperature), -1) + jnp.log(total)
+    return kl, lambda w: w[..., None] * (warm / total[..., None] - p)
+
+
+def _cut_teacher(z, warm, total, theirs, temperature):
+    """The words that were kept, and one more for all others: p and q both cut so.
+
+    The gradient gives the others what the teacher left them, in the student's own proportions.
+    """
+    words, log_p = theirs[0].words, theirs[0].log_shares
+    p = jnp.exp(log_p)
+    log_q = jnp.take_along_axis(z, words, -1) / temperature - jnp.log(total)[..., None]
+    q = jnp.exp(log_q)
+    others_p = jnp.maximum(1 - jnp.sum(p, -1), LEAST)
+    others_q = jnp.maximum(1 - jnp.sum(q, -1), LEAST)
+    kl = jnp.sum(p * (log_p - log_q), -1) + others_p * (jnp.log(others_p) - jnp.log(others_q))
+
+    def difference(w):
+        dense = warm * (w * (1 - others_p / others_q) / total)[..., None]
+        return jnp.put_along_axis(dense, words, w[..., None] * (q - p), -1, inplace=False)
+
+    return kl, difference
 
 
 def _cut(tree, sizes: tuple[int, ...], chunk: int):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flaxdistill import sharding
-from flaxdistill.ops.vocab import vocab_objective, vocab_statistics
+from flaxdistill.ops.vocab import vocab_objective, vocab_statistics, vocab_top
 from flaxdistill.pytrees import VocabProjection
 
 B, T, D, V = 2, 7, 3, 13
@@ -103,6 +103,40 @@ def test_statistics():
     assert got["correct"].tolist() == (best == labels).astype(float).tolist()
     assert got["agreement"].tolist() == (best == chosen).astype(float).tolist()
     assert set(jax.eval_shape(lambda: vocab_statistics(student, (), labels, 3))) == {"ce", "correct"}
+
+
+@pytest.mark.parametrize("words", [4, V])
+def test_a_cut_teacher_is_the_kl_of_the_cut_distributions(words):
+    """By definition: the likeliest words, and all others as one; with every word kept, the whole KL."""
+    student, teachers, labels, a, b, _ = arguments()
+    temperature = 2.5
+    top = vocab_top(teachers[0], words, temperature, chunk=3)
+    assert top.words.shape == (B, T, words)
+
+    def cut(student):
+        def logits(head):
+            z = jnp.einsum("btd,vd->btv", head.hidden, head.kernel) + head.bias[None, None]
+            return jax.nn.softmax(z / temperature)
+
+        p, q = logits(teachers[0]), logits(student)
+        found = jnp.sort(jnp.argsort(p, -1)[..., V - words :], -1)
+        p, q = (jnp.take_along_axis(x, found, -1) for x in (p, q))
+        kl = jnp.sum(p * jnp.log(p / q), -1)
+        if words < V:
+            p, q = 1 - jnp.sum(p, -1), 1 - jnp.sum(q, -1)
+            kl += p * jnp.log(p / q)
+        return jnp.sum(a * kl) * temperature**2
+
+    def ours(student):
+        return vocab_objective(student, (top,), labels, a, np.zeros_like(b), temperature, 3)[0]
+
+    got, expected = (jax.device_get(jax.jit(jax.value_and_grad(f))(student)) for f in (ours, cut))
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.abs(x - y).max() <= 2e-5 * np.abs(y).max()
+    whole = vocab_objective(student, teachers[:1], labels, a, np.zeros_like(b), temperature, 3)[0]
+    assert got[0] <= whole * (1 + 1e-5)
+    if words == V:
+        np.testing.assert_allclose(got[0], whole, rtol=1e-5)
 
 
 def test_no_position_at_all_is_no_loss():

@@ -1,0 +1,198 @@
+"""A teacher's answers, computed once and read by every student after: its likeliest words and its last hidden state."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxdistill.data.rows import Order, rows
+from flaxdistill.data.store import Blocks
+from flaxdistill.data.writer import ArrayFile
+from flaxdistill.errors import UserError
+from flaxdistill.files import read_json, whole, write_json
+from flaxdistill.losses.base import Loss
+from flaxdistill.losses.vocab import Vocab, at_labels
+from flaxdistill.ops.vocab import vocab_top
+from flaxdistill.pytrees import Batch, Outputs, Params, VocabTargets
+from flaxdistill.sharding import place_rows
+
+PART = 1024
+"""Rows of one folder: what a killed run has to compute again."""
+
+MANIFEST = "targets.json"
+Compute = Callable[[Params, Batch], dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What of a teacher is kept: ``words`` of each token at a temperature, on all or masked tokens, and hidden states."""
+
+    words: int
+    temperature: float
+    masked: bool
+    hidden: bool
+
+
+def wanted(losses: Mapping[str, Loss], words: int) -> Wanted:
+    """Settle what the losses need; raises UserError for one that cannot live from stored answers."""
+    needed: set[str] = set()
+    found = [loss for loss in losses.values() if isinstance(loss, Vocab)]
+    for name, loss in losses.items():
+        if loss.needs_teacher and not loss.offline:
+            raise UserError(
+                f"losses.{name} reads more of a teacher than teacher.offline keeps; drop the loss, or set it to 0"
+            )
+        needed |= set(loss.offline)
+    if len(found) != 1 or not found[0].temperature.constant:
+        raise UserError(
+            "teacher.offline keeps words at one temperature: it needs one Vocab loss whose temperature never moves; set "
+            "it to 0 for others"
+        )
+    return Wanted(
+        words=words,
+        temperature=found[0].temperature.start,
+        masked=found[0].tokens == "masked",
+        hidden="hidden" in needed,
+    )
+
+
+def recall(params: Params, batch: Batch) -> Outputs:
+    """Give what a batch's stored answers say, as the teacher's outputs; nothing else of them is there to be read."""
+    stored = batch.targets
+    vocab = VocabTargets(stored["words"].astype(jnp.int32), stored["log_shares"].astype(jnp.float32))
+    hidden = (stored["hidden"],) if "hidden" in stored else ()
+    return Outputs(hidden=hidden, queries=(), keys=(), values=(), pooled=jnp.zeros(()), vocab=vocab)
+
+
+def make_compute(
+    apply: Callable[[Params, Batch], Outputs], prepare: Callable[[Batch], Batch], what: Wanted
+) -> Compute:
+    """Make the function that masks a batch as training will and asks the teacher: arrays [B, ...] by name."""
+
+    def compute(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        batch = prepare(batch)
+        outputs = apply(params, batch)
+        head = at_labels(outputs.vocab, batch) if what.masked else outputs.vocab
+        top = vocab_top(head, what.words, what.temperature)
+        narrow = jnp.uint16 if head.kernel.shape[0] <= 65536 else jnp.uint32
+        # Half precision: a share is kept to 1 part in 2,000 where it is large, and to 1 in 100 where it is e^-16.
+        kept = {"words": top.words.astype(narrow), "log_shares": top.log_shares.astype(jnp.float16)}
+        if what.hidden:
+            kept["hidden"] = outputs.hidden[-1].astype(jnp.bfloat16)
+        return kept | {"example_id": batch.example_id, "epoch": batch.epoch}
+
+    return compute
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Stored answers, addressed as rows are: by the global index of the order that they were computed in."""
+
+    folder: Path
+
+    def read(self, index: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Read the answers to rows at consecutive global indices; raises UserError where they are of other rows."""
+        parts = [index[index // PART == number] for number in np.unique(index // PART)]
+        found = [{n: a[at % PART] for n, a in _part(self.folder, int(at[0]) // PART).items()} for at in parts]
+        joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        for name in ("example_id", "epoch"):
+            if not np.array_equal(joined.pop(name), columns[name]):
+                raise UserError(
+                    f"{self.folder} answers for other rows at {int(index[0])}; delete it and run the command again"
+                )
+        return joined
+
+
+def store_targets(
+    directory: Path,
+    settings: Mapping[str, Any],
+    compute: Compute,
+    params: Params,
+    blocks: tuple[Blocks, ...],
+    order: Order,
+    mesh: Any,
+    *,
+    needed: int,
+    batch_size: int,
+    report: Callable[[str], None],
+) -> Targets:
+    """Compute the answers to rows 0 .. ``needed`` that are not in ``directory`` yet, in parts that are whole or absent.
+
+    They lie in a folder named after ``settings``: everything that they depend on. Raises UserError before the first
+    is computed where the disk cannot hold them.
+    """
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder = directory / f"targets-{fingerprint}"
+    numbers = range(-(-needed // PART))
+    missing = [number for number in numbers if not (folder / f"{number:06}").is_dir()]
+    if not missing:
+        report(f"reused {folder}: the teacher's answers to {len(numbers) * PART:,} rows")
+        return Targets(folder)
+
+    def batch(first: int) -> Batch:
+        return place_rows(rows(blocks, order, first + np.arange(batch_size)), mesh)
+
+    batch_size = min(-(-batch_size // mesh.size) * mesh.size, PART)
+    while PART % batch_size:
+        batch_size -= mesh.size
+    run = jax.jit(compute)
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(compute, params, batch(0))
+        row = sum(int(np.prod(s.shape[1:])) * s.dtype.itemsize for s in shapes.values())
+        total = len(missing) * PART * row
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        report(
+            f"the teacher's answers to {len(missing) * PART:,} rows take {total / 2**30:.2f} GiB ({row:,} bytes a row)"
+        )
+        if total > free:
+            raise UserError(
+                f"{folder} needs {total / 2**30:.1f} GiB for the teacher's answers and {free / 2**30:.1f} are free; keep "
+                "fewer words with --teacher.offline, or choose another --data-dir"
+            )
+        if not (folder / MANIFEST).exists():
+            write_json(folder / MANIFEST, {"settings": dict(settings), "part": PART, "bytes_per_row": row})
+        for number in missing:
+            starts = range(number * PART, (number + 1) * PART, batch_size)
+            _write_part(folder / f"{number:06}", shapes, (run(params, batch(first)) for first in starts))
+    report(f"wrote {folder}")
+    return Targets(folder)
+
+
+def _write_part(path: Path, shapes: Mapping[str, Any], batches: Any) -> None:
+    with whole(path) as new, contextlib.ExitStack() as stack:
+        files = {
+            name: stack.enter_context(ArrayFile(new / f"{name}.npy", shape.shape[1:], _stored(shape.dtype)))
+            for name, shape in shapes.items()
+        }
+        for answers in batches:
+            for name, values in jax.device_get(answers).items():
+                files[name].append(values.view(files[name].dtype))
+
+
+@functools.lru_cache(maxsize=8)
+def _part(folder: Path, number: int) -> dict[str, np.ndarray]:
+    path = folder / f"{number:06}"
+    if read_json(folder / MANIFEST)["part"] != PART or not path.is_dir():
+        raise UserError(f"{path} is missing or of another version; delete {folder} and run the command again")
+    arrays = {}
+    for file in path.glob("*.npy"):
+        array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        arrays[file.stem] = array.view(jnp.bfloat16) if file.stem == "hidden" else array
+    return arrays
+
+
+def _stored(dtype: Any) -> np.dtype:
+    """Name a type as numpy's files can: bfloat16 is kept by its bits."""
+    return np.dtype(np.uint16) if dtype == jnp.bfloat16 else np.dtype(dtype)

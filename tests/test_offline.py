@@ -1,0 +1,127 @@
+"""Stored answers of a teacher: the same training as with the teacher, within what was cut."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from test_cli import compiled, config, home, refused, rows_of, succeed, wide  # noqa: F401 - fixtures
+
+from flaxdistill import offline
+from flaxdistill.errors import UserError
+from flaxdistill.losses.base import Loss
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.schedule import Schedule
+
+STEPS = ("--steps", "4")
+
+
+def losses(workdir, term="loss"):
+    return np.array([row[term] for row in rows_of(workdir)])
+
+
+@pytest.mark.parametrize("tokens", ["masked", "real"])
+def test_equal_to_online(home, tmp_path, tokens):  # noqa: F811
+    """Every word kept: what is left is rounding to half precision. Fewer words: a smaller KL, the same other terms."""
+    same = (
+        "distill",
+        home / "taught.py",
+        *STEPS,
+        "--losses.vocab.tokens",
+        tokens,
+        "--data-dir",
+        tmp_path / "data",
+    )
+    succeed(*same, "--workdir", tmp_path / "online")
+    words = json.loads((tmp_path / "online" / "experiment.json").read_text())["student"]["config"][
+        "vocab_size"
+    ]
+    out = succeed(*same, "--workdir", tmp_path / "whole", "--teacher.offline", words)
+    assert "GiB" in out
+    np.testing.assert_allclose(losses(tmp_path / "whole"), losses(tmp_path / "online"), rtol=1e-3)
+    assert (losses(tmp_path / "whole") != losses(tmp_path / "online")).any()
+
+    succeed(*same, "--workdir", tmp_path / "few", "--teacher.offline", 4)
+    few, online = losses(tmp_path / "few", "kl"), losses(tmp_path / "online", "kl")
+    assert few[0] < online[0]
+    np.testing.assert_allclose(
+        losses(tmp_path / "few", "mlm")[0], losses(tmp_path / "online", "mlm")[0], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        losses(tmp_path / "few", "cosine")[0], losses(tmp_path / "online", "cosine")[0], rtol=1e-2
+    )
+
+
+def test_answers_are_reused_lengthened_and_resumed(home, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(offline, "PART", 16)
+    offline._part.cache_clear()
+    run = ("distill", home / "taught.py", "--data-dir", tmp_path / "data", "--teacher.offline", 8)
+    succeed(*run, "--steps", "4", "--workdir", tmp_path / "one")
+    (folder,) = (tmp_path / "data").glob("targets-*")
+    parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert parts == ["000000", "000001"]
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.npy")}
+
+    # Another student, with accumulation: nothing is computed again, and nothing changes.
+    out = succeed(*run, "--steps", "4", "--accumulate", "1", "--workdir", tmp_path / "two")
+    assert "reused" in out
+    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
+
+    # A part that a killed run did not finish, and rows that a longer run needs.
+    shutil.rmtree(folder / "000001")
+    offline._part.cache_clear()
+    succeed(*run, "--steps", "6", "--workdir", tmp_path / "one")
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["000000", "000001", "000002"]
+    assert all(before[file] == file.stat().st_mtime_ns for file in (folder / "000000").rglob("*.npy"))
+
+    # Answers to other rows than are asked for.
+    ids = folder / "000000" / "example_id.npy"
+    np.save(ids, np.load(ids) + 1)
+    offline._part.cache_clear()
+    assert "answers for other rows at 0; delete it" in refused(
+        *run, "--steps", "4", "--workdir", tmp_path / "three"
+    )
+
+
+def test_another_teacher_or_seed_has_its_own_answers(home, tmp_path):  # noqa: F811
+    run = (
+        "distill",
+        home / "taught.py",
+        "--data-dir",
+        tmp_path / "data",
+        "--teacher.offline",
+        4,
+        "--steps",
+        1,
+    )
+    for number, more in enumerate(
+        [(), ("--seed", 1), ("--teacher.offline", 5), ("--losses.vocab.temperature", 1)]
+    ):
+        succeed(*run, *more, "--workdir", tmp_path / str(number))
+    assert len(list((tmp_path / "data").glob("targets-*"))) == 4
+
+
+def test_a_disk_too_small_is_told_before(home, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    run = ("distill", home / "taught.py", "--data-dir", tmp_path / "data", "--teacher.offline", 4)
+    assert "keep fewer words with --teacher.offline" in refused(*run, "--workdir", tmp_path / "w")
+    assert not list((tmp_path / "data").glob("targets-*/0*"))
+    assert not (tmp_path / "w" / "experiment.json").exists()
+
+
+def test_losses_that_stored_answers_cannot_serve():
+    class Other(Vocab):
+        needs_teacher, offline = True, ()
+
+    assert offline.wanted({"v": Vocab(), "c": Cosine()}, 9) == offline.Wanted(
+        words=9, temperature=2.0, masked=False, hidden=True
+    )
+    assert not offline.wanted({"v": Vocab(tokens="masked"), "m": MaskedLM()}, 9).hidden
+    with pytest.raises(UserError, match="one temperature"):
+        offline.wanted({"v": Vocab(temperature=Schedule(4.0, 1.0, 10))}, 9)
+    with pytest.raises(UserError, match=r"losses\.o reads more of a teacher"):
+        offline.wanted({"v": Vocab(), "o": Other()}, 9)
+    assert Loss.offline == ()
