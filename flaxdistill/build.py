@@ -74,7 +74,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         counts=store.counts(),
         seed=2 * e.seed,
     )
-    encode = make_apply(config, e.student.dtype, e.student.attention)
+    encode = make_apply(config, e.student.dtype, e.student.attention, remat=e.student.remat)
     drops = config.dropout > 0 or config.attention_dropout > 0
     tx = e.optim.build(e.steps)
     losses_params = _init_losses(e, encode, teacher_applies, config, teacher_params, store.length)

@@ -125,8 +125,9 @@ def _run(experiments: dict[str, Any], root: Path) -> int:
 
     from rich.console import Console
 
-    from flaxdistill import stages, terminal
+    from flaxdistill import compiled, stages, terminal
 
+    compiled.keep()
     console = Console()
     with terminal.Bar(console) as bar:
         try:
@@ -163,8 +164,9 @@ def _evaluate(workdir: _WORKDIR, model: str | None = None) -> int:
     """
     from rich.console import Console
 
-    from flaxdistill import stages, terminal
+    from flaxdistill import compiled, stages, terminal
 
+    compiled.keep()
     row = stages.evaluate(workdir, model)
     Console().print(terminal.results([{"name": model or str(workdir)} | row]))
     return 0

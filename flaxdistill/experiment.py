@@ -59,6 +59,7 @@ class Student:
     attention_dropout: float = 0.1
     dtype: DType = "auto"  # of its arithmetic; weights are float32
     attention: Attention = "auto"
+    remat: bool = False  # compute layers again in the backward pass: a third more arithmetic, far less memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,17 @@ class Experiment:
         return self.start_path() or (self.teacher.path if self.teacher else self.judge)
 
 
-FREE = ("steps", "accumulate", "fsdp", "log_every", "eval_every", "save_every", "eval_batch_size", "data_dir")
+FREE = (
+    "steps",
+    "accumulate",
+    "fsdp",
+    "log_every",
+    "eval_every",
+    "save_every",
+    "eval_batch_size",
+    "data_dir",
+    "student.remat",
+)
 """What may change when a run goes on. Only ``steps`` changes what is computed: the rate follows the longer schedule."""
 
 

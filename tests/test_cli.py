@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax import monitoring
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
@@ -606,6 +607,32 @@ def test_a_claim_cut_short_is_taken_up(home, tmp_path, monkeypatch):
     assert file.stat().st_mtime_ns == before, "a run that goes on has no reason to write its tokenizer again"
     shutil.rmtree(tmp_path / "w" / "checkpoints")
     assert "has no complete checkpoint; starts again from step 0" in succeed(*train)
+
+
+def test_nothing_is_compiled_after_the_first_save(home, tmp_path, monkeypatch):
+    """One program for each function, made before or in its first call."""
+    lowered, seen = [], []
+    monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: lowered.append(name) if "jaxpr_to_mlir_module" in name else None
+    )
+    show = terminal.Bar.show
+    monkeypatch.setattr(
+        terminal.Bar, "show", lambda self, *row: (show(self, *row), seen.append((row[2], len(lowered))))
+    )
+    often = ("--log-every", "1", "--eval-every", "2", "--save-every", "2", "--steps", "8")
+    succeed("distill", home / "taught.py", *often, "--workdir", tmp_path / "w")
+    counts = {(row["step"], "split" in row): count for row, count in seen}
+    assert counts[1, False] > 0
+    assert counts[3, False] == counts[8, True]
+    assert len(lowered) > counts[8, True], "the export makes programs of its own: were they not counted?"
+
+
+def test_layers_computed_again_change_nothing(home, finished, tmp_path):
+    """Less memory, the same run: it may even go on so."""
+    succeed("distill", home / "taught.py", "--student.remat", "--workdir", tmp_path / "w")
+    for own, other in zip(rows_of(tmp_path / "w"), rows_of(finished), strict=True):
+        assert own == pytest.approx(other, rel=1e-5)
+    assert "skipped" in succeed("distill", home / "taught.py", "--student.remat", "--workdir", finished)
 
 
 def test_killed_between_saves_is_as_if_never_stopped(home, finished, tmp_path):

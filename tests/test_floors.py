@@ -39,6 +39,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (6, "fit.py", {"jax", "numpy"}),
     (6, "offline.py", {"jax", "numpy"}),
     (6, "build.py", {"jax", "numpy"}),
+    (7, "compiled.py", {"jax"}),
     (7, "stages.py", {"jax"}),
     (7, "inspection.py", {"jax", "numpy"}),
     (8, "flags.py", {"tyro"}),

@@ -23,6 +23,7 @@ class Encoder(nn.Module):
     config: EncoderConfig
     dtype: Any
     attention: Attention = "auto"
+    remat: bool = False
 
     @nn.compact
     def __call__(self, batch: Batch, keys: jax.Array | None) -> Outputs:
@@ -34,8 +35,10 @@ class Encoder(nn.Module):
         embeddings = Embeddings(c, dtype, name="embeddings")
         x = embeddings(batch.input_ids, batch.positions, batch.token_type_ids, fold(0))
         hidden, projections = [x], []
+        # Kept from the forward pass: each layer's input, and what a loss reads of it.
+        layer = nn.remat(Layer) if self.remat else Layer
         for i in range(c.num_layers):
-            x, qkv = Layer(c, dtype, self.attention, name=f"layer_{i}")(x, batch.segment_ids, fold(i + 1))
+            x, qkv = layer(c, dtype, self.attention, name=f"layer_{i}")(x, batch.segment_ids, fold(i + 1))
             hidden.append(x)
             projections.append(qkv)
         queries, keys_, values = zip(*projections, strict=True)
@@ -72,9 +75,14 @@ def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
     return init
 
 
-def make_apply(config: EncoderConfig, dtype: DType, attention: Attention = "auto") -> Apply:
-    """Make ``apply(params, batch, keys) -> Outputs`` computing in ``dtype``; ``keys`` [B] drive dropout, None is none."""
-    encoder = Encoder(config, operand_dtype(dtype), attention)
+def make_apply(
+    config: EncoderConfig, dtype: DType, attention: Attention = "auto", *, remat: bool = False
+) -> Apply:
+    """Make ``apply(params, batch, keys) -> Outputs`` computing in ``dtype``; ``keys`` [B] drive dropout, None is none.
+
+    ``remat`` computes a layer again in the backward pass instead of keeping what is inside it.
+    """
+    encoder = Encoder(config, operand_dtype(dtype), attention, remat)
 
     def apply(params: Params, batch: Batch, keys: jax.Array | None) -> Outputs:
         outputs: Any = encoder.apply({"params": params}, batch, keys)
