@@ -612,9 +612,12 @@ def test_a_claim_cut_short_is_taken_up(home, tmp_path, monkeypatch):
 def test_nothing_is_compiled_after_the_first_save(home, tmp_path, monkeypatch):
     """One program for each function, made before or in its first call."""
     lowered, seen = [], []
-    monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: lowered.append(name) if "jaxpr_to_mlir_module" in name else None
-    )
+
+    def count(name, *_, **__):
+        if "jaxpr_to_mlir_module" in name:
+            lowered.append(name)
+
+    monitoring.register_event_duration_secs_listener(count)
     show = terminal.Bar.show
     monkeypatch.setattr(
         terminal.Bar, "show", lambda self, *row: (show(self, *row), seen.append((row[2], len(lowered))))
