@@ -26,6 +26,24 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def begin(description: str | None, presets: Iterable[str]) -> tuple[argparse.Namespace, str, Row]:
+    """Start a comparison with PyTorch: the options, PyTorch's device (all cores of a CPU), the surroundings, printed."""
+    import jax
+    import torch
+
+    made = parser(description)
+    made.add_argument("--preset", choices=presets, default="cpu")
+    made.add_argument("--pairs", type=int, default=5)
+    made.add_argument("--least", type=float, default=1.0, help="seconds of each turn of a pair")
+    options = made.parse_args()
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    where = surroundings()
+    print(describe(where), flush=True)
+    return options, device, where
+
+
 def surroundings() -> Row:
     """Tell where and with what is measured: device, cores, versions, commit."""
     import jax
@@ -74,6 +92,43 @@ def interleave(
                 n += 1
             seconds[name].append(taken / n)
     return seconds
+
+
+def fastest_torch(
+    forward: Callable[..., Any], use: Callable[[Callable[..., Any]], Any], *, least: float = 1.0
+) -> tuple[str, Callable[[], None]]:
+    """Choose ``use(forward)`` eager or compiled, whichever is faster: its name, and a call that waits for it."""
+    import torch
+
+    def waiting(forward: Callable[..., Any]) -> Callable[[], None]:
+        def call() -> None:
+            use(forward)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+
+        return call
+
+    torch.compiler.reset()
+    calls = {"eager": waiting(forward), "compiled": waiting(torch.compile(forward, dynamic=False))}
+    seconds = interleave(calls, 3, least=least)
+    name = min(calls, key=lambda name: statistics.median(seconds[name]))
+    return name, calls[name]
+
+
+def difference(name: str, ours: Iterable[Any], theirs: Iterable[Any], *, tolerance: float) -> float:
+    """Give the largest difference of two rows of arrays, as a share of an array's largest entry.
+
+    Raises SystemExit where it is above ``tolerance``, or no number.
+    """
+    import numpy as np
+
+    pairs = [
+        (np.asarray(a, np.float32), np.asarray(b, np.float32)) for a, b in zip(ours, theirs, strict=True)
+    ]
+    off = float(np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs]))
+    if not off <= tolerance:
+        raise SystemExit(f"{name}: off by {off:.1e} of the largest entry; {tolerance:.0e} is allowed")
+    return off
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -1,14 +1,11 @@
 """Tokens per second from a block store to a placed batch: ``python benchmarks/loader.py [--json FILE]``."""
 
-import argparse
-import importlib.metadata
-import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import bench
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -55,56 +52,28 @@ def measure(
         count += batch
     batches.close()
     return {
-        "length": length,
-        "batch": batch,
+        "name": f"{batch} x {length}",
         "tokens_per_second": round(count * length / taken),
         "us_per_row": round(1e6 * taken / count, 2),
     }
 
 
-def surroundings(mesh: Mesh) -> dict[str, Any]:
-    """Tell where and with what is measured: devices, versions, commit."""
-    git = [
-        "git",
-        "--no-optional-locks",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--exclude=*",
-    ]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
-        "commit": commit or "unknown",
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows of the table to this file")
+    parser = bench.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="per row of the table")
     parser.add_argument("--blocks", type=int, default=200_000)
     options = parser.parse_args()
     mesh = make_mesh()
-    where = surroundings(mesh)
-    versions = " ".join(f"{name} {version}" for name, version in where["versions"].items())
-    print(f"{where['device']}, {versions}, commit {where['commit']}")
-    print(f"{'length':>6} {'batch':>5} {'tokens/s':>12} {'us/row':>7}")
+    where = bench.surroundings()
+    print(bench.describe(where), flush=True)
     table = []
     with tempfile.TemporaryDirectory() as folder:
         for length in (128, 512):
             blocks = random_blocks(Path(folder), length, options.blocks)
-            for batch in (64, 256):
-                row = measure(blocks, length, batch, mesh, options.seconds)
-                print(
-                    "{length:6} {batch:5} {tokens_per_second:12,} {us_per_row:7.2f}".format(**row), flush=True
-                )
-                table.append(row | where)
-    if options.json:
-        options.json.write_text(json.dumps(table, indent=1) + "\n")
+            table += [measure(blocks, length, batch, mesh, options.seconds) for batch in (64, 256)]
+    columns = {"name": "", "tokens_per_second": ",.0f", "us_per_row": ".2f"}
+    bench.show("from blocks to a placed batch", table, columns)
+    bench.keep(options, table, where, bars=("tokens_per_second",))
 
 
 if __name__ == "__main__":

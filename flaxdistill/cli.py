@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -123,12 +124,10 @@ def _train(arguments: list[str]) -> int:
 def _run(experiments: dict[str, Any], root: Path) -> int:
     import signal
 
-    from rich.console import Console
-
     from flaxdistill import compiled, stages, terminal
 
     compiled.keep()
-    console = Console()
+    console = _console()
     with terminal.Bar(console) as bar:
         try:
             rows = stages.run(
@@ -144,6 +143,13 @@ def _run(experiments: dict[str, Any], root: Path) -> int:
             return 0 if stopped.signal_number == signal.SIGTERM else 130
     console.print(terminal.results(rows))
     return 0
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # A file or a pipe has no width, and rich would cut tables at 80 characters.
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=140)
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -162,13 +168,11 @@ def _evaluate(workdir: _WORKDIR, model: str | None = None) -> int:
         workdir: the folder of the run
         model: a directory or Hub id to evaluate instead of the student
     """
-    from rich.console import Console
-
     from flaxdistill import compiled, stages, terminal
 
     compiled.keep()
     row = stages.evaluate(workdir, model)
-    Console().print(terminal.results([{"name": model or str(workdir)} | row]))
+    _console().print(terminal.results([{"name": model or str(workdir)} | row]))
     return 0
 
 
@@ -204,11 +208,9 @@ def _inspect(what: _PATH_OR_ID) -> int:
     Args:
         what: a directory or Hub id
     """
-    from rich.console import Console
-
     from flaxdistill import inspection, terminal
 
-    console = Console()
+    console = _console()
     for title, section in inspection.inspect(what).items():
         console.print(terminal.listing(title, section))
     return 0
