@@ -96,7 +96,11 @@ def test_free_fields_exist_and_alone_are_free():
         told = differences(to_json(base), to_json(new))
         assert bool(told) == (field.name not in FREE), field.name
         assert all(line.startswith(field.name) for line in told)
-    assert set(FREE) <= {field.name for field in dataclasses.fields(Experiment)}
+    for name in FREE:
+        place, _, field = name.rpartition(".")
+        owner = getattr(base, place) if place else base
+        assert field in {field.name for field in dataclasses.fields(owner)}, name
+    assert not differences({"student": {"remat": False}}, {"student": {"remat": True}})
 
 
 def test_differences_name_the_deepest_field():

@@ -377,6 +377,7 @@ def test_what_is_written(tmp_path, params):
         "tokenizer_class": "PreTrainedTokenizerFast",
         "do_lower_case": True,
         "model_input_names": names,
+        "model_max_length": CONFIG.max_positions,
     }
     described = json.loads((out / "config.json").read_text())
     assert described["architectures"] == ["BertForMaskedLM"] and described["model_type"] == "bert"
