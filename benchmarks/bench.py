@@ -94,10 +94,13 @@ def interleave(
     return seconds
 
 
-def fastest_torch(
-    forward: Callable[..., Any], use: Callable[[Callable[..., Any]], Any], *, least: float = 1.0
-) -> tuple[str, Callable[[], None]]:
-    """Choose ``use(forward)`` eager or compiled, whichever is faster: its name, and a call that waits for it."""
+def against_torch(
+    calls: dict[str, Callable[[], Any]],
+    forward: Callable[..., Any],
+    use: Callable[[Callable[..., Any]], Any],
+    options: argparse.Namespace,
+) -> tuple[str, dict[str, list[float]]]:
+    """Time calls in turns with PyTorch's ``use(forward)``, eager or compiled, whichever is faster: which, and seconds."""
     import torch
 
     def waiting(forward: Callable[..., Any]) -> Callable[[], None]:
@@ -109,10 +112,34 @@ def fastest_torch(
         return call
 
     torch.compiler.reset()
-    calls = {"eager": waiting(forward), "compiled": waiting(torch.compile(forward, dynamic=False))}
-    seconds = interleave(calls, 3, least=least)
-    name = min(calls, key=lambda name: statistics.median(seconds[name]))
-    return name, calls[name]
+    theirs = {"eager": waiting(forward), "compiled": waiting(torch.compile(forward, dynamic=False))}
+    seconds = interleave(theirs, 3, least=options.least)
+    best = min(theirs, key=lambda name: statistics.median(seconds[name]))
+    return best, interleave({**calls, "torch": theirs[best]}, options.pairs, least=options.least)
+
+
+def compared(seconds: dict[str, list[float]], amount: float, unit: str) -> Row:
+    """Give what each does in a second, where a call does ``amount``, and how many times faster ours is than PyTorch."""
+    rates = {f"{name}_{unit}_per_second": amount / statistics.median(s) for name, s in seconds.items()}
+    return rates | {"ratio": ratio(seconds["ours"], seconds["torch"]), "turns_seconds": seconds}
+
+
+def tensor(x: Any, device: str) -> Any:
+    """Copy an array to PyTorch, its type kept."""
+    import numpy as np
+    import torch
+
+    kind = getattr(torch, str(x.dtype))
+    return torch.tensor(
+        np.asarray(x, np.float32 if kind.is_floating_point else None), dtype=kind, device=device
+    )
+
+
+def numbers(x: Any) -> Any:
+    """Copy an array of either side to numpy's float32."""
+    import numpy as np
+
+    return np.asarray(x.detach().float().cpu() if hasattr(x, "detach") else x, np.float32)
 
 
 def difference(name: str, ours: Iterable[Any], theirs: Iterable[Any], *, tolerance: float) -> float:
@@ -122,9 +149,7 @@ def difference(name: str, ours: Iterable[Any], theirs: Iterable[Any], *, toleran
     """
     import numpy as np
 
-    pairs = [
-        (np.asarray(a, np.float32), np.asarray(b, np.float32)) for a, b in zip(ours, theirs, strict=True)
-    ]
+    pairs = [(numbers(a), numbers(b)) for a, b in zip(ours, theirs, strict=True)]
     off = float(np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs]))
     if not off <= tolerance:
         raise SystemExit(f"{name}: off by {off:.1e} of the largest entry; {tolerance:.0e} is allowed")
@@ -156,8 +181,13 @@ def show(title: str, rows: Iterable[Row], columns: dict[str, str]) -> None:
     Console(width=None if os.isatty(1) else 180).print(table)
 
 
-def keep(options: argparse.Namespace, rows: list[Row], where: Row, *, bars: Sequence[str]) -> None:
-    """Write the rows with their surroundings as JSON, and draw the fields ``bars`` side by side, where asked to."""
+def keep(
+    options: argparse.Namespace, rows: list[Row], where: Row, *, bars: Sequence[str] = (), curves: str = ""
+) -> None:
+    """Write the rows with their surroundings as JSON, and draw the fields ``bars`` side by side, where asked to.
+
+    ``curves`` names a field that holds a list, drawn as one line a row instead.
+    """
     if options.json:
         options.json.write_text(json.dumps([row | where for row in rows], indent=1) + "\n")
     if not options.plot:
@@ -167,8 +197,10 @@ def keep(options: argparse.Namespace, rows: list[Row], where: Row, *, bars: Sequ
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 1 + 0.6 * len(rows)), layout="constrained")
-    height = 0.8 / len(bars)
+    figure, axes = pyplot.subplots(figsize=(9, 5 if curves else 1 + 0.6 * len(rows)), layout="constrained")
+    for number, row in enumerate(rows if curves else ()):
+        axes.plot(row[curves], label=row["name"], linewidth=1 + 0.8 * (len(rows) - number), alpha=0.7)
+    height = 0.8 / max(len(bars), 1)
     for number, bar in enumerate(bars):
         drawn = [(at, row[bar]) for at, row in enumerate(rows) if row.get(bar) is not None]
         axes.barh(
@@ -177,8 +209,9 @@ def keep(options: argparse.Namespace, rows: list[Row], where: Row, *, bars: Sequ
             height,
             label=bar.replace("_", " "),
         )
-    axes.set_yticks([at + 0.4 - height / 2 for at in range(len(rows))], [row["name"] for row in rows])
-    axes.invert_yaxis()
+    if bars:
+        axes.set_yticks([at + 0.4 - height / 2 for at in range(len(rows))], [row["name"] for row in rows])
+        axes.invert_yaxis()
     axes.legend()
     axes.set_title(f"{where['device']}, commit {where['commit']}", fontsize="small")
     figure.savefig(options.plot, dpi=120)

@@ -46,7 +46,13 @@ TEMPERATURE, KL, MLM_WEIGHT, RATE, CLIP = 2.0, 5.0, 2.0, 1e-4, 5.0
 TOLERANCE = 2e-4
 """Largest difference of a gradient tensor, as a share of its largest entry, and of the loss, in float32."""
 
-SPECIAL = {"mask_id": 103, "special_ids": (0, 100, 101, 102, 103)}
+MLM_SETTINGS = {"mask_id": 103, "special_ids": (0, 100, 101, 102, 103)}
+
+
+KEEP = optax.GradientTransformation(
+    lambda params: params, lambda g, state, params=None: (jax.tree.map(jnp.zeros_like, g), g)
+)
+"""Changes nothing and keeps the gradient as its state."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +121,7 @@ class Ours:
         self.loss = Vocab(tokens=case.tokens)
         teacher, student = make_apply(case.teacher, dtype), make_apply(case.student, dtype)
         self.applies = (lambda p, b: student(p, b, None), (lambda p, b: teacher(p, b, None),))
-        self.prepare = MLM().make_prepare(counts=np.ones(case.teacher.vocab_size), seed=0, **SPECIAL)
+        self.prepare = MLM().make_prepare(counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS)
         self.params = make_init(case.student)(jax.random.key(1))
         self.teacher_params = make_init(case.teacher)(jax.random.key(0))
         random = np.random.default_rng(0)
@@ -140,10 +146,7 @@ class Ours:
 
     def gradient(self) -> tuple[float, dict[str, np.ndarray]]:
         """Take the loss and its gradient, by Hugging Face's tensor names."""
-        keep = optax.GradientTransformation(
-            lambda params: params, lambda g, state, params=None: (jax.tree.map(jnp.zeros_like, g), g)
-        )
-        state, metrics = jax.jit(self._step(keep))(self._state(keep), (self.teacher_params,), self.batch)
+        state, metrics = jax.jit(self._step(KEEP))(self._state(KEEP), (self.teacher_params,), self.batch)
         gradient = jax.tree.map(np.asarray, state.opt_state["student"])
         return float(metrics["loss"].total), find_family(self.case.family).write(self.case.student, gradient)
 

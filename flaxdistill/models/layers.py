@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.ops.attention import Attention, attention
-from flaxdistill.ops.dense import dense
+from flaxdistill.ops.dense import dense, whole
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -92,7 +92,7 @@ class Embed(nn.Module):
         )
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding, ids, axis=0)
+        return jnp.take(whole(self.embedding), ids, axis=0)
 
 
 class Embeddings(nn.Module):

@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 DType = Literal["auto", "bfloat16", "float32"]
 """What operands are rounded to; ``auto`` is bfloat16 wherever the hardware multiplies it."""
@@ -37,21 +38,28 @@ def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: jnp.dtype) ->
 
 def _forward(x, kernel, bias, dtype):
     rows = tuple(range(x.ndim - 1))
-    y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    kernel, kept = whole(kernel.astype(dtype)), kernel
+    y = jnp.matmul(x.astype(dtype), kernel, preferred_element_type=jnp.float32)
     # Empty arrays carry the types of the inputs into the backward pass.
-    types = tuple(jnp.zeros((0,), a.dtype) for a in (x, kernel, bias))
+    types = tuple(jnp.zeros((0,), a.dtype) for a in (x, kept, bias))
     y = y + jnp.expand_dims(bias.astype(jnp.float32), rows)
-    return y.astype(dtype), (x.astype(dtype), kernel.astype(dtype), types)
+    return y.astype(dtype), (x.astype(dtype), kept.astype(dtype), types)
 
 
 def _backward(dtype, saved, g):
     x, kernel, types = saved
+    kernel = whole(kernel)  # gathered again: a copy of every kernel is what fsdp is there to spare
     rows = tuple(range(x.ndim - 1))
     g = g.astype(dtype)
     dx = jnp.matmul(g, kernel.T, preferred_element_type=jnp.float32)
     dkernel = jax.lax.dot_general(x, g, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
     dbias = jnp.sum(g, rows, dtype=jnp.float32)
     return tuple(d.astype(t.dtype) for d, t in zip((dx, dkernel, dbias), types, strict=True))
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """Put a whole copy on every device: kernels come to the rows, which are many more bytes, and not rows to kernels."""
+    return jax.lax.with_sharding_constraint(x, P()) if jax.sharding.get_abstract_mesh().shape else x
 
 
 dense.defvjp(_forward, _backward)

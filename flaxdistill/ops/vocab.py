@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from flaxdistill.ops.dense import whole
 from flaxdistill.pytrees import ROWS, VocabProjection, VocabTargets
 
 LEAST = 1e-6
@@ -157,11 +158,11 @@ class _Heads:
     """Kernels cast, and made whole on every device, once and outside the loop; ``said`` [B, T, ...] goes into it."""
 
     def __init__(self, student: VocabProjection, teachers: tuple[VocabProjection | VocabTargets, ...]):
-        self.kernel = _whole(student.kernel.astype(student.hidden.dtype))
+        self.kernel = whole(student.kernel.astype(student.hidden.dtype))
         self.bias = student.bias.astype(jnp.float32)
         self.said = tuple(t if isinstance(t, VocabTargets) else t.hidden for t in teachers)
         self.teachers = [
-            () if isinstance(t, VocabTargets) else (_whole(t.kernel.astype(t.hidden.dtype)), t.bias)
+            () if isinstance(t, VocabTargets) else (whole(t.kernel.astype(t.hidden.dtype)), t.bias)
             for t in teachers
         ]
 
@@ -270,9 +271,3 @@ def _local(x: jax.Array) -> jax.Array:
     """Keep each group of [G, ...] on its own device."""
     axes = tuple(axis for axis in ROWS if axis in jax.sharding.get_abstract_mesh().shape)
     return jax.lax.with_sharding_constraint(x, P(axes)) if axes and x.shape[0] > 1 else x
-
-
-def _whole(x: jax.Array) -> jax.Array:
-    """Put a whole copy on every device."""
-    axes = jax.sharding.get_abstract_mesh().shape
-    return jax.lax.with_sharding_constraint(x, P()) if axes else x

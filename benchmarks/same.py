@@ -1,0 +1,118 @@
+"""Every optimisation on and off gives the same training: ``python benchmarks/same.py [--plot FILE]``.
+
+Each variant of the step against the plainest one (one chunk of logits, no remat, one micro-batch, float32): the gradient
+of one step, what 20 steps of SGD move, and 60 losses under AdamW, which the plot shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import bench
+import jax
+import numpy as np
+import optax
+import train_step
+from train_step import MLM_SETTINGS, Case
+
+from flaxdistill import tree
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import Vocab
+from flaxdistill.models.encoder import make_apply
+from flaxdistill.optim import AdamW
+from flaxdistill.schedule import Schedule, constant
+from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.state import make_state
+from flaxdistill.train.step import make_step
+
+# A schedule that stands still is no Python float: the square of exp(z / 2) is not taken.
+MOVING = Schedule(2.0, 2.0000001, 1)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"chunk": 10**6, "temperature": MOVING},
+    "chunks of 5 tokens": {"chunk": 5, "temperature": MOVING},
+    "one exponential for two temperatures": {"chunk": 10**6},
+    "layers computed again": {"chunk": 10**6, "temperature": MOVING, "remat": True},
+    "4 micro-batches": {"chunk": 10**6, "temperature": MOVING, "accumulate": 4},
+    "all of them": {"chunk": 5, "remat": True, "accumulate": 4},
+    "bfloat16, all of them": {"chunk": 5, "remat": True, "accumulate": 4, "dtype": "bfloat16"},
+}
+
+
+def runner(
+    ours: train_step.Ours, tx: optax.GradientTransformation, how: dict[str, Any]
+) -> Callable[[int], Any]:
+    """Make ``run(steps) -> (state, losses)`` of one variant."""
+    how = {"dtype": "float32", "remat": False, "accumulate": 1, "temperature": constant(2.0)} | how
+    teacher = make_apply(ours.case.teacher, how["dtype"])
+    student = make_apply(ours.case.student, how["dtype"], remat=how["remat"])
+    vocab = Vocab(tokens=ours.case.tokens, chunk=how["chunk"], temperature=how["temperature"])
+    step = jax.jit(
+        make_step(
+            lambda p, b: student(p, b, None),
+            (lambda p, b: teacher(p, b, None),),
+            MLM().make_prepare(counts=np.ones(ours.case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
+            {"vocab": vocab, "cosine": Cosine()},
+            tx,
+            how["accumulate"],
+        )
+    )
+
+    def run(steps: int) -> Any:
+        state = make_state({"student": ours.params, "losses": {"vocab": {}, "cosine": {}}}, tx)
+        losses = []
+        for _ in range(steps):
+            state, metrics = step(state, (ours.teacher_params,), ours.batch)
+            losses.append(metrics["loss"].total)
+        return jax.device_get((state, losses))
+
+    return run
+
+
+def far(a: Any, b: Any) -> float:
+    """Give the largest difference of a tensor, as a share of its largest entry, or of a thousandth of all tensors'."""
+    a, b = tree.flatten(a), tree.flatten(b)
+    largest = max(np.abs(x).max() for x in b.values())
+    return max(float(np.abs(a[n] - x).max() / max(np.abs(x).max(), 1e-3 * largest)) for n, x in b.items())
+
+
+def measure(case: Case) -> list[bench.Row]:
+    """Run every variant: a row each, with its losses under AdamW."""
+    ours = train_step.Ours(case, "float32")
+    start = jax.device_get(ours.params)
+    adamw = AdamW(rate=1e-3, warmup=0.0, decay="constant").build(1000)
+    rows: list[bench.Row] = []
+    first: dict[str, Any] = {}
+    for name, how in VARIANTS.items():
+        sgd = runner(ours, optax.sgd(0.05), how)
+        found = {
+            "gradient": runner(ours, train_step.KEEP, how)(1)[0].opt_state["student"],
+            "moved": jax.tree.map(np.subtract, sgd(20)[0].params["student"], start),
+            "losses": runner(ours, adamw, how)(60)[1],
+        }
+        first = first or found
+        rows.append(
+            {
+                "name": name,
+                "gradient": far(found["gradient"], first["gradient"]),
+                "moved_by_20_sgd_steps": far(found["moved"], first["moved"]),
+                "adamw_losses": float(np.max(np.abs(np.divide(found["losses"], first["losses"]) - 1))),
+                "curve": [float(loss) for loss in found["losses"]],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = bench.parser(__doc__)
+    options = parser.parse_args()
+    where = bench.surroundings()
+    print(bench.describe(where))
+    rows = measure(train_step.PRESETS["cpu-quick"][0])
+    differences = dict.fromkeys(("gradient", "moved_by_20_sgd_steps", "adamw_losses"), ".1e")
+    bench.show("largest relative difference from the plain step", rows, {"name": ""} | differences)
+    bench.keep(options, rows, where, curves="curve")
+
+
+if __name__ == "__main__":
+    main()

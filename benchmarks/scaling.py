@@ -1,0 +1,144 @@
+"""What one device of n computes, holds and sends in a step, without running it: ``python benchmarks/scaling.py``.
+
+The real step on a fixed global batch, float32, is compiled from shapes alone for 1, 2, 4 and 8 virtual CPU devices, data
+parallel and with parameters split over all of them (fsdp). XLA counts a loop's body once, whatever its number of turns,
+so that FLOP are only comparable where these numbers are equal: the vocabulary loss is cut into the same number of chunks
+for every n, and shares are of one device's with the same number of micro-batches. For the same reason FLOP are not the
+whole step's, and bytes sent inside loops are those of one turn, in a column of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import bench
+import jax
+import numpy as np
+import train_step
+from train_step import CLIP, MLM_SETTINGS, RATE, Case
+
+from flaxdistill import sharding
+from flaxdistill.feed import abstract_batch
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import Vocab
+from flaxdistill.models.encoder import make_apply, shapes_of
+from flaxdistill.ops.dense import DType, operand_dtype
+from flaxdistill.optim import AdamW
+from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.state import make_state
+from flaxdistill.train.step import make_step
+
+CHUNKS = 4
+MESHES = ((1, 1), (2, 1), (2, 2), (4, 1), (4, 4), (8, 1), (8, 8))  # devices, and fsdp of them
+PRESETS = {
+    "base": dataclasses.replace(train_step.PRESETS["cpu"][0], name="BERT-base to DistilBERT", rows=64),
+    "quick": dataclasses.replace(train_step.PRESETS["cpu-quick"][0], name="2 x 64 to 1 x 64", rows=16),
+}
+RESULT = re.compile(
+    r"= (.+?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-done)?\("
+)
+"""The type of a collective's result; what one that -starts results in holds its operands too."""
+
+
+def compile_step(
+    case: Case, mesh: jax.sharding.Mesh, accumulate: int, *, chunk: int, dtype: DType = "float32"
+) -> Any:
+    """Compile a step of a case on a mesh, nothing allocated."""
+    student, teacher = make_apply(case.student, dtype), make_apply(case.teacher, dtype)
+    losses = {"vocab": Vocab(tokens=case.tokens, chunk=chunk), "cosine": Cosine()}
+    tx = AdamW(rate=RATE, clip=CLIP).build(1000)
+    step = make_step(
+        lambda params, batch: student(params, batch, None),
+        (lambda params, batch: teacher(params, batch, None),),
+        MLM().make_prepare(counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
+        losses,
+        tx,
+        accumulate,
+    )
+    params = {"student": shapes_of(case.student), "losses": {name: {} for name in losses}}
+    state = jax.eval_shape(lambda params: make_state(params, tx), params)
+    shardings = sharding.state_shardings(state, mesh)
+    copies, rows = sharding.replicated(mesh), sharding.rows_sharding(mesh)
+    state = jax.tree.map(lambda x, place: x.update(sharding=place), state, shardings)
+    low = operand_dtype(dtype)
+    theirs = jax.tree.map(lambda x: x.update(dtype=low, sharding=copies), shapes_of(case.teacher))
+    batch = jax.tree.map(
+        lambda x: x.update(shape=(case.rows, *x.shape[1:]), sharding=rows), abstract_batch(case.length)
+    )
+    with jax.set_mesh(mesh):
+        return sharding.jit_step(step, shardings, mesh).lower(state, (theirs,), batch).compile()
+
+
+def collectives(text: str) -> tuple[int, int]:
+    """Sum the bytes that collectives result in, outside of loops and in one turn of each loop."""
+    parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*{\n(.*?)^}", text, re.M | re.S))
+    sent = {name: sum(map(size, RESULT.findall(part))) for name, part in parts.items()}
+    named = {name: set(re.findall(r"[\w.-]+", part)) & parts.keys() for name, part in parts.items()}
+    looped, found = set(), set(re.findall(r"\bbody=%?([\w.-]+)", text))
+    while found:
+        looped |= found
+        found = set().union(*(named[name] for name in found)) - looped
+    inside = sum(sent[name] for name in looped)
+    return sum(sent.values()) - inside, inside
+
+
+def size(type_: str) -> int:
+    """Count the bytes of an array or tuple type as XLA writes it, such as ``(f32[8,16]{1,0}, pred[])``."""
+    arrays = re.findall(r"(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]", type_)
+    return sum(int(bits or 8) // 8 * math.prod(map(int, re.findall(r"\d+", sizes))) for bits, sizes in arrays)
+
+
+def most_rows(text: str, vocabulary: int, *, besides: int) -> int:
+    """Find how many rows the largest buffer with a vocabulary axis has, kernels of ``besides`` columns aside."""
+    found = {tuple(map(int, filter(None, sizes.split(",")))) for sizes in re.findall(r"\w\[([\d,]+)\]", text)}
+    rows = {math.prod(sizes) // vocabulary for sizes in found if vocabulary in sizes}
+    return max(rows - {besides}, default=0)
+
+
+def measure(case: Case) -> Iterator[bench.Row]:
+    """Compile for every number of devices: one row each, data parallel and fsdp."""
+    for accumulate in (1, 2):
+        whole = None
+        for n, fsdp in MESHES:
+            mesh = sharding.make_mesh(fsdp, jax.devices()[:n])
+            sharding.check_batch(case.rows, accumulate, mesh)
+            program = compile_step(case, mesh, accumulate, chunk=case.length // CHUNKS)
+            flops, memory = program.cost_analysis()["flops"], program.memory_analysis()
+            whole = whole or flops
+            outside, inside = collectives(program.as_text())
+            yield {
+                "name": f"{n} devices, fsdp {fsdp}, accumulate {accumulate}",
+                "gflop": flops / 1e9,
+                "share": flops / whole,
+                "argument_gib": memory.argument_size_in_bytes / 2**30,
+                "temp_gib": memory.temp_size_in_bytes / 2**30,
+                "collectives_mib": outside / 2**20,
+                "collectives_in_loops_mib": inside / 2**20,
+            }
+
+
+def main() -> None:
+    parser = bench.parser(__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="base")
+    options = parser.parse_args()
+    case, where = PRESETS[options.preset], bench.surroundings()
+    print(bench.describe(where), flush=True)
+    rows = list(measure(case))
+    columns = {
+        "name": "", "gflop": ",.3f", "share": ".1%", "argument_gib": ".4f", "temp_gib": ".4f",
+        "collectives_mib": ",.2f", "collectives_in_loops_mib": ",.2f",
+    }  # fmt: skip
+    bench.show(f"{case.name}, {case.rows} x {case.length} tokens: a device's part", rows, columns)
+    bench.keep(options, rows, where, bars=("argument_gib", "temp_gib"))
+
+
+if __name__ == "__main__":
+    main()
