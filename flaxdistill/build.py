@@ -15,8 +15,16 @@ from flaxdistill.data.prepare import prepare
 from flaxdistill.data.rows import Order
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
+from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Student, Teacher, to_json
-from flaxdistill.fit import check_compared, check_losses, check_vocabulary, student_config
+from flaxdistill.fit import (
+    check_compared,
+    check_head,
+    check_kernels,
+    check_losses,
+    check_vocabulary,
+    student_config,
+)
 from flaxdistill.hub import Model
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
@@ -56,13 +64,18 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     start = teacher if same else read(start_path, path, report) if start_path else None
     judge = read(e.judge, path, report) if e.judge else None
     model = teacher or judge
+    check_losses(e)
+    if e.teacher and e.teacher.offline:
+        offline.wanted(e.losses, e.task, e.teacher.offline)
+    if model:
+        check_head(model)
+    check_kernels(e)
     store = prepare_blocks(e, data, start or model, report)
     vocabulary = store.vocabulary()
     for other in (teacher, judge, start):
         if other is not None:
             check_vocabulary(other, vocabulary)
     family, config = student_config(e.student, start or model, vocabulary.size)
-    check_losses(e)
     check_compared("the student", config, model, store.length)
 
     teacher_applies, teacher_params = fixed(teacher, e.teacher, mesh)
@@ -95,7 +108,11 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     order = Order(tuple(map(len, store.train)), tuple(source.weight for source in e.corpus.sources), e.seed)
     targets = None
     if teacher and e.teacher and e.teacher.offline:
-        what = offline.wanted(e.losses, e.teacher.offline)
+        what = offline.wanted(e.losses, e.task, e.teacher.offline)
+        if what.words > vocabulary.size:
+            raise UserError(
+                f"teacher.offline is {what.words} and the vocabulary has {vocabulary.size} words; keep no more"
+            )
         compute = offline.make_compute(teacher_applies[0], prepare_batch, what)
         targets = offline.store_targets(
             Path(e.data_dir) if e.data_dir else data,
@@ -123,7 +140,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         for name, other in (("teacher", teacher), ("start", start), ("judge", judge))
         if other
     }
-    workdir.claim(path, e, family, config, inputs, vocabulary)
+    lock = workdir.claim(path, e, family, config, inputs, vocabulary)
     checkpoints = Checkpoints(path)
     latest = checkpoints.latest()
     if latest is None:
@@ -151,6 +168,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         ),
         eval_batches=lambda: feed.held_out_batches(store.held_out, e.eval_batch_size, mesh),
         rate=e.optim.schedule(e.steps),
+        lock=lock,
         checkpoints=checkpoints,
         log=Log(path, step=latest or 0, writes=jax.process_index() == 0),
         steps=e.steps,
@@ -202,7 +220,7 @@ def make_evaluator(
 
 def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
     """Read a model by path, Hub id or, for a run in a row of stages, ``@stage``."""
-    model = workdir.read_model(str(run.parent / path[1:]) if path.startswith("@") else path)
+    model = workdir.read_model(str(run.absolute().parent / path[1:]) if path.startswith("@") else path)
     if model.note:
         report(f"{model.source}: {model.note}")
     return model

@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         code = 2
+    except MemoryError as error:
+        print(f"flaxdistill: out of memory ({error}); use smaller sizes", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("flaxdistill: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130

@@ -91,6 +91,10 @@ class Experiment:
         for name in (*counts, "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 2**30:
+            raise UserError(
+                f"seed is {self.seed}; it must be at least 0 and below 2^30, twice which a key can tell apart"
+            )
         if self.student.start.path == "teacher" and self.teacher is None:
             raise UserError(
                 "student.start.path is the teacher, but there is none; give a path, or None for random weights"

@@ -14,6 +14,7 @@ from flaxdistill.families import family as find_family
 from flaxdistill.families.base import Family
 from flaxdistill.hub import Model
 from flaxdistill.models.config import EncoderConfig
+from flaxdistill.ops.dense import operand_dtype
 
 
 def student_config(student: Student, like: Model | None, vocab_size: int) -> tuple[Family, EncoderConfig]:
@@ -59,6 +60,28 @@ def check_losses(e: Experiment) -> None:
             raise UserError(
                 f"losses.{name} compares with a teacher, but the experiment has none; name one or drop the loss"
             )
+
+
+def check_kernels(e: Experiment) -> None:
+    """Raise UserError for an attention kernel that this device, these blocks or this dropout cannot use."""
+    for name, how in (("teacher", e.teacher), ("student", e.student)):
+        chosen = how.attention if how else "auto"
+        if chosen in ("auto", "xla"):
+            continue
+        backend, wanted = jax.default_backend(), {"cudnn": "gpu", "splash": "tpu"}[chosen]
+        if backend != wanted:
+            raise UserError(f"{name}.attention {chosen} is for a {wanted} and this is a {backend}; use auto")
+        if chosen == "splash" and e.corpus.length % 128:
+            raise UserError(
+                f"{name}.attention splash takes blocks of 128 tokens and corpus.length is {e.corpus.length}; use auto"
+            )
+        if chosen == "cudnn" and operand_dtype(how.dtype if how else "auto") == np.float32:
+            raise UserError(f"{name}.attention cudnn takes no float32; use auto, or {name}.dtype bfloat16")
+    if e.student.attention in ("cudnn", "splash") and e.student.attention_dropout:
+        raise UserError(
+            f"student.attention {e.student.attention} knows no dropout and student.attention_dropout is "
+            f"{e.student.attention_dropout}; set it to 0, or use auto"
+        )
 
 
 def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:

@@ -39,9 +39,10 @@ def parse(kind: Any, args: Sequence[str], *, prog: str, **options: Any) -> Any:
     else:
         sys.stderr.write(told.getvalue())
         return made
-    # A box: its title stands in the frame, its parts between lines.
-    lines = [line.strip("│ ") for line in told.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
-    text = " ".join(" ".join(line for line in lines if line.strip("─")).split())
+    # A box, coloured on a terminal: its title stands in the frame, its parts between lines.
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue()).splitlines()
+    lines = [line.strip("│| ") for line in plain if not line.startswith(("╭", "╰", "+-", "+ "))]
+    text = " ".join(" ".join(line for line in lines if line.strip("─- ")).split())
     problem = re.split(r" ?(?:Perhaps you meant:|Argument helptext:|For full helptext)", text)[0].rstrip(". ")
     near = re.findall(r"--[\w.-]+", text.partition("Perhaps you meant:")[2].partition("For full helptext")[0])
     hint = f"perhaps you meant {near[0]}; " if near else ""

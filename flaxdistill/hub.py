@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import re
 import shutil
 import typing
@@ -171,7 +170,9 @@ def copy_tokenizer(source: Path | None, target: Path, family: Family, config: En
         # transformers 4 fails where a tokenizer gives its model an input too many.
         types = ["token_type_ids"] if family.token_type_ids else []
         given["model_input_names"] = ["input_ids", *types, "attention_mask"]
-        given["model_max_length"] = min(given.get("model_max_length") or math.inf, config.max_positions)
+        longest = given.get("model_max_length")
+        given_length = [longest] if isinstance(longest, (int, float)) and longest > 0 else []
+        given["model_max_length"] = min([*given_length, config.max_positions])
         write_json(target / name, given)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,15 +21,19 @@ from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.store import Blocks
 from flaxdistill.data.writer import ArrayFile
 from flaxdistill.errors import UserError
-from flaxdistill.files import read_json, whole, write_json
+from flaxdistill.files import whole, write_json
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.vocab import Vocab, at_labels
 from flaxdistill.ops.vocab import vocab_top
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabTargets
 from flaxdistill.sharding import place_rows
+from flaxdistill.tasks.mlm import MLM
 
 PART = 1024
 """Rows of one folder: what a killed run has to compute again."""
+
+FORMAT = 1
+"""Changes whenever the same settings would give other answers."""
 
 MANIFEST = "targets.json"
 Compute = Callable[[Params, Batch], dict[str, jax.Array]]
@@ -44,8 +49,13 @@ class Wanted:
     hidden: bool
 
 
-def wanted(losses: Mapping[str, Loss], words: int) -> Wanted:
-    """Settle what the losses need; raises UserError for one that cannot live from stored answers."""
+def wanted(losses: Mapping[str, Loss], task: MLM, words: int) -> Wanted:
+    """Settle what the losses need; raises UserError for one, or for masks, that cannot live from stored answers."""
+    if task.scope != "row":
+        raise UserError(
+            f"teacher.offline answers to masks that depend on a row alone, and task.scope is {task.scope}; use row, or "
+            "set teacher.offline to 0"
+        )
     needed: set[str] = set()
     found = [loss for loss in losses.values() if isinstance(loss, Vocab)]
     for name, loss in losses.items():
@@ -132,6 +142,7 @@ def store_targets(
     They lie in a folder named after ``settings``: everything that they depend on. Raises UserError before the first
     is computed where the disk cannot hold them.
     """
+    settings = {"format": FORMAT, "part": PART, **settings}
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = directory / f"targets-{fingerprint}"
     numbers = range(-(-needed // PART))
@@ -143,9 +154,7 @@ def store_targets(
     def batch(first: int) -> Batch:
         return place_rows(rows(blocks, order, first + np.arange(batch_size)), mesh)
 
-    batch_size = min(-(-batch_size // mesh.size) * mesh.size, PART)
-    while PART % batch_size:
-        batch_size -= mesh.size
+    batch_size = -(-min(batch_size, PART) // mesh.size) * mesh.size
     run = jax.jit(compute)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(compute, params, batch(0))
@@ -161,11 +170,16 @@ def store_targets(
                 f"{folder} needs {total / 2**30:.1f} GiB for the teacher's answers and {free / 2**30:.1f} are free; keep "
                 "fewer words with --teacher.offline, or choose another --data-dir"
             )
-        if not (folder / MANIFEST).exists():
-            write_json(folder / MANIFEST, {"settings": dict(settings), "part": PART, "bytes_per_row": row})
+        write_json(folder / f".{MANIFEST}", {"settings": settings, "bytes_per_row": row})
+        os.replace(folder / f".{MANIFEST}", folder / MANIFEST)
         for number in missing:
+            path = folder / f"{number:06}"
+            if path.is_dir():  # another run, faster, with the same bytes
+                continue
+            for cut_short in folder.glob(f".{path.name}.*.tmp"):
+                shutil.rmtree(cut_short, ignore_errors=True)
             starts = range(number * PART, (number + 1) * PART, batch_size)
-            _write_part(folder / f"{number:06}", shapes, (run(params, batch(first)) for first in starts))
+            _write_part(path, shapes, (run(params, batch(first)) for first in starts))
     report(f"wrote {folder}")
     return Targets(folder)
 
@@ -178,18 +192,24 @@ def _write_part(path: Path, shapes: Mapping[str, Any], batches: Any) -> None:
         }
         for answers in batches:
             for name, values in jax.device_get(answers).items():
-                files[name].append(values.view(files[name].dtype))
+                file = files[name]
+                file.append(values[: PART - file.rows].view(file.dtype))  # the last batch may reach beyond
 
 
 @functools.lru_cache(maxsize=8)
 def _part(folder: Path, number: int) -> dict[str, np.ndarray]:
     path = folder / f"{number:06}"
-    if read_json(folder / MANIFEST)["part"] != PART or not path.is_dir():
-        raise UserError(f"{path} is missing or of another version; delete {folder} and run the command again")
     arrays = {}
-    for file in path.glob("*.npy"):
-        array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        arrays[file.stem] = array.view(jnp.bfloat16) if file.stem == "hidden" else array
+    try:
+        for file in path.glob("*.npy"):
+            array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            arrays[file.stem] = array.view(jnp.bfloat16) if file.stem == "hidden" else array
+        if len({len(array) for array in arrays.values()} | {PART}) > 1 or not {"words", "log_shares"} <= set(
+            arrays
+        ):
+            raise ValueError("rows are missing")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run the command again") from None
     return arrays
 
 

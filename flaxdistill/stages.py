@@ -18,6 +18,7 @@ from flaxdistill.data.store import open_store
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.experiment import Experiment
 from flaxdistill.families.base import expected_shapes
+from flaxdistill.files import refuse_brackets
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.train import evaluate as evaluation
 from flaxdistill.train import loop
@@ -44,7 +45,9 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
     """
     for name, experiment in stages.items():  # before the first one spends hours
         _check_earlier(name, experiment, list(stages))
+        refuse_brackets(root / name)
         workdir.check(root / name, experiment)
+        _check_later(name, experiment, stages, root)
     for name, experiment in stages.items():
         path = root / name
         if workdir.is_workdir(path) and (latest_step(path) or 0) >= experiment.steps:
@@ -96,6 +99,7 @@ def evaluate(path: Path, model: str | None = None) -> Row:
 
     Compares with the run's teacher or judge where it has one. Raises UserError where vocabularies differ.
     """
+    path = path.absolute()
     e = workdir.read_experiment(path)
     blocks = workdir.read_inputs(path).get("blocks", "")
     places = (
@@ -136,6 +140,7 @@ def _train(
     with contextlib.ExitStack() as stack:
         try:
             live = build.build(experiment, path, data=data, report=report)
+            stack.callback(live.lock.close)
             stack.callback(live.log.close)
             stack.callback(live.checkpoints.close)
             shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
@@ -180,6 +185,22 @@ def _check_earlier(name: str, experiment: Experiment, names: list[str]) -> None:
         if path and path.startswith("@") and path[1:] not in earlier:
             choices = f"earlier stages are {', '.join(earlier)}" if earlier else "there is no earlier stage"
             raise UserError(f"stage {name!r} needs stage {path[1:]!r}, but {choices}")
+
+
+def _check_later(name: str, experiment: Experiment, stages: Stages, root: Path) -> None:
+    """Raise UserError for a stage to be lengthened that a later one, begun, has learnt from."""
+    done = latest_step(root / name)
+    if done is None or done >= experiment.steps or not name:
+        return
+    if (workdir.read_experiment(root / name).steps) > done:  # not lengthened, only stopped on its way
+        return
+    for later, e in stages.items():
+        paths = (e.start_path(), e.judge, e.teacher and e.teacher.path)
+        if f"@{name}" in paths and workdir.is_workdir(root / later):
+            raise UserError(
+                f"stage {name!r} is finished at step {done} and {root / later} has learnt from it; leave its steps at "
+                f"{done}, or choose another --workdir"
+            )
 
 
 @contextlib.contextmanager

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from flaxdistill.tree import flatten
 EXPERIMENT = "experiment.json"
 TEMPORARY = f".{EXPERIMENT}.tmp"
 TOKENIZER = "tokenizer"
+LOCK = ".lock"
 
 
 def is_workdir(path: Path) -> bool:
@@ -42,11 +44,11 @@ def claim(
     encoder: EncoderConfig,
     inputs: Mapping[str, str],
     vocabulary: Vocabulary,
-) -> None:
-    """Make a folder the run's own, or make sure that it already is.
+) -> IO[str]:
+    """Make a folder the run's own, or make sure that it already is, and hold it until the file given back is closed.
 
     ``inputs`` are hashes of what the experiment only names: models and blocks. Raises UserError naming the fields where
-    the folder holds another experiment, and for a folder that holds something else.
+    the folder holds another experiment, for a folder that holds something else, and while another process is at work there.
     """
     new = {
         "format": 1,
@@ -58,6 +60,14 @@ def claim(
     check(path, experiment, inputs)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(
+                f"another process is at work in {path}; wait for it, or choose another --workdir"
+            ) from None
         write_json(path / TEMPORARY, new)
         os.replace(path / TEMPORARY, path / EXPERIMENT)
         # After it, so that a claim cut short here is known as this run's, and mended by the next one.
@@ -68,12 +78,13 @@ def claim(
             os.rename(path / f".{TOKENIZER}.tmp", path / TOKENIZER)
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from None
+    return lock
 
 
 def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None) -> None:
     """Raise UserError unless a folder is free or holds this very experiment, free fields aside; names the fields."""
     if not is_workdir(path):
-        free = {"data", TEMPORARY}
+        free = {"data", TEMPORARY, LOCK}
         if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= free):
             raise UserError(
                 f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder"

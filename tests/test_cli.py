@@ -208,9 +208,26 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
     assert "first" in out
     assert "second" in out
 
-    # The second stage has learnt from a teacher that is no longer there.
+    # A stage that another has learnt from is not lengthened: nothing could go on from there.
     out = refused("distill", path, "--workdir", tmp_path / "w", "--first.steps", "3", "--second.steps", "2")
-    assert "first step 3/3" in out
+    assert "stage 'first' is finished at step 2 and" in out
+    assert "leave its steps at 2" in out
+    succeed("distill", path, "--workdir", tmp_path / "w", "--first.steps", "2", "--second.steps", "3")
+
+    # The second stage has learnt from a teacher that is no longer there.
+    shutil.rmtree(tmp_path / "w" / "first")
+    out = refused(
+        "distill",
+        path,
+        "--workdir",
+        tmp_path / "w",
+        "--first.steps",
+        "2",
+        "--second.steps",
+        "3",
+        "--first.seed",
+        "1",
+    )
     assert f"{tmp_path / 'w' / 'second'} holds another experiment (inputs.teacher" in out
 
 

@@ -15,6 +15,7 @@ from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import MaskedLM, Vocab
 from flaxdistill.schedule import Schedule
+from flaxdistill.tasks.mlm import MLM
 
 STEPS = ("--steps", "4")
 
@@ -116,12 +117,12 @@ def test_losses_that_stored_answers_cannot_serve():
     class Other(Vocab):
         needs_teacher, offline = True, ()
 
-    assert offline.wanted({"v": Vocab(), "c": Cosine()}, 9) == offline.Wanted(
+    assert offline.wanted({"v": Vocab(), "c": Cosine()}, MLM(), 9) == offline.Wanted(
         words=9, temperature=2.0, masked=False, hidden=True
     )
-    assert not offline.wanted({"v": Vocab(tokens="masked"), "m": MaskedLM()}, 9).hidden
+    assert not offline.wanted({"v": Vocab(tokens="masked"), "m": MaskedLM()}, MLM(), 9).hidden
     with pytest.raises(UserError, match="one temperature"):
-        offline.wanted({"v": Vocab(temperature=Schedule(4.0, 1.0, 10))}, 9)
+        offline.wanted({"v": Vocab(temperature=Schedule(4.0, 1.0, 10))}, MLM(), 9)
     with pytest.raises(UserError, match=r"losses\.o reads more of a teacher"):
-        offline.wanted({"v": Vocab(), "o": Other()}, 9)
+        offline.wanted({"v": Vocab(), "o": Other()}, MLM(), 9)
     assert Loss.offline == ()

@@ -48,7 +48,11 @@ def _python_files(package: str) -> Iterator[Path]:
     spec = PathFinder.find_spec(package)  # a top-level name: nothing is imported on the way
     for folder in (spec.submodule_search_locations if spec else None) or ():
         for path in sorted(Path(folder).rglob("*.py*")):
-            is_test = "tests" in path.parts or path.stem.endswith("_test") or path.stem.startswith("test_")
+            is_test = (
+                "tests" in path.relative_to(folder).parts
+                or path.stem.endswith("_test")
+                or path.stem.startswith("test_")
+            )
             if path.suffix in (".py", ".pyi") and not is_test:
                 yield path
 

@@ -100,7 +100,7 @@ def _read_jsonl(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str, 
         place = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
             raise UserError(
                 f"{place}: not a JSON object on one line ({error}); write one object per line"
             ) from error
@@ -147,9 +147,15 @@ def _read_parquet(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str
         check_column(column, table.schema_arrow.names, str(path))
         number = 0
         for batch in table.iter_batches(batch_size=256, columns=[column]):
-            for value in batch.column(0).to_pylist():
+            for value in batch.column(0):
                 number += 1
-                yield f"{path}, row {number}, column {column!r}", value
+                place = f"{path}, row {number}, column {column!r}"
+                try:
+                    yield place, value.as_py()
+                except UnicodeDecodeError as error:
+                    raise UserError(
+                        f"{place}: {error.reason} (UTF-8); write the file again as text"
+                    ) from None
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

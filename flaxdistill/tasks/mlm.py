@@ -6,6 +6,7 @@ Shapes: B rows, T tokens, K masked, V words.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Literal, TypeVar
@@ -44,11 +45,11 @@ class MLM:
             raise UserError(
                 f"task.rate is {self.rate}; the share of masked tokens lies between 0 and 1, such as 0.15"
             )
-        if self.keep < 0 or self.random < 0 or self.keep + self.random > 1:
+        if not (self.keep >= 0 and self.random >= 0 and self.keep + self.random <= 1):
             raise UserError(
                 f"task.keep {self.keep} and task.random {self.random} must be shares that add up to 1 at most"
             )
-        if self.smoothing < 0:
+        if not 0 <= self.smoothing < math.inf:
             raise UserError(
                 f"task.smoothing is {self.smoothing}; it must be 0 (uniform) or above, such as 0.7"
             )

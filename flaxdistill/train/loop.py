@@ -36,6 +36,7 @@ class Run:
     train_batch: Callable[[int], Batch]  # by step
     eval_batches: Callable[[], Iterable[Batch]]
     rate: Callable[[int], Any]
+    lock: Any  # held while the run lives
     checkpoints: Checkpoints
     log: Log
     steps: int
