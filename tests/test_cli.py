@@ -6,6 +6,7 @@ Most runs are made in this process. Compiling is what they wait for, so all of t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import itertools
 import json
@@ -24,7 +25,8 @@ from jax import monitoring
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from flaxdistill import build, cli, families, hub, sharding, terminal
+from flaxdistill import build, cli, families, flags, hub, sharding, terminal
+from flaxdistill.errors import UserError
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_init
 from flaxdistill.train import log as train_log
@@ -325,6 +327,54 @@ def test_help_of_a_config_lists_its_flags(home):
 )
 def test_overrides(home, flags, told):
     assert told in refused("train", home / "alone.py", *flags)
+
+
+def test_flags_are_told_of_without_colours_and_frames(monkeypatch):
+    """On a terminal tyro's box is coloured; where there is no Unicode its frame is of other signs."""
+    boxes = (
+        "\x1b[31m╭─\x1b[0m Unrecognized options ─╮\n\x1b[31m│\x1b[0m Unrecognized options: --stps    │\n"
+        "\x1b[31m│\x1b[0m ──────── │\n\x1b[31m│\x1b[0m Perhaps you meant: │\n│ \x1b[1m--steps\x1b[0m INT │\n╰───╯\n",
+        "+- Unrecognized options -+\n| Unrecognized options: --stps |\n| -------- |\n| Perhaps you meant: |\n"
+        "| --steps INT |\n+----+\n",
+    )
+    for box in boxes:
+
+        def cli(*_, box=box, **__):
+            sys.stderr.write(box)
+            raise SystemExit(2)
+
+        monkeypatch.setattr(flags.tyro, "cli", cli)
+        with pytest.raises(UserError) as told:
+            flags.parse(int, [], prog="flaxdistill train")
+        assert str(told.value) == (
+            "Unrecognized options: --stps; perhaps you meant --steps; flaxdistill train --help lists what there is"
+        )
+
+
+def test_one_process_a_workdir(home, tmp_path):
+    train = ("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")
+    (tmp_path / "w").mkdir()
+    with (tmp_path / "w" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process is at work in" in refused(*train)
+        assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
+    succeed(*train)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--student.attention", "cudnn"), "student.attention cudnn is for a gpu and this is a cpu"),
+        (("--teacher.attention", "splash"), "teacher.attention splash is for a tpu and this is a cpu"),
+        (("--teacher.offline", "5000"), "the vocabulary has 64 words; keep no more"),
+        (("--teacher.offline", "5", "--task.scope", "batch"), "task.scope is batch; use row"),
+        (("--teacher.offline", "-1"), "teacher.offline is -1"),
+        (("--seed", "4611686018427387904"), "below 2^30"),
+    ],
+)
+def test_what_device_and_masks_do_not_allow(home, tmp_path, flags, told):
+    assert told in refused("distill", home / "taught.py", *flags, "--workdir", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_missing_configs(tmp_path):

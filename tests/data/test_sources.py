@@ -139,6 +139,16 @@ MISTAKES = {
         parquet_bytes(text=["x", None]),
         r"a\.parquet, row 2, column 'text': .*None",
     ),
+    "parquet bytes": (
+        "a.parquet",
+        parquet_bytes(text=pyarrow.array([b"x", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())),
+        r"a\.parquet, row 2, column 'text': invalid start byte",
+    ),
+    "long number": (
+        "a.json",
+        b'{"text": "a", "id": ' + b"9" * 5000 + b"}",
+        r"a\.json, line 1: not a JSON object",
+    ),
     "cut gz": ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], r"a\.txt\.gz is not a complete gzip file"),
     "no gz": ("a.txt.gz", b"text", r"a\.txt\.gz is not a complete gzip file"),
     "parquet in no gz": ("a.parquet.gz", b"text", r"a\.parquet\.gz is not a complete gzip file"),
