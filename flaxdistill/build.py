@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -141,41 +142,45 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         if other
     }
     lock = workdir.claim(path, e, family, config, inputs, vocabulary)
-    checkpoints = Checkpoints(path)
-    latest = checkpoints.latest()
-    if latest is None:
-        if workdir.is_workdir(path) and (path / "metrics.jsonl").exists():
-            report(f"{path} has no complete checkpoint; starts again from step 0")
-        state = jax.jit(init, out_shardings=shardings)(start_params)
-    else:
-        state = checkpoints.restore(latest, shapes, shardings)
-        report(f"goes on from step {latest} of {e.steps}")
-    return Run(
-        mesh=mesh,
-        step=sharding.jit_step(step, shardings, mesh),
-        evaluate=make_evaluator(config, e.student, model, judge_applies, vocabulary, mesh),
-        state=state,
-        teacher_params=teacher_params,
-        judge_params=judge_params,
-        train_batch=feed.train_batches(
-            store.train,
-            order,
-            e.batch_size,
-            mesh,
-            step=int(state.step),
-            next_index=int(state.next_index),
-            targets=targets.read if targets else None,
-        ),
-        eval_batches=lambda: feed.held_out_batches(store.held_out, e.eval_batch_size, mesh),
-        rate=e.optim.schedule(e.steps),
-        lock=lock,
-        checkpoints=checkpoints,
-        log=Log(path, step=latest or 0, writes=jax.process_index() == 0),
-        steps=e.steps,
-        log_every=e.log_every,
-        eval_every=e.eval_every,
-        save_every=e.save_every,
-    )
+    with contextlib.ExitStack() as undo:
+        undo.callback(lock.close)
+        checkpoints = Checkpoints(path)
+        latest = checkpoints.latest()
+        if latest is None:
+            if workdir.is_workdir(path) and (path / "metrics.jsonl").exists():
+                report(f"{path} has no complete checkpoint; starts again from step 0")
+            state = jax.jit(init, out_shardings=shardings)(start_params)
+        else:
+            state = checkpoints.restore(latest, shapes, shardings)
+            report(f"goes on from step {latest} of {e.steps}")
+        run = Run(
+            mesh=mesh,
+            step=sharding.jit_step(step, shardings, mesh),
+            evaluate=make_evaluator(config, e.student, model, judge_applies, vocabulary, mesh),
+            state=state,
+            teacher_params=teacher_params,
+            judge_params=judge_params,
+            train_batch=feed.train_batches(
+                store.train,
+                order,
+                e.batch_size,
+                mesh,
+                step=int(state.step),
+                next_index=int(state.next_index),
+                targets=targets.read if targets else None,
+            ),
+            eval_batches=lambda: feed.held_out_batches(store.held_out, e.eval_batch_size, mesh),
+            rate=e.optim.schedule(e.steps),
+            lock=lock,
+            checkpoints=checkpoints,
+            log=Log(path, step=latest or 0, writes=jax.process_index() == 0),
+            steps=e.steps,
+            log_every=e.log_every,
+            eval_every=e.eval_every,
+            save_every=e.save_every,
+        )
+        undo.pop_all()
+    return run
 
 
 def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Report) -> Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -58,26 +59,26 @@ def claim(
     }
     refuse_brackets(path)
     check(path, experiment, inputs)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK).open("w")
+    with contextlib.ExitStack() as undo:
         try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = undo.enter_context((path / LOCK).open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            write_json(path / TEMPORARY, new)
+            os.replace(path / TEMPORARY, path / EXPERIMENT)
+            # After it, so that a claim cut short here is known as this run's, and mended by the next one.
+            if not (path / TOKENIZER / "tokenizer.json").is_file():
+                shutil.rmtree(path / f".{TOKENIZER}.tmp", ignore_errors=True)
+                vocabulary.save(path / f".{TOKENIZER}.tmp")
+                shutil.rmtree(path / TOKENIZER, ignore_errors=True)
+                os.rename(path / f".{TOKENIZER}.tmp", path / TOKENIZER)
         except BlockingIOError:
-            lock.close()
             raise UserError(
                 f"another process is at work in {path}; wait for it, or choose another --workdir"
             ) from None
-        write_json(path / TEMPORARY, new)
-        os.replace(path / TEMPORARY, path / EXPERIMENT)
-        # After it, so that a claim cut short here is known as this run's, and mended by the next one.
-        if not (path / TOKENIZER / "tokenizer.json").is_file():
-            shutil.rmtree(path / f".{TOKENIZER}.tmp", ignore_errors=True)
-            vocabulary.save(path / f".{TOKENIZER}.tmp")
-            shutil.rmtree(path / TOKENIZER, ignore_errors=True)
-            os.rename(path / f".{TOKENIZER}.tmp", path / TOKENIZER)
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from None
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from None
+        undo.pop_all()
     return lock
 
 
