@@ -26,22 +26,26 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def begin(description: str | None, presets: Iterable[str]) -> tuple[argparse.Namespace, str, Row]:
-    """Start a comparison with PyTorch: the options, PyTorch's device (all cores of a CPU), the surroundings, printed."""
+def begin(
+    description: str | None, presets: dict[str, list[Any]], *, least: float = 1.0
+) -> tuple[list[Any], argparse.Namespace, str, Row]:
+    """Start a comparison with PyTorch: cases, options, PyTorch's device (all cores of a CPU), surroundings, printed."""
     import jax
     import torch
 
     made = parser(description)
     made.add_argument("--preset", choices=presets, default="cpu")
+    made.add_argument("--only", default="", help="cases that hold this, such as a name")
     made.add_argument("--pairs", type=int, default=5)
-    made.add_argument("--least", type=float, default=1.0, help="seconds of each turn of a pair")
+    made.add_argument("--least", type=float, default=least, help="seconds of each turn of a pair")
     options = made.parse_args()
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     if device == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     where = surroundings()
     print(describe(where), flush=True)
-    return options, device, where
+    cases = [case for case in presets[options.preset] if options.only in str(case)]
+    return cases, options, device, where
 
 
 def surroundings() -> Row:

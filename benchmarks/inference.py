@@ -81,8 +81,8 @@ def measure(case: Case, options: Any, device: str) -> Iterator[bench.Row]:
 
 
 def main() -> None:
-    options, device, where = bench.begin(__doc__, PRESETS)
-    rows = [row for case in PRESETS[options.preset] for row in measure(case, options, device)]
+    cases, options, device, where = bench.begin(__doc__, PRESETS)
+    rows = [row for case in cases for row in measure(case, options, device)]
     columns = {
         "name": "", "ours_sentences_per_second": ",.1f", "torch_sentences_per_second": ",.1f", "ratio": ".2f",
         "ours_ms": ",.2f", "torch_ms": ",.2f", "dtype": "", "torch": "", "difference": ".0e",

@@ -128,8 +128,8 @@ def measure(case: Case, options: Any, device: str) -> bench.Row:
 
 
 def main() -> None:
-    options, device, where = bench.begin(__doc__, PRESETS)
-    rows = [measure(case, options, device) for case in PRESETS[options.preset]]
+    cases, options, device, where = bench.begin(__doc__, PRESETS)
+    rows = [measure(case, options, device) for case in cases]
     speeds = [f"{name}_tokens_per_second" for name in ("ours", "torch", "plain")]
     columns = {
         "name": "", **dict.fromkeys(speeds, ",.0f"), "ratio": ".2f", "ratio_to_plain": ".2f", "dtype": "",

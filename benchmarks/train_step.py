@@ -357,18 +357,8 @@ def measure(case: Case, options: Any, device: str) -> bench.Row:
 
 
 def main() -> None:
-    parser = bench.parser(__doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--only", default="", help="cases whose name holds this")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--least", type=float, default=2.0, help="seconds of each half of a pair")
-    options = parser.parse_args()
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    where = bench.surroundings()
-    print(bench.describe(where), flush=True)
-    rows = [measure(case, options, device) for case in PRESETS[options.preset] if options.only in case.name]
+    cases, options, device, where = bench.begin(__doc__, PRESETS, least=2.0)
+    rows = [measure(case, options, device) for case in cases]
     columns = {
         "name": "", "ours_tokens_per_second": ",.0f", "torch_tokens_per_second": ",.0f", "ratio": ".2f", "ours": "",
         "torch": "", "model_gflops": ",.0f", "utilisation": ".0%", "ours_peak_gib": ".2f", "torch_peak_gib": ".2f",

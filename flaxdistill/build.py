@@ -66,8 +66,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     judge = read(e.judge, path, report) if e.judge else None
     model = teacher or judge
     check_losses(e)
-    if e.teacher and e.teacher.offline:
-        offline.wanted(e.losses, e.task, e.teacher.offline)
+    kept = offline.wanted(e.losses, e.task, e.teacher.offline) if e.teacher and e.teacher.offline else None
     if model:
         check_head(model)
     check_kernels(e)
@@ -95,9 +94,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
 
     copied = start if e.student.start.layers != "random" else None
 
-    def init(
-        start_params: Params,
-    ) -> Any:  # an argument: what a compiled function closes over, it holds as constants
+    # Start weights are an argument: what a compiled function closes over, it holds as constants.
+    def init(start_params: Params) -> Any:
         student = make_init(config)(jax.random.key(e.seed))
         if copied is not None:
             student = start_from(e.student.start, copied.config, start_params, config, student)
@@ -108,16 +106,15 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     shardings = sharding.state_shardings(shapes, mesh)
     order = Order(tuple(map(len, store.train)), tuple(source.weight for source in e.corpus.sources), e.seed)
     targets = None
-    if teacher and e.teacher and e.teacher.offline:
-        what = offline.wanted(e.losses, e.task, e.teacher.offline)
-        if what.words > vocabulary.size:
+    if teacher and kept:
+        if kept.words > vocabulary.size:
             raise UserError(
-                f"teacher.offline is {what.words} and the vocabulary has {vocabulary.size} words; keep no more"
+                f"teacher.offline is {kept.words} and the vocabulary has {vocabulary.size} words; keep no more"
             )
-        compute = offline.make_compute(teacher_applies[0], prepare_batch, what)
+        compute = offline.make_compute(teacher_applies[0], prepare_batch, kept)
         targets = offline.store_targets(
             Path(e.data_dir) if e.data_dir else data,
-            _behind_targets(e, store, teacher, what),
+            _behind_targets(e, store, teacher, kept),
             compute,
             teacher_params[0],
             store.train,

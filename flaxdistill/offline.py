@@ -35,6 +35,9 @@ PART = 1024
 FORMAT = 1
 """Changes whenever the same settings would give other answers."""
 
+KEPT = {"words", "log_shares", "example_id", "epoch"}
+"""What every part holds; hidden states beside them where a loss reads them."""
+
 MANIFEST = "targets.json"
 Compute = Callable[[Params, Batch], dict[str, jax.Array]]
 
@@ -204,9 +207,7 @@ def _part(folder: Path, number: int) -> dict[str, np.ndarray]:
         for file in path.glob("*.npy"):
             array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
             arrays[file.stem] = array.view(jnp.bfloat16) if file.stem == "hidden" else array
-        if len({len(array) for array in arrays.values()} | {PART}) > 1 or not {"words", "log_shares"} <= set(
-            arrays
-        ):
+        if not set(arrays) >= KEPT or {len(array) for array in arrays.values()} != {PART}:
             raise ValueError("rows are missing")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run the command again") from None

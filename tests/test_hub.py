@@ -288,7 +288,7 @@ def test_shards(saved, params):
 ELSEWHERE = (
     "../other.safetensors",
     "/etc/passwd",
-    "/tmp/x.safetensors",
+    "/elsewhere/x.safetensors",
     "a/b.safetensors",
     "a\\b.safetensors",
 )
