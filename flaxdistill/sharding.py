@@ -25,6 +25,9 @@ RULES: list[tuple[str, tuple[P, ...]]] = [
     (r"[^/]*|(.*/)?(count|step|next_index|notfinite_count|last_finite|total_notfinite)", (P(),)),
 ]
 
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+"""YNN multiplies faster than Eigen; what it fuses around a product, XLA left to itself computes several times faster."""
+
 
 def make_mesh(fsdp: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
     """Lay the devices out as data x fsdp; raises UserError where fsdp does not divide them."""
@@ -102,7 +105,13 @@ def jit_step(step: Callable[..., Any], shardings: Any, mesh: Mesh) -> Callable[.
 
     Without the result's shardings written out the second call would see other ones than the first, and compile again.
     """
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=CPU_OPTIONS if cpu else None,
+    )
 
 
 def micro_batches(batch: Batch, accumulate: int) -> Batch:

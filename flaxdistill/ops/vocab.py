@@ -23,7 +23,7 @@ LEAST = 1e-6
 PerToken = dict[str, jax.Array]
 """Named float32 [B, T] values without a gradient."""
 
-CHUNK = {"cpu": 512, "gpu": 8192, "tpu": 4096}
+CHUNK = {"cpu": 256, "gpu": 8192, "tpu": 4096}
 """Tokens of a device whose logits exist at one time: enough to fill its multipliers, no more than its memory forgives."""
 
 
