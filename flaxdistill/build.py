@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,33 +59,34 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     e = experiment
     mesh = sharding.make_mesh(e.fsdp)
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
-    teacher = read(e.teacher.path, path, report) if e.teacher else None
+    judges = {name: read(judge.path, path, report) for name, judge in e.compared().items()}
+    teacher, model = judges.get("teacher"), next(iter(judges.values()), None)
     start_path = e.start_path()
     same = e.teacher and start_path == e.teacher.path
     start = teacher if same else read(start_path, path, report) if start_path else None
-    judge = read(e.judge, path, report) if e.judge else None
-    model = teacher or judge
     check_losses(e)
-    kept = offline.wanted(e.losses, e.task, e.teacher.offline) if e.teacher and e.teacher.offline else None
-    if model:
-        check_head(model)
+    if e.teacher and e.teacher.offline:
+        offline.vocab_loss(e.losses, e.task)
+    for judge in judges.values():
+        check_head(judge)
     check_kernels(e)
     store = prepare_blocks(e, data, start or model, report)
     vocabulary = store.vocabulary()
-    for other in (teacher, judge, start):
-        if other is not None:
-            check_vocabulary(other, vocabulary)
+    behind = judges | ({"start": start} if start else {})
+    for other in behind.values():
+        check_vocabulary(other, vocabulary)
     family, config = student_config(e.student, start or model, vocabulary.size)
-    check_compared("the student", config, model, store.length)
+    check_compared("the student", config, judges.values(), store.length)
 
-    teacher_applies, teacher_params = fixed(teacher, e.teacher, mesh)
-    judge_applies, judge_params = (teacher_applies, teacher_params) if teacher else fixed(judge, None, mesh)
+    judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
+    teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
     # Even numbers for masks, odd ones for dropout: the two must never share a key.
     prepare_batch = e.task.make_prepare(
         mask_id=vocabulary.mask,
         special_ids=vocabulary.special_ids,
         counts=store.counts(),
         seed=2 * e.seed,
+        continues=vocabulary.continues() if e.task.whole_words else None,
     )
     encode = make_apply(config, e.student.dtype, e.student.attention, remat=e.student.remat)
     drops = config.dropout > 0 or config.attention_dropout > 0
@@ -106,7 +107,14 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     shardings = sharding.state_shardings(shapes, mesh)
     order = Order(tuple(map(len, store.train)), tuple(source.weight for source in e.corpus.sources), e.seed)
     targets = None
-    if teacher and kept:
+    if teacher and e.teacher and e.teacher.offline:
+        kept = offline.wanted(
+            e.losses,
+            e.task,
+            e.teacher.offline,
+            student=config.num_layers,
+            teacher=teacher.config.num_layers,
+        )
         if kept.words > vocabulary.size:
             raise UserError(
                 f"teacher.offline is {kept.words} and the vocabulary has {vocabulary.size} words; keep no more"
@@ -124,7 +132,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             batch_size=e.eval_batch_size,
             report=report,
         )
-        teacher_applies, teacher_params = (offline.recall,), ({},)
+        teacher_applies, teacher_params = (offline.make_recall(kept),), ({},)
     step = make_step(
         lambda params, batch: encode(params, batch, batch.keys(2 * e.seed + 1) if drops else None),
         teacher_applies,
@@ -133,11 +141,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         tx,
         e.accumulate,
     )
-    inputs = {"blocks": store.path.name} | {
-        name: other.digest
-        for name, other in (("teacher", teacher), ("start", start), ("judge", judge))
-        if other
-    }
+    inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
     lock = workdir.claim(path, e, family, config, inputs, vocabulary)
     with contextlib.ExitStack() as undo:
         undo.callback(lock.close)
@@ -153,7 +157,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         run = Run(
             mesh=mesh,
             step=sharding.jit_step(step, shardings, mesh),
-            evaluate=make_evaluator(config, e.student, model, judge_applies, vocabulary, mesh),
+            evaluate=make_evaluator(config, e.student, judges.values(), judge_applies, vocabulary, mesh),
             state=state,
             teacher_params=teacher_params,
             judge_params=judge_params,
@@ -197,14 +201,14 @@ def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Repor
 def make_evaluator(
     config: EncoderConfig,
     student: Student,
-    judge: Model | None,
-    judges: tuple[Apply, ...],
+    judges: Collection[Model],
+    applies: tuple[Apply, ...],
     vocabulary: Vocabulary,
     mesh: Any,
 ) -> Any:
     """Compile the evaluation of a model of ``config``, computed as ``student`` is, with the same masks in every run.
 
-    Compares with the judge where there is one; cosine only where the widths are equal.
+    Compares with the judges where there are any; cosine only where all widths are equal.
     """
     encode = make_apply(config, student.dtype, student.attention)
     draw = MLM().make_prepare(
@@ -213,10 +217,10 @@ def make_evaluator(
         counts=np.ones(vocabulary.size),
         seed=EVAL_SEED,
     )
-    losses: dict[str, Loss] = {"report": VocabReport(judged=judge is not None)}
-    if judge is not None and judge.config.hidden_size == config.hidden_size:
+    losses: dict[str, Loss] = {"report": VocabReport(judged=bool(judges))}
+    if judges and {judge.config.hidden_size for judge in judges} == {config.hidden_size}:
         losses["cosine"] = Cosine()
-    evaluate = make_evaluate(lambda params, rows: encode(params, rows, None), judges, draw, losses)
+    evaluate = make_evaluate(lambda params, rows: encode(params, rows, None), applies, draw, losses)
     return jax.jit(evaluate, out_shardings=sharding.replicated(mesh))
 
 
@@ -228,21 +232,19 @@ def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
     return model
 
 
-def fixed(
-    model: Model | None, how: Teacher | None, mesh: Any
+def freeze(
+    models: Iterable[Model], hows: Iterable[Teacher], mesh: Any
 ) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
-    """Make a model a frozen function and its weights, one copy a device; two empty tuples for none.
+    """Make models frozen functions, and their weights, one copy a device; weights and arithmetic as ``hows`` say."""
 
-    Weights and arithmetic as a teacher's config says, float32 without one.
-    """
-    if model is None:
-        return (), ()
-    how = how or Teacher(path=model.source, dtype="float32")
-    encode = make_apply(model.config, how.dtype, how.attention)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(how.dtype)), model.params)
-    return (lambda params, batch: encode(params, batch, None),), (
-        jax.device_put(params, sharding.replicated(mesh)),
-    )
+    def one(model: Model, how: Teacher) -> tuple[Apply, Params]:
+        encode = make_apply(model.config, how.dtype, how.attention)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(how.dtype)), model.params)
+        placed = jax.device_put(params, sharding.replicated(mesh))
+        return lambda params, batch: encode(params, batch, None), placed
+
+    frozen = [one(model, how) for model, how in zip(models, hows, strict=True)]
+    return tuple(apply for apply, _ in frozen), tuple(params for _, params in frozen)
 
 
 def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.Wanted) -> dict[str, Any]:

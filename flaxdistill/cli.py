@@ -26,7 +26,7 @@ VERBS = {
     "distill": "Train a student against its teacher: distill CONFIG --workdir DIR [overrides]",
     "train": "Train a model without a teacher: train CONFIG --workdir DIR [overrides]",
     "prepare": "Turn the text of a config into blocks: prepare CONFIG --workdir DIR [overrides]",
-    "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID]",
+    "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID] [--layers]",
     "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT",
     "convert": "Between a Hugging Face directory and a converted one: convert IN OUT",
     "inspect": "Show a model, a run or a store of blocks: inspect PATH_OR_ID",
@@ -164,16 +164,21 @@ def _prepare(arguments: list[str]) -> int:
     return 0
 
 
-def _evaluate(workdir: _WORKDIR, model: str | None = None) -> int:
+def _evaluate(workdir: _WORKDIR, model: str | None = None, layers: bool = False) -> int:
     """Evaluate a run's student, or another model, on the run's held-out blocks.
 
     Args:
         workdir: the folder of the run
         model: a directory or Hub id to evaluate instead of the student
+        layers: tell instead how alike its layers and the teacher's are: linear CKA, and cosines where widths are equal
     """
     from flaxdistill import compiled, stages, terminal
 
     compiled.keep()
+    if layers:
+        for title, values in stages.align(workdir, model).items():
+            _console().print(terminal.heat(title, values))
+        return 0
     row = stages.evaluate(workdir, model)
     _console().print(terminal.results([{"name": model or str(workdir)} | row]))
     return 0

@@ -67,6 +67,9 @@ class Experiment:
     """One run. ``losses`` are the objects that run, by the name their flags have."""
 
     teacher: Teacher | None = None
+    ensemble: dict[str, Teacher] = dataclasses.field(
+        default_factory=dict
+    )  # further teachers; losses average over all
     student: Student = Student(start=Start(path=None))
     corpus: Corpus = Corpus()
     task: MLM = MLM()
@@ -103,12 +106,29 @@ class Experiment:
             raise UserError(
                 f"judge is {self.judge}, but evaluations compare with the teacher where there is one; drop the judge"
             )
+        if self.ensemble and self.teacher is None:
+            raise UserError(
+                "ensemble names further teachers, but there is no teacher; make one of them the teacher"
+            )
+        if self.ensemble and any(
+            teacher.offline for teacher in (self.teacher, *self.ensemble.values()) if teacher
+        ):
+            raise UserError(
+                "teacher.offline keeps the answers of one teacher; set it to 0, or drop the ensemble"
+            )
         if self.teacher and not any(loss.needs_teacher for loss in self.losses.values()):
             raise UserError(
                 "there is a teacher, but no loss compares with it; add one such as Vocab(), or make the teacher the judge"
             )
         if not self.losses:
             raise UserError('losses is empty; a run needs at least one, such as {"vocab": Vocab()}')
+
+    def compared(self) -> dict[str, Teacher]:
+        """Name the models that the student is compared with: teacher and ensemble, or the judge in float32."""
+        if self.teacher:
+            others = {f"ensemble.{name}": teacher for name, teacher in self.ensemble.items()}
+            return {"teacher": self.teacher, **others}
+        return {"judge": Teacher(path=self.judge, dtype="float32")} if self.judge else {}
 
     def start_path(self) -> str | None:
         """Give the path that the student's first weights or sizes come from, or None."""

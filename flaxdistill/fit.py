@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -55,6 +56,11 @@ def check_losses(e: Experiment) -> None:
         raise UserError(
             f"two losses have a term {', '.join(twice)}, and one would hide the other; keep one of them"
         )
+    if e.task.rate == 0 and "mlm" in terms:
+        raise UserError(
+            "task.rate is 0, which masks nothing, but a loss predicts the masked tokens; set the rate to 0.15, or drop "
+            "the loss"
+        )
     for name, loss in e.losses.items():
         if loss.needs_teacher and e.teacher is None:
             raise UserError(
@@ -105,18 +111,17 @@ def check_head(model: Model) -> None:
         raise UserError(f"{model.source} has no masked-LM head; choose a ...ForMaskedLM checkpoint of it")
 
 
-def check_compared(name: str, config: EncoderConfig, judge: Model | None, length: int) -> None:
-    """Raise UserError unless a model and the one it is compared with, if any, can both read the blocks."""
-    longest = min([config.max_positions] + ([judge.config.max_positions] if judge else []))
+def check_compared(name: str, config: EncoderConfig, judges: Collection[Model], length: int) -> None:
+    """Raise UserError unless a model and those it is compared with can all read the blocks."""
+    longest = min([config.max_positions] + [judge.config.max_positions for judge in judges])
     if length > longest:
         raise UserError(
             f"corpus.length {length} exceeds the {longest} positions of the models; use {longest} or less"
         )
-    if judge is None:
-        return
-    check_head(judge)
-    if judge.config.vocab_size != config.vocab_size:
-        raise UserError(
-            f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "
-            "start from that model, or drop one of the two"
-        )
+    for judge in judges:
+        check_head(judge)
+        if judge.config.vocab_size != config.vocab_size:
+            raise UserError(
+                f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "
+                "start from that model, or drop one of the two"
+            )

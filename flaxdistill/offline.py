@@ -1,4 +1,4 @@
-"""A teacher's answers, computed once and read by every student after: its likeliest words and its last hidden state."""
+"""A teacher's answers, computed once and read by every student after: its likeliest words and states of its layers."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from flaxdistill.tasks.mlm import MLM
 PART = 1024
 """Rows of one folder: what a killed run has to compute again."""
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever the same settings would give other answers."""
 
 KEPT = {"words", "log_shares", "example_id", "epoch"}
-"""What every part holds; hidden states beside them where a loss reads them."""
+"""What every part holds; bfloat16 states of layers beside them where a loss reads them."""
 
 MANIFEST = "targets.json"
 Compute = Callable[[Params, Batch], dict[str, jax.Array]]
@@ -44,48 +44,71 @@ Compute = Callable[[Params, Batch], dict[str, jax.Array]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What of a teacher is kept: ``words`` of each token at a temperature, on all or masked tokens, and hidden states."""
+    """What of a teacher of ``layers`` layers is kept: ``words`` of each token at a temperature, on all or masked tokens,
+    and ``states`` such as hidden_12 or queries_12."""
 
     words: int
     temperature: float
     masked: bool
-    hidden: bool
+    states: tuple[str, ...]
+    layers: int
 
 
-def wanted(losses: Mapping[str, Loss], task: MLM, words: int) -> Wanted:
-    """Settle what the losses need; raises UserError for one, or for masks, that cannot live from stored answers."""
+def vocab_loss(losses: Mapping[str, Loss], task: MLM) -> Vocab:
+    """Find the loss that reads the words; raises UserError for losses, or masks, that cannot live from stored answers."""
     if task.scope != "row":
         raise UserError(
             f"teacher.offline answers to masks that depend on a row alone, and task.scope is {task.scope}; use row, or "
             "set teacher.offline to 0"
         )
-    needed: set[str] = set()
     found = [loss for loss in losses.values() if isinstance(loss, Vocab)]
-    for name, loss in losses.items():
-        if loss.needs_teacher and not loss.offline:
-            raise UserError(
-                f"losses.{name} reads more of a teacher than teacher.offline keeps; drop the loss, or set it to 0"
-            )
-        needed |= set(loss.offline)
     if len(found) != 1 or not found[0].temperature.constant:
         raise UserError(
             "teacher.offline keeps words at one temperature: it needs one Vocab loss whose temperature never moves; set "
             "it to 0 for others"
         )
+    if found[0].divergence != "kl":
+        raise UserError(
+            f"teacher.offline keeps the likeliest words, which make no {found[0].divergence}; use the divergence kl, or "
+            "set teacher.offline to 0"
+        )
+    return found[0]
+
+
+def wanted(losses: Mapping[str, Loss], task: MLM, words: int, *, student: int, teacher: int) -> Wanted:
+    """Settle what the losses need of a teacher, by both numbers of layers; raises UserError as ``vocab_loss`` does."""
+    vocab = vocab_loss(losses, task)
+    reads = {name: loss.reads(student, teacher) for name, loss in losses.items()}
+    for name, loss in losses.items():
+        if loss.needs_teacher and not reads[name]:
+            raise UserError(
+                f"losses.{name} does not say what it reads of a teacher, so that teacher.offline cannot keep it; give its "
+                "class a reads(), or set teacher.offline to 0"
+            )
     return Wanted(
         words=words,
-        temperature=found[0].temperature.start,
-        masked=found[0].tokens == "masked",
-        hidden="hidden" in needed,
+        temperature=vocab.temperature.start,
+        masked=vocab.tokens == "masked",
+        states=tuple(sorted(frozenset().union(*reads.values()) - {"vocab"})),
+        layers=teacher,
     )
 
 
-def recall(params: Params, batch: Batch) -> Outputs:
-    """Give what a batch's stored answers say, as the teacher's outputs; nothing else of them is there to be read."""
-    stored = batch.targets
-    vocab = VocabTargets(stored["words"].astype(jnp.int32), stored["log_shares"].astype(jnp.float32))
-    hidden = (stored["hidden"],) if "hidden" in stored else ()
-    return Outputs(hidden=hidden, queries=(), keys=(), values=(), pooled=jnp.zeros(()), vocab=vocab)
+def make_recall(what: Wanted) -> Callable[[Params, Batch], Outputs]:
+    """Make the function that gives a batch's stored answers as the teacher's outputs; what was not kept is None."""
+
+    def recall(params: Params, batch: Batch) -> Outputs:
+        stored: dict[str, Any] = dict(batch.targets)
+        vocab = VocabTargets(stored["words"].astype(jnp.int32), stored["log_shares"].astype(jnp.float32))
+
+        def of(name: str, first: int) -> tuple[Any, ...]:
+            return tuple(stored.get(f"{name}_{layer}") for layer in range(first, what.layers + 1))
+
+        return Outputs(
+            of("hidden", 0), of("queries", 1), of("keys", 1), of("values", 1), jnp.zeros(()), vocab
+        )
+
+    return recall
 
 
 def make_compute(
@@ -101,8 +124,9 @@ def make_compute(
         narrow = jnp.uint16 if head.kernel.shape[0] <= 65536 else jnp.uint32
         # Half precision: a share is kept to 1 part in 2,000 where it is large, and to 1 in 100 where it is e^-16.
         kept = {"words": top.words.astype(narrow), "log_shares": top.log_shares.astype(jnp.float16)}
-        if what.hidden:
-            kept["hidden"] = outputs.hidden[-1].astype(jnp.bfloat16)
+        for state in what.states:
+            name, _, layer = state.partition("_")
+            kept[state] = getattr(outputs, name)[int(layer) - (name != "hidden")].astype(jnp.bfloat16)
         return kept | {"example_id": batch.example_id, "epoch": batch.epoch}
 
     return compute
@@ -206,7 +230,7 @@ def _part(folder: Path, number: int) -> dict[str, np.ndarray]:
     try:
         for file in path.glob("*.npy"):
             array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            arrays[file.stem] = array.view(jnp.bfloat16) if file.stem == "hidden" else array
+            arrays[file.stem] = array if file.stem in KEPT else array.view(jnp.bfloat16)
         if not set(arrays) >= KEPT or {len(array) for array in arrays.values()} != {PART}:
             raise ValueError("rows are missing")
     except (OSError, ValueError) as error:

@@ -9,19 +9,20 @@ import signal
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from flaxdistill import build, feed, fit, sharding, workdir
-from flaxdistill.data.store import open_store
+from flaxdistill.data.store import Store, open_store
 from flaxdistill.errors import UserError, out_of_memory
-from flaxdistill.experiment import Experiment
+from flaxdistill.experiment import Experiment, Teacher
 from flaxdistill.families.base import expected_shapes
 from flaxdistill.files import refuse_brackets
+from flaxdistill.hub import Model
 from flaxdistill.models.config import EncoderConfig
+from flaxdistill.train import alignment, loop
 from flaxdistill.train import evaluate as evaluation
-from flaxdistill.train import loop
 from flaxdistill.train.checkpoint import latest_step
 from flaxdistill.train.log import Row, last, read_rows
 
@@ -97,9 +98,44 @@ def table(stages: Stages, root: Path) -> list[Row]:
 def evaluate(path: Path, model: str | None = None) -> Row:
     """Evaluate a run's student, or any model of the same vocabulary, on the run's held-out blocks.
 
-    Compares with the run's teacher or judge where it has one. Raises UserError where vocabularies differ.
+    Compares with the run's teachers or judge where it has any. Raises UserError where vocabularies differ.
     """
-    path = path.absolute()
+    seen = _open(path.absolute(), model)
+    e, vocabulary = seen.experiment, seen.store.vocabulary()
+    step = build.make_evaluator(
+        seen.subject.config, e.student, seen.judges, seen.applies[1:], vocabulary, seen.mesh
+    )
+    batches = feed.held_out_batches(seen.store.held_out, e.eval_batch_size, seen.mesh)
+    return evaluation.run(step, {"student": seen.params[0], "losses": {}}, seen.params[1:], batches)
+
+
+def align(path: Path, model: str | None = None) -> dict[str, Any]:
+    """Compare every layer of a run's student, or of another model, with every layer of its teacher or judge.
+
+    Gives what ``alignment.similarity`` does, on the run's held-out blocks without masks. Raises UserError where there is
+    nobody to compare with.
+    """
+    seen = _open(path.absolute(), model)
+    if not seen.judges:
+        raise UserError(
+            f"{path} has no teacher or judge whose layers could be compared with; set judge in its config"
+        )
+    compute = jax.jit(alignment.make_align(*seen.applies[:2]), out_shardings=sharding.replicated(seen.mesh))
+    batches = feed.held_out_batches(seen.store.held_out, seen.experiment.eval_batch_size, seen.mesh)
+    return alignment.similarity(compute(*seen.params[:2], batch) for batch in batches)
+
+
+class _Seen(NamedTuple):
+    experiment: Experiment
+    store: Store
+    mesh: Any
+    subject: Model
+    judges: list[Model]
+    applies: tuple[Any, ...]  # of the subject, then of the judges
+    params: tuple[Any, ...]
+
+
+def _open(path: Path, model: str | None) -> _Seen:
     e = workdir.read_experiment(path)
     blocks = workdir.read_inputs(path).get("blocks", "")
     places = (
@@ -109,18 +145,13 @@ def evaluate(path: Path, model: str | None = None) -> Row:
         next((place / blocks for place in places if (place / blocks).is_dir()), places[0] / blocks)
     )
     subject = workdir.read_model(model or str(path))
-    vocabulary = store.vocabulary()
-    compared = e.teacher.path if e.teacher else e.judge
-    judge = build.read(compared, path) if compared else None
-    fit.check_vocabulary(subject, vocabulary)
+    judges = [build.read(judge.path, path) for judge in e.compared().values()]
+    fit.check_vocabulary(subject, store.vocabulary())
     fit.check_head(subject)
-    fit.check_compared(subject.source, subject.config, judge, store.length)
+    fit.check_compared(subject.source, subject.config, judges, store.length)
     mesh = sharding.make_mesh()
-    _, (params, *_) = build.fixed(subject, None, mesh)
-    judges, judge_params = build.fixed(judge, e.teacher, mesh)
-    step = build.make_evaluator(subject.config, e.student, judge, judges, vocabulary, mesh)
-    batches = feed.held_out_batches(store.held_out, e.eval_batch_size, mesh)
-    return evaluation.run(step, {"student": params, "losses": {}}, judge_params, batches)
+    hows = [Teacher(path=subject.source, dtype="float32"), *e.compared().values()]
+    return _Seen(e, store, mesh, subject, judges, *build.freeze([subject, *judges], hows, mesh))
 
 
 def count(config: EncoderConfig) -> int:

@@ -24,12 +24,16 @@ class Start:
     ``mlm_transform`` copies the MLM head's transform (the published script did so only when asked). ``token_types``: a
     student without them ``fold``s the teacher's type 0 into the position table, which leaves the sum as it was, or
     ``drop``s it as the published script did; a student that has them where the teacher has none gets zeros.
+    ``narrow`` is how a student of other widths starts: ``truncate`` takes the first entries of every width, the first heads
+    and of each head the first entries; ``svd`` turns the embeddings onto their most important directions, which loses
+    the least of them, and leaves the layers random; ``no`` refuses.
     """
 
     path: str | None = "teacher"
     layers: str = "uniform"
     mlm_transform: bool = True
     token_types: Literal["fold", "drop"] = "fold"
+    narrow: Literal["no", "truncate", "svd"] = "no"
 
 
 def choose_layers(spec: str, teacher: int, student: int) -> tuple[int, ...]:
@@ -73,12 +77,22 @@ def start_from(
 
     Raises UserError naming both sides where sizes that must be equal are not.
     """
-    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "activation"):
+    widths = ("hidden_size", "intermediate_size", "num_heads")
+    for name in ("vocab_size", "activation", *(widths if start.narrow == "no" else ())):
         ours, theirs = getattr(student, name), getattr(teacher, name)
         if ours != theirs:
+            narrow = "cut it down with start.narrow truncate or svd, " if name in widths else ""
             raise UserError(
-                f"the student's {name} {ours} differs from the {theirs} of the model it starts from; make them equal, or "
-                "start at random with start.path None"
+                f"the student's {name} {ours} differs from the {theirs} of the model it starts from; make them equal, "
+                f"{narrow}or start at random with start.path None"
+            )
+    for name, ours, theirs in (
+        *((n, getattr(student, n), getattr(teacher, n)) for n in widths),
+        _head_widths(student, teacher),
+    ):
+        if ours > theirs:
+            raise UserError(
+                f"the student's {name} {ours} exceeds the {theirs} of the model it starts from; use no more"
             )
     if student.max_positions > teacher.max_positions:
         raise UserError(
@@ -92,6 +106,8 @@ def start_from(
         )
     layers = choose_layers(start.layers, teacher.num_layers, student.num_layers)
     ours, theirs = tree.flatten(random), tree.flatten(teacher_params)
+    if start.narrow == "svd":
+        theirs = _turned(theirs, student.hidden_size)
     copied = {}
     for path, leaf in ours.items():
         source = path
@@ -100,12 +116,49 @@ def start_from(
             source = f"layer_{layers[int(number)]}/{rest}"
         kept = path.startswith(("mlm/transform", "mlm/norm")) and not start.mlm_transform
         if source in theirs and not kept:
-            leaf = jnp.asarray(theirs[source], jnp.float32)[: leaf.shape[0]]
+            leaf = _cut(path, jnp.asarray(theirs[source], jnp.float32), leaf.shape, student, teacher)
         copied[path] = leaf
     if start.token_types == "fold" and teacher.type_vocab_size and not student.type_vocab_size:
-        first = jnp.asarray(theirs["embeddings/token_type/embedding"], jnp.float32)[:1]
+        first = jnp.asarray(theirs["embeddings/token_type/embedding"], jnp.float32)[:1, : student.hidden_size]
         copied["embeddings/position/embedding"] += first
     if student.type_vocab_size and not teacher.type_vocab_size:
         # Random vectors would be noise on embeddings that were trained without them.
         copied["embeddings/token_type/embedding"] = jnp.zeros_like(ours["embeddings/token_type/embedding"])
     return tree.unflatten(copied)
+
+
+def _head_widths(student: EncoderConfig, teacher: EncoderConfig) -> tuple[str, int, int]:
+    return (
+        "width of a head",
+        student.hidden_size // student.num_heads,
+        teacher.hidden_size // teacher.num_heads,
+    )
+
+
+def _cut(
+    path: str, leaf: jnp.ndarray, shape: tuple[int, ...], student: EncoderConfig, teacher: EncoderConfig
+) -> jnp.ndarray:
+    """Take the first entries along every axis; along one that is heads side by side, of the first heads."""
+    heads = {"query": -1, "key": -1, "value": -1, "attention": 0 if path.endswith("kernel") else None}
+    axis = heads.get(path.split("/")[-2]) if path.startswith("layer_") else None
+    if axis is not None:
+        axis %= leaf.ndim
+        H, d = student.num_heads, student.hidden_size // student.num_heads
+        apart = (*leaf.shape[:axis], teacher.num_heads, -1, *leaf.shape[axis + 1 :])
+        first = (slice(None),) * axis + (slice(H), slice(d))
+        leaf = leaf.reshape(apart)[first]
+        leaf = leaf.reshape(*leaf.shape[:axis], H * d, *leaf.shape[axis + 2 :])
+    return leaf[tuple(map(slice, shape))]
+
+
+def _turned(params: dict[str, jnp.ndarray], width: int) -> dict[str, jnp.ndarray]:
+    """Turn the embeddings onto the ``width`` right singular vectors of the words' table; nothing else is kept."""
+    words = jnp.asarray(params["embeddings/word/embedding"], jnp.float32)
+    # The right singular vectors of [V, D] are the eigenvectors of [D, D], which is far smaller.
+    _, directions = jnp.linalg.eigh(jnp.matmul(words.T, words, precision="highest"))
+    turn = directions[:, ::-1][:, :width]
+    tables = {path: leaf for path, leaf in params.items() if path.endswith("/embedding")}
+    return {
+        path: jnp.matmul(jnp.asarray(table, jnp.float32), turn, precision="highest")
+        for path, table in tables.items()
+    } | {path: leaf for path, leaf in params.items() if path == "mlm/bias"}

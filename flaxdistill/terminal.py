@@ -94,6 +94,16 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
     return value if value == "" else COLUMNS[name][1](math.nan if value is None else value)
 
 
+def heat(title: str, values: Iterable[Iterable[float]]) -> Table:
+    """Make a table of a number for each layer of a student (rows) and of a teacher (columns); 0 is the embeddings."""
+    rows = [[f"{value:.2f}" for value in row] for row in values]
+    columns = (Column(f"teacher {j}", justify="right") for j in range(len(rows[0])))
+    table = Table(Column(no_wrap=True), *columns, title=escape(title), title_justify="left")
+    for i, row in enumerate(rows):
+        table.add_row(f"student {i}", *row)
+    return table
+
+
 def listing(title: str, items: Mapping[str, Any]) -> Table:
     """Make a table of names and values."""
     table = Table(

@@ -176,6 +176,8 @@ def test_a_run_and_what_reads_it(finished, tmp_path):
     printed = succeed("eval", finished)
     assert f"{held_out['mlm']:.4f}" in printed
     assert f"{held_out['mlm']:.4f}" in succeed("eval", finished, "--model", finished / "export")
+    layers = succeed("eval", finished, "--layers")
+    assert "cka" in layers and "cosine" in layers and "teacher 0" in layers and "student 1" in layers
 
     assert "bit-equal" in succeed("export", finished, tmp_path / "out")
     assert "converted directory" in succeed("convert", tmp_path / "out", tmp_path / "converted")

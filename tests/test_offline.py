@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
+from outputs import labelled_batch, random_outputs
 from test_cli import compiled, config, home, refused, rows_of, succeed, wide  # noqa: F401 - fixtures
 
 from flaxdistill import offline
 from flaxdistill.errors import UserError
-from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.relation import Relation, Scores
 from flaxdistill.losses.vocab import MaskedLM, Vocab
 from flaxdistill.schedule import Schedule
 from flaxdistill.tasks.mlm import MLM
@@ -113,16 +116,53 @@ def test_a_disk_too_small_is_told_before(home, tmp_path, monkeypatch):  # noqa: 
     assert not (tmp_path / "w" / "experiment.json").exists()
 
 
-def test_losses_that_stored_answers_cannot_serve():
-    class Other(Vocab):
-        needs_teacher, offline = True, ()
+class Silent(Cosine):
+    def reads(self, student, teacher):
+        return frozenset()
 
-    assert offline.wanted({"v": Vocab(), "c": Cosine()}, MLM(), 9) == offline.Wanted(
-        words=9, temperature=2.0, masked=False, hidden=True
+
+def test_what_is_kept_is_what_the_losses_read():
+    losses = {
+        "v": Vocab(),
+        "c": Cosine(),
+        "h": HiddenMSE(layers="0:0,1:2"),
+        "r": Relation(relations="qk,vv", layers="2:4"),
+        "s": Scores(layers="1:3"),
+    }
+    assert offline.wanted(losses, MLM(), 9, student=2, teacher=4) == offline.Wanted(
+        words=9,
+        temperature=2.0,
+        masked=False,
+        states=("hidden_0", "hidden_2", "hidden_4", "keys_3", "keys_4", "queries_3", "queries_4", "values_4"),
+        layers=4,
     )
-    assert not offline.wanted({"v": Vocab(tokens="masked"), "m": MaskedLM()}, MLM(), 9).hidden
-    with pytest.raises(UserError, match="one temperature"):
-        offline.wanted({"v": Vocab(temperature=Schedule(4.0, 1.0, 10))}, MLM(), 9)
-    with pytest.raises(UserError, match=r"losses\.o reads more of a teacher"):
-        offline.wanted({"v": Vocab(), "o": Other()}, MLM(), 9)
-    assert Loss.offline == ()
+    alone = {"v": Vocab(tokens="masked"), "m": MaskedLM()}
+    assert offline.wanted(alone, MLM(), 9, student=2, teacher=4).states == ()
+
+
+@pytest.mark.parametrize(
+    ("losses", "named"),
+    [
+        ({"v": Vocab(temperature=Schedule(4.0, 1.0, 10))}, "one temperature"),
+        ({"c": Cosine()}, "one Vocab loss"),
+        ({"v": Vocab(divergence="jsd")}, "make no jsd"),
+        ({"v": Vocab(), "o": Silent()}, r"losses\.o does not say what it reads"),
+    ],
+)
+def test_losses_that_stored_answers_cannot_serve(losses, named):
+    with pytest.raises(UserError, match=named):
+        offline.wanted(losses, MLM(), 9, student=2, teacher=4)
+
+
+def test_stored_states_stand_where_the_losses_look():
+    what = offline.Wanted(words=2, temperature=1.0, masked=False, states=("hidden_3", "queries_1"), layers=3)
+    batch = labelled_batch()
+    full = random_outputs(0, 8, 8, layers=3)
+    kept = offline.make_compute(lambda params, rows: full, lambda rows: rows, what)({}, batch)
+    targets = {name: value for name, value in kept.items() if name not in ("example_id", "epoch")}
+    outputs = offline.make_recall(what)({}, dataclasses.replace(batch, targets=targets))
+    assert (
+        outputs.hidden[:3] == (None,) * 3 and outputs.queries[1:] == (None, None) and len(outputs.values) == 3
+    )
+    np.testing.assert_allclose(outputs.hidden[3].astype(np.float32), full.hidden[3], rtol=4e-3)
+    np.testing.assert_allclose(outputs.queries[0].astype(np.float32), full.queries[0], rtol=4e-3)

@@ -148,3 +148,13 @@ def test_refusals(fields, message):
     with pytest.raises(UserError) as error:
         AdamW(**fields)
     assert str(error.value) == message
+
+
+def test_lamb_moves_each_tensor_by_the_rate_times_its_norm():
+    """You et al., 2020, algorithm 2, by hand: the first step of Adam is the sign of the gradient."""
+    params = {"a": {"kernel": jnp.full((4, 4), 3.0)}, "b": {"kernel": jnp.full((2, 2), 0.01)}}
+    gradient = {"a": {"kernel": jnp.full((4, 4), 1e-3)}, "b": {"kernel": jnp.full((2, 2), -5.0)}}
+    tx = AdamW(rate=0.1, warmup=0.0, decay="constant", clip=0.0, lamb=True, eps=1e-12).build(10)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.1 * 3.0, rtol=1e-5)
+    np.testing.assert_allclose(updates["b"]["kernel"], 0.1 * 0.01, rtol=1e-5)

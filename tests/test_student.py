@@ -198,3 +198,61 @@ def test_refusals_name_both_values(change, ours, theirs):
     text = str(error.value)
     assert str(ours) in text and str(theirs) in text
     assert next(iter(change)) in text or "layers" in text
+
+
+NARROW = dataclasses.replace(
+    BERT, hidden_size=BERT.hidden_size // 2, intermediate_size=BERT.intermediate_size // 2
+)
+
+
+@pytest.mark.parametrize("heads", [BERT.num_heads, BERT.num_heads // 2])
+def test_truncation_keeps_the_first_of_everything(heads):
+    student = dataclasses.replace(NARROW, num_heads=heads, num_layers=2)
+    got = begin(Start(layers="2,0", narrow="truncate"), student)
+    theirs = tree.flatten(TEACHER)
+    D, F, d = student.hidden_size, student.intermediate_size, student.hidden_size // heads
+    np.testing.assert_array_equal(got["layer_0/inner/kernel"], theirs["layer_2/inner/kernel"][:D, :F])
+    np.testing.assert_array_equal(
+        got["embeddings/word/embedding"], theirs["embeddings/word/embedding"][:, :D]
+    )
+    np.testing.assert_array_equal(got["mlm/transform/kernel"], theirs["mlm/transform/kernel"][:D, :D])
+    np.testing.assert_array_equal(got["mlm/bias"], theirs["mlm/bias"])
+    # The second head's entries are the teacher's second head's, cut: not whatever stands beside the first.
+    width = BERT.hidden_size // BERT.num_heads
+    for h in range(heads):
+        mine, other = slice(h * d, (h + 1) * d), slice(h * width, h * width + d)
+        np.testing.assert_array_equal(
+            got["layer_1/key/kernel"][:, mine], theirs["layer_0/key/kernel"][:D, other]
+        )
+        np.testing.assert_array_equal(got["layer_1/value/bias"][mine], theirs["layer_0/value/bias"][other])
+        np.testing.assert_array_equal(
+            got["layer_1/attention/kernel"][mine], theirs["layer_0/attention/kernel"][other, :D]
+        )
+    np.testing.assert_array_equal(got["layer_1/attention/bias"], theirs["layer_0/attention/bias"][:D])
+
+
+def test_svd_loses_the_least_of_the_words():
+    got = begin(Start(narrow="svd"), NARROW)
+    random = tree.flatten(params_of(NARROW, 1))
+    words = tree.flatten(TEACHER)["embeddings/word/embedding"]
+    values = np.linalg.svd(words.astype(np.float64), compute_uv=False)
+    kept = np.square(got["embeddings/word/embedding"]).sum()
+    np.testing.assert_allclose(kept, np.square(values[: NARROW.hidden_size]).sum(), rtol=1e-5)
+    # Words and positions are turned alike: what they have to do with each other is what is left of it.
+    places = tree.flatten(TEACHER)["embeddings/position/embedding"]
+    _, _, v = np.linalg.svd(words.astype(np.float64), full_matrices=False)
+    turn = v[: NARROW.hidden_size].T
+    np.testing.assert_allclose(
+        got["embeddings/word/embedding"] @ got["embeddings/position/embedding"].T,
+        (words @ turn) @ (places @ turn).T, rtol=1e-3, atol=1e-3,
+    )  # fmt: skip
+    np.testing.assert_array_equal(got["layer_0/query/kernel"], random["layer_0/query/kernel"])
+    np.testing.assert_array_equal(got["mlm/bias"], tree.flatten(TEACHER)["mlm/bias"])
+
+
+def test_a_wider_student_is_refused():
+    wide = dataclasses.replace(BERT, hidden_size=BERT.hidden_size * 2)
+    with pytest.raises(UserError, match=f"hidden_size {wide.hidden_size} exceeds the {BERT.hidden_size}"):
+        begin(Start(narrow="truncate"), wide)
+    with pytest.raises(UserError, match="width of a head"):
+        begin(Start(narrow="truncate"), dataclasses.replace(BERT, num_heads=1))

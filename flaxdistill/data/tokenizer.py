@@ -60,6 +60,17 @@ class Vocabulary:
         """Turn token ids into text; special tokens stay visible."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def continues(self) -> np.ndarray:
+        """Mark the tokens that go on with a word, bool [V]; raises UserError where the tokenizer does not tell."""
+        if type(self.tokenizer.model).__name__ != "WordPiece":
+            raise UserError(
+                f"task.whole_words needs a WordPiece vocabulary, whose ## tells where words go on, and this one is "
+                f"{type(self.tokenizer.model).__name__}; set it to False"
+            )
+        prefix = self.tokenizer.model.continuing_subword_prefix
+        tokens = (self.tokenizer.id_to_token(i) for i in range(self.size))
+        return np.array([token is not None and token.startswith(prefix) for token in tokens])
+
     def save(self, directory: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json (and vocab.txt for WordPiece) into a directory."""
         folder = Path(directory)

@@ -13,8 +13,9 @@ from flaxdistill.pytrees import Batch, Outputs, Params
 Terms = dict[str, jax.Array]
 """One float32 scalar per named term."""
 
-Tokens = Literal["real", "masked", "content"]
-"""Which tokens a term looks at: all but padding; those with a label; all but padding and special tokens."""
+Tokens = Literal["real", "masked", "content", "first", "all"]
+"""Which tokens a term looks at: all but padding; those with a label; all but padding and special tokens; the first of
+each sequence ([CLS]); all, padding too, as some published code does."""
 
 
 class Loss(abc.ABC):
@@ -28,7 +29,6 @@ class Loss(abc.ABC):
 
     kind: ClassVar[Literal["match", "supervised", "projected"]]
     needs_teacher: ClassVar[bool] = False  # whether the loss says nothing without one
-    offline: ClassVar[tuple[str, ...]] = ()  # what of a teacher's stored answers it can live from
 
     @abc.abstractmethod
     def weights(self, step: jax.Array) -> Terms:
@@ -37,6 +37,10 @@ class Loss(abc.ABC):
     def init(self, key: jax.Array, student: Outputs, teachers: tuple[Outputs, ...]) -> Params:
         """Make the loss's own parameters from ``ShapeDtypeStruct`` outputs; raises UserError where shapes cannot meet."""
         return {}
+
+    def reads(self, student: int, teacher: int) -> frozenset[str]:
+        """Name what it reads of a teacher, by numbers of layers: ``vocab``, ``hidden_0``, ``queries_12``, ``values_12``."""
+        return frozenset()
 
     @abc.abstractmethod
     def count(self, batch: Batch) -> Terms:
@@ -59,4 +63,8 @@ def token_mask(batch: Batch, tokens: Tokens) -> jax.Array:
     """Mark the tokens a term looks at. float32 [B, T]; for ``masked`` [B, K], along the labelled positions."""
     if tokens == "masked":
         return jnp.where(batch.labels >= 0, batch.weight[:, None], 0.0)
+    if tokens == "all":
+        return jnp.broadcast_to(batch.weight[:, None], batch.input_ids.shape)
+    if tokens == "first":
+        return jnp.where(batch.positions == 0, batch.real(), 0.0)
     return batch.real() if tokens == "real" else batch.content()

@@ -3,62 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from flaxdistill.errors import UserError
-from flaxdistill.losses.base import Loss, Terms, token_mask
-from flaxdistill.pytrees import Batch, Outputs, Params
-from flaxdistill.schedule import Schedule, constant
+from flaxdistill.losses.hidden import Hidden
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cosine(Loss):
-    """Turn the student's last hidden state towards the teacher's: 1 - cos, a mean over ``tokens``.
+class Cosine(Hidden):
+    """Turn the student's hidden states towards the teacher's: 1 - cos.
 
-    The published code compares the last layer only and every token but padding (Sanh et al., 2019); both are the
-    defaults. With several teachers the mean over teachers counts. Widths must be equal.
+    The published code of DistilBERT compares the last layer only and every token but padding (Sanh et al., 2019); both
+    are the defaults. Patient distillation (Sun et al., 2019) is ``layers`` skip or last and ``tokens`` first: the squared
+    distance of normalised vectors is twice 1 - cos.
     """
 
-    kind = "match"
-    needs_teacher = True
-    offline = ("hidden",)
+    @property
+    def term(self) -> str:
+        return "cosine"
 
-    weight: Schedule = constant(1.0)
-    tokens: Literal["real", "content"] = "real"
-
-    def weights(self, step: jax.Array) -> Terms:
-        return {"cosine": self.weight(step)}
-
-    def init(self, key: jax.Array, student: Outputs, teachers: tuple[Outputs, ...]) -> Params:
-        for teacher in teachers:
-            ours, theirs = student.hidden[-1].shape[-1], teacher.hidden[-1].shape[-1]
-            if ours != theirs:
-                raise UserError(
-                    f"the cosine loss compares hidden states of equal width, but the student has {ours} and the teacher "
-                    f"{theirs}: drop the loss from the config, or make the widths equal"
-                )
-        return {}
-
-    def count(self, batch: Batch) -> Terms:
-        return {"cosine": jnp.sum(token_mask(batch, self.tokens))}
-
-    def __call__(
-        self,
-        params: Params,
-        student: Outputs,
-        teachers: tuple[Outputs, ...],
-        batch: Batch,
-        scale: Terms,
-        step: jax.Array,
-    ) -> tuple[jax.Array, Terms]:
-        mask = token_mask(batch, self.tokens)
-        total = jnp.zeros((), jnp.float32)
-        for teacher in teachers:
-            total += jnp.sum(mask * (1.0 - cosine(student.hidden[-1], teacher.hidden[-1]))) / len(teachers)
-        return scale["cosine"] * total, {"cosine": total}
+    def distance(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        return 1.0 - cosine(x, y)
 
 
 def cosine(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from flaxdistill.errors import UserError
-from flaxdistill.losses.base import Loss, Terms, Tokens, token_mask
+from flaxdistill.losses.base import Loss, Terms, token_mask
+from flaxdistill.ops.divergence import Divergence
 from flaxdistill.ops.vocab import vocab_objective, vocab_statistics
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection, VocabTargets
 from flaxdistill.schedule import Schedule, constant
@@ -58,17 +59,20 @@ class Vocab(Loss):
 
     ``kl``: T^2 KL(teacher || student), a mean over ``tokens``; ``mlm``: cross-entropy, a mean over masked tokens
     (Sanh et al., 2019). The defaults are the published single-GPU recipe: weights 5 and 2, temperature 2, KL on every
-    token but padding. Several teachers are averaged as probabilities.
+    token but padding. Several teachers are averaged as probabilities. Another ``divergence`` takes the place, the weight
+    and the name of the KL's term: cross-entropy differs by a constant, ``mse`` is of logits and summed over words,
+    ``jsd`` is Jensen-Shannon. ``squared`` False leaves T^2 out, as TextBrewer and TinyBERT do.
     """
 
     kind = "match"
     needs_teacher = True
-    offline = ("words", "log_shares")
 
     kl: Schedule = constant(5.0)
     mlm: Schedule = constant(2.0)
     temperature: Schedule = constant(2.0)
-    tokens: Tokens = "real"
+    divergence: Divergence = "kl"
+    squared: bool = True
+    tokens: Literal["real", "masked", "content"] = "real"
     chunk: int = 0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
 
     def __post_init__(self):
@@ -77,11 +81,17 @@ class Vocab(Loss):
             if value <= 0:
                 raise UserError(f"temperature is {self.temperature}; it must be above 0")
 
+    def reads(self, student: int, teacher: int) -> frozenset[str]:
+        return frozenset({"vocab"})
+
     def weights(self, step: jax.Array) -> Terms:
-        return {"kl": self.kl(step), "mlm": self.mlm(step)}
+        return {self.divergence: self.kl(step), "mlm": self.mlm(step)}
 
     def count(self, batch: Batch) -> Terms:
-        return {"kl": jnp.sum(token_mask(batch, self.tokens)), "mlm": jnp.sum(token_mask(batch, "masked"))}
+        return {
+            self.divergence: jnp.sum(token_mask(batch, self.tokens)),
+            "mlm": jnp.sum(token_mask(batch, "masked")),
+        }
 
     def __call__(
         self,
@@ -100,16 +110,21 @@ class Vocab(Loss):
             head, heads = student.vocab, tuple(t.vocab for t in teachers)
             labels, kl_mask = spread_labels(batch), token_mask(batch, self.tokens)
         ce_mask = jnp.where(labels >= 0, batch.weight[:, None], 0.0)
+        temperature = self.temperature.start if self.temperature.constant else self.temperature(step)
+        if not self.squared and self.divergence != "mse":
+            kl_mask = kl_mask / jnp.square(jnp.asarray(temperature, jnp.float32))
         objective, values = vocab_objective(
             head,
             heads,
             labels,
-            scale["kl"] * kl_mask,
+            scale[self.divergence] * kl_mask,
             scale["mlm"] * ce_mask,
-            self.temperature.start if self.temperature.constant else self.temperature(step),
+            temperature,
             self.chunk,
+            self.divergence,
         )
-        return objective, {"kl": jnp.sum(values["kl"] * kl_mask), "mlm": jnp.sum(values["ce"] * ce_mask)}
+        soft, ce = jnp.sum(values["soft"] * kl_mask), jnp.sum(values["ce"] * ce_mask)
+        return objective, {self.divergence: soft, "mlm": ce}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from flaxdistill.ops.dense import whole
+from flaxdistill.ops.divergence import Divergence, compare
 from flaxdistill.pytrees import ROWS, VocabProjection, VocabTargets
-
-LEAST = 1e-6
-"""A share below which float32 cannot tell what a sum leaves of 1."""
 
 PerToken = dict[str, jax.Array]
 """Named float32 [B, T] values without a gradient."""
@@ -35,24 +33,26 @@ def vocab_objective(
     ce_weight: jax.Array,
     temperature: jax.Array | float,
     chunk: int = 0,
+    divergence: Divergence = "kl",
 ) -> tuple[jax.Array, PerToken]:
-    """Sum ``kl_weight * T^2 KL(teacher || student) + ce_weight * CE(label)`` over tokens.
+    """Sum ``kl_weight * T^2 KL(teacher || student) + ce_weight * CE(label)`` over tokens, or another ``divergence``.
 
     ``labels`` int32 [B, T], -1 for none; weights float32 [B, T], known before the forward pass, which is what lets
     value and gradients be computed together: one student logits product and its two gradient products, one product
     per teacher, nothing stored with a vocabulary axis but a chunk of at most ``chunk`` tokens of every row (0: as many
-    as suit the device). Several teachers are averaged as probabilities; a single one may be a distribution cut to its
-    likeliest words at this very temperature, and the KL is then that of the cut distributions, a lower bound.
+    as suit the device). Several teachers are averaged as probabilities (as logits for ``mse``); the mean of their own KLs
+    would differ by a constant only. A single one may be a distribution cut to its likeliest words at this very
+    temperature, and the KL is then that of the cut distributions, a lower bound.
     Statistics are float32; matrix products take the student's dtype and sum in float32. A ``temperature`` of 2 that is
     a Python float saves an exponential: exp(z) is the square of exp(z / 2). Returns the float32 objective,
-    differentiable in ``student``, and per token ``kl`` (with its T^2) and ``ce``. KL and its T^2 as in Hinton et al.,
-    2015, section 2.
+    differentiable in ``student``, and per token ``soft``, the divergence (with its T^2; squared logits have none), and
+    ``ce``. KL and its T^2 as in Hinton et al., 2015, section 2.
     """
     square = isinstance(temperature, float) and temperature == 2.0
     fixed = jax.lax.stop_gradient(
         (teachers, labels, kl_weight, ce_weight, jnp.asarray(temperature, jnp.float32))
     )
-    return _objective(chunk, square, student, *fixed)
+    return _objective((chunk, square, divergence), student, *fixed)
 
 
 def vocab_statistics(
@@ -69,7 +69,8 @@ def vocab_statistics(
     def body(_, piece):
         hidden, said, label = piece
         z, theirs = heads.logits(hidden, said)
-        values, _ = _compare(z, theirs, label, one, square=False)
+        values, _ = compare(z, theirs, label, one, square=False, divergence="kl")
+        values = {"kl" if name == "soft" else name: value for name, value in values.items()}
         best = jnp.argmax(z, -1)
         values["correct"] = jnp.equal(best, label).astype(jnp.float32)
         if theirs:
@@ -95,16 +96,16 @@ def vocab_top(head: VocabProjection, words: int, temperature: float, chunk: int 
     return jax.tree.map(lambda v: _join(v, shape), jax.lax.scan(body, None, pieces)[1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _objective(chunk, square, student, *fixed):
-    return _run(chunk, square, student, *fixed, gradients=False)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _objective(how, student, *fixed):
+    return _run(how, student, *fixed, gradients=False)[0]
 
 
-def _objective_forward(chunk, square, student, *fixed):
-    return _run(chunk, square, student, *fixed, gradients=True)
+def _objective_forward(how, student, *fixed):
+    return _run(how, student, *fixed, gradients=True)
 
 
-def _objective_backward(chunk, square, gradients, cotangents):
+def _objective_backward(how, gradients, cotangents):
     scale = cotangents[0]
     scaled = jax.tree.map(lambda g: (g.astype(jnp.float32) * scale).astype(g.dtype), gradients)
     return scaled, None, None, None, None, None
@@ -113,23 +114,24 @@ def _objective_backward(chunk, square, gradients, cotangents):
 _objective.defvjp(_objective_forward, _objective_backward)
 
 
-def _run(chunk, square, student, teachers, labels, kl_weight, ce_weight, temperature, *, gradients):
+def _run(how, student, teachers, labels, kl_weight, ce_weight, temperature, *, gradients):
     """Go over the chunks once: (objective, per token values) and the gradients of the objective or None."""
+    chunk, square, divergence = how
     heads = _Heads(student, teachers)
     dtype = student.hidden.dtype
 
     def body(carry, piece):
         hidden, said, label, a, b = piece
         z, theirs = heads.logits(hidden, said)
-        values, shares = _compare(z, theirs, label, temperature, square=square)
-        objective = b * values["ce"] + (a * values["kl"] if teachers else 0.0)
+        values, shares = compare(z, theirs, label, temperature, square=square, divergence=divergence)
+        objective = b * values["ce"] + (a * values["soft"] if teachers else 0.0)
         objective = carry[0] + jnp.sum(objective, (1, 2))
         if not gradients:
             return (objective,), values
         hit = jax.lax.broadcasted_iota(jnp.int32, z.shape, z.ndim - 1) == label[..., None]
         dz = shares["student"](b) - jnp.where(hit, b[..., None], 0.0)
         if teachers:
-            dz += shares["difference"](a * temperature)
+            dz += shares["soft"](a)
         low = dz.astype(dtype)
         dhidden = jnp.einsum("gbcv,vd->gbcd", low, heads.kernel, preferred_element_type=jnp.float32)
         # One sum for each group: over all of them it would be an all-reduce of [V, D] in every turn of the loop.
@@ -175,69 +177,6 @@ class _Heads:
 
         theirs = [product(x, *head) if head else x for x, head in zip(said, self.teachers, strict=True)]
         return product(hidden, self.kernel, self.bias), theirs
-
-
-def _compare(z, theirs, label, temperature, *, square):
-    """Compare float32 logits [..., V]: per token CE and T^2 KL, and functions that weigh probabilities per token.
-
-    ``student(w)`` is w q at temperature 1, ``difference(w)`` is w (q - p) at the temperature. Every exponential is
-    taken once: sums, probabilities and KL all follow from exp((z - max) / T).
-    """
-    z = z - jnp.max(z, -1, keepdims=True)
-    warm = jnp.exp(z / temperature) if theirs else None
-    plain = jnp.exp(z) if warm is None or not square else warm * warm
-    total = jnp.sum(plain, -1)
-    at_label = jnp.take_along_axis(z, jnp.maximum(label, 0)[..., None], -1)[..., 0]
-    values = {"ce": jnp.log(total) - at_label}
-    shares: dict[str, Any] = {"student": lambda w: plain * (w / total)[..., None]}
-    if warm is not None:
-        kind = (
-            _cut_teacher
-            if isinstance(theirs[0], VocabTargets)
-            else _teacher
-            if len(theirs) == 1
-            else _ensemble
-        )
-        kl, shares["difference"] = kind(z, warm, jnp.sum(warm, -1), theirs, temperature)
-        values["kl"] = temperature**2 * kl
-    return values, shares
-
-
-def _teacher(z, warm, total, theirs, temperature):
-    t = theirs[0] - jnp.max(theirs[0], -1, keepdims=True)
-    p = jnp.exp(t / temperature)
-    p_total = jnp.sum(p, -1)
-    kl = jnp.sum(p * (t - z), -1) / (p_total * temperature) + jnp.log(total) - jnp.log(p_total)
-    return kl, lambda w: warm * (w / total)[..., None] - p * (w / p_total)[..., None]
-
-
-def _ensemble(z, warm, total, theirs, temperature):
-    # In logarithms: a mean of probabilities may be as small as they are.
-    log_p = functools.reduce(jnp.logaddexp, (jax.nn.log_softmax(t / temperature) for t in theirs))
-    log_p = log_p - math.log(len(theirs))
-    p = jnp.exp(log_p)
-    kl = jnp.sum(p * (log_p - z / temperature), -1) + jnp.log(total)
-    return kl, lambda w: w[..., None] * (warm / total[..., None] - p)
-
-
-def _cut_teacher(z, warm, total, theirs, temperature):
-    """The words that were kept, and one more for all others: p and q both cut so.
-
-    The gradient gives the others what the teacher left them, in the student's own proportions.
-    """
-    words, log_p = theirs[0].words, theirs[0].log_shares
-    p = jnp.exp(log_p)
-    log_q = jnp.take_along_axis(z, words, -1) / temperature - jnp.log(total)[..., None]
-    q = jnp.exp(log_q)
-    others_p = jnp.maximum(1 - jnp.sum(p, -1), LEAST)
-    others_q = jnp.maximum(1 - jnp.sum(q, -1), LEAST)
-    kl = jnp.sum(p * (log_p - log_q), -1) + others_p * (jnp.log(others_p) - jnp.log(others_q))
-
-    def difference(w):
-        dense = warm * (w * (1 - others_p / others_q) / total)[..., None]
-        return jnp.put_along_axis(dense, words, w[..., None] * (q - p), -1, inplace=False)
-
-    return kl, difference
 
 
 def _cut(tree, sizes: tuple[int, ...], chunk: int):

@@ -127,6 +127,49 @@ def test_vocab(tokens, step, teachers):
     )
 
 
+DIVERGENCES = {
+    # F.kl_div(a, b) is KL(b || a); rows are tokens, batchmean a mean over them.
+    "kl": lambda F, z, t, T: F.kl_div((z / T).log_softmax(-1), (t / T).softmax(-1), reduction="batchmean"),
+    "ce": lambda F, z, t, T: -((t / T).softmax(-1) * (z / T).log_softmax(-1)).sum(-1).mean(),
+    "mse": lambda F, z, t, T: ((z - t) ** 2).sum(-1).mean(),
+    "jsd": lambda F, z, t, T: sum(
+        F.kl_div(((z / T).softmax(-1) + (t / T).softmax(-1)).log() - np.log(2), p, reduction="batchmean") / 2
+        for p in ((z / T).softmax(-1), (t / T).softmax(-1))
+    ),
+}
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("tokens", ["real", "masked"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_divergences(divergence, tokens, squared):
+    """With T^2 (Hinton et al., 2015) and without it (TextBrewer); squared logits have none (HF's alpha_mse)."""
+    import torch
+    from torch.nn import functional as F
+
+    student, judge = random_outputs(1, 8, 8), random_outputs(2, 8, 8, width=6)
+    loss = Vocab(divergence=divergence, squared=squared, tokens=tokens, temperature=TEMPERATURE, chunk=3)
+    hidden, kernel, bias, _ = own = [
+        torch.tensor(np.asarray(x, np.float64), requires_grad=True)
+        for x in (student.vocab.hidden, student.vocab.kernel, student.vocab.bias, student.hidden[-1])
+    ]
+    h, k, b = (torch.tensor(np.asarray(getattr(judge.vocab, name), np.float64)) for name in TENSORS)
+    T, chosen = 3.5, torch.tensor(selected(tokens))
+    z, t = (hidden @ kernel.T + bias)[chosen], (h @ k.T + b)[chosen]
+    mean = DIVERGENCES[divergence](F, z, t, T)
+    if squared and divergence != "mse":
+        mean = mean * T**2
+    mlm = theirs(student, (), "masked", 1, {"mlm": 2.0})
+    (5.0 * mean).backward()
+    gradients = [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in own]
+    gradients = {name: g + mlm[1][name] for name, g in zip((*TENSORS, "last"), gradients, strict=True)}
+    compare(
+        ours(loss, student, (judge,), 5),
+        ({divergence: mean.item(), "mlm": mlm[0]["mlm"]}, gradients),
+        {divergence: 5.0, "mlm": 2.0},
+    )
+
+
 def test_masked_lm():
     student = random_outputs(1, 8, 8)
     compare(

@@ -193,8 +193,14 @@ def test_filler_rows_get_no_mask(scope):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rate": 0.0}, "task.rate is 0.0; the share of masked tokens lies between 0 and 1, such as 0.15"),
-        ({"rate": 1.0}, "task.rate is 1.0; the share of masked tokens lies between 0 and 1, such as 0.15"),
+        (
+            {"rate": -0.1},
+            "task.rate is -0.1; the share of masked tokens is at least 0 (none) and below 1, such as 0.15",
+        ),
+        (
+            {"rate": 1.0},
+            "task.rate is 1.0; the share of masked tokens is at least 0 (none) and below 1, such as 0.15",
+        ),
         (
             {"keep": 0.6, "random": 0.5},
             "task.keep 0.6 and task.random 0.5 must be shares that add up to 1 at most",
@@ -216,3 +222,63 @@ def test_masks_are_drawn_under_strict_types():
             prepare = task.make_prepare(mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0)
             shape = jax.eval_shape(prepare, rows(8))
             assert shape.labels.dtype == jnp.int32
+
+
+CONTINUES = np.arange(WORDS) % 3 == 0  # 6, 9, 12, ... go on with a word; 0 and 3 are special
+
+
+def words_of(ids: np.ndarray, real: np.ndarray) -> list[list[int]]:
+    """Cut a row into words, by hand."""
+    words: list[list[int]] = []
+    for at in np.flatnonzero(real):
+        if ids[at] in SPECIALS:
+            continue
+        if CONTINUES[ids[at]] and at and ids[at - 1] not in SPECIALS:
+            words[-1].append(at)
+        else:
+            words.append([at])
+    return words
+
+
+def test_whole_words_are_whole_and_spend_the_budget():
+    batch, task = rows(), MLM(whole_words=True, rate=0.3)
+    prepare = task.make_prepare(
+        mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=3, continues=CONTINUES
+    )
+    got = jax.device_get(jax.jit(prepare)(batch))
+    labels, several = spread(got), 0
+    for row in range(ROWS):
+        real = batch.segment_ids[row] > 0
+        budget, taken = portion(0.3, int(real.sum()), up=False), labels[row] >= 0
+        left = budget - taken.sum()
+        for word in words_of(batch.input_ids[row], real):
+            assert len(set(taken[word])) == 1, "a word is masked whole or not at all"
+            several += len(word) > 1 and taken[word[0]]
+            assert taken[word[0]] or len(word) > left, "a word that fits is not left out"
+        assert left >= 0 and not taken[np.isin(batch.input_ids[row], SPECIALS)].any()
+        np.testing.assert_array_equal(labels[row][taken], batch.input_ids[row][taken])
+    assert several > ROWS // 4
+    alone = jax.device_get(jax.jit(prepare)(jax.tree.map(lambda x: x[5:6], batch)))
+    np.testing.assert_array_equal(alone.input_ids, got.input_ids[5:6])
+
+
+def test_long_and_short_words_are_chosen_alike():
+    ids = np.tile(np.array([2] + [7, 6, 9, 8] * 5 + [3]), (4096, 1))  # words of three tokens and of one
+    prepare = MLM(whole_words=True, rate=0.5).make_prepare(
+        mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0, continues=CONTINUES
+    )
+    taken = spread(jax.device_get(jax.jit(prepare)(flat_batch(ids)))) >= 0
+    first, single = taken[:, 1:-1:4].mean(), taken[:, 4:-1:4].mean()
+    # 11 of 20 tokens: a word of three is left out where fewer than three are left, which a word of one never is.
+    assert 0.7 < first / single < 1.0
+
+
+def test_whole_words_have_no_budget_of_a_batch():
+    with pytest.raises(UserError, match="has a budget for each row"):
+        MLM(whole_words=True, scope="batch")
+
+
+def test_nothing_is_masked_at_rate_zero():
+    got = run(MLM(rate=0.0), rows(8))
+    assert got.labels.shape == (8, 0)
+    np.testing.assert_array_equal(got.input_ids, rows(8).input_ids)

@@ -1,0 +1,91 @@
+"""Which objective for which student? A config: every recipe at equal tokens, for a student of full and of half width.
+
+    flaxdistill distill benchmarks/objectives.py --workdir runs/objectives
+
+Reads a masked-LM teacher of 6 x 384 and the Wikipedia and novel texts from ../shared, beside the checkout. Students are 3 x
+384 from three of the teacher's layers, and 3 x 192 cut from them; each sees the same rows and masks. ``mlm`` is the
+control, without the teacher. Every other run adds terms to it, so that a masked-LM head is trained to be measured by;
+``_random`` starts from nothing.
+"""
+
+from dataclasses import replace
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.relation import Relation, Scores
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.optim import AdamW
+from flaxdistill.schedule import constant
+from flaxdistill.student import Start
+
+TEACHER = "../shared/models/minilm-l6-mlm"
+STEPS = 150
+SEEDS = 3
+BEST = {"wide": ("triple", "kl", "tinybert"), "narrow": ("triple", "kl", "tinybert")}
+
+base = Experiment(
+    teacher=Teacher(path=TEACHER),
+    student=Student(start=Start(path=TEACHER), dropout=0.0, attention_dropout=0.0),
+    corpus=Corpus(
+        sources=(
+            Source(path="../shared/data/corpus/wikipedia-train.parquet"),
+            Source(path="../shared/data/corpus/novels.parquet"),
+        ),
+        length=128,
+        held_out=0.01,
+        held_out_blocks=512,
+    ),
+    optim=AdamW(rate=4e-4, clip=1.0),
+    batch_size=16,
+    steps=STEPS,
+    eval_every=STEPS * 10,
+    save_every=STEPS,
+)
+widths = {
+    "wide": base.student,
+    "narrow": replace(
+        base.student,
+        hidden_size=192,
+        num_heads=12,
+        intermediate_size=768,
+        start=Start(path=TEACHER, narrow="truncate"),
+    ),
+}
+LAYERS = "0:0,1:2,2:4,3:6"
+
+
+def recipes(width: str) -> dict:
+    """Name the losses of every recipe; hidden states of a narrower student are compared through a projection."""
+    mlm, project = {"mlm": MaskedLM()}, "no" if width == "wide" else "shared"
+    return {
+        "mlm": mlm,
+        "kl": {"vocab": Vocab(tokens="masked")},
+        "ce_without_square": {"vocab": Vocab(tokens="masked", divergence="ce", squared=False)},
+        "jsd": {"vocab": Vocab(tokens="masked", divergence="jsd", kl=constant(20.0))},
+        "logit_mse": {"vocab": Vocab(tokens="masked", divergence="mse", kl=constant(1e-4))},
+        "triple": {"vocab": Vocab(tokens="masked"), "cosine": Cosine(project=project)},
+        "cosine_of_layers": mlm | {"cosine": Cosine(layers=LAYERS, project=project)},
+        "pkd": {
+            "vocab": Vocab(tokens="masked"),
+            "cosine": Cosine(layers="skip", tokens="first", project=project),
+        },
+        "tinybert": mlm | {"scores": Scores(), "hidden": HiddenMSE(layers=LAYERS, project=project)},
+        "minilm": mlm | {"relation": Relation(relations="qk,vv")},
+        "minilm_v2": mlm | {"relation": Relation(relations="qq,kk,vv", heads=48)},
+    }
+
+
+config = {}
+for width, student in widths.items():
+    for name, losses in recipes(width).items():
+        run = replace(base, student=student, losses=losses)
+        if name == "mlm":
+            run = replace(run, teacher=None, judge=TEACHER)
+        for seed in range(SEEDS if name in ("mlm", *BEST[width]) else 1):
+            config[f"{width}_{name}_{seed}"] = replace(run, seed=seed)
+    start = replace(student, start=replace(student.start, layers="random"))
+    for name in ("mlm", "triple"):
+        config[f"{width}_{name}_random_0"] = replace(config[f"{width}_{name}_0"], student=start)

@@ -1,0 +1,251 @@
+"""Losses on layers against torch, written sequence by sequence from the papers and, for `all`, from the published code."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from outputs import SEQUENCES, WEIGHT, labelled_batch, random_outputs
+
+from flaxdistill.errors import UserError
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.relation import Relation, Scores
+
+pytestmark = pytest.mark.torch
+
+CLOSE = 1e-5
+LENGTHS = (8, 5, 3, 6)
+FIELDS = ("hidden", "queries", "keys", "values")
+
+
+def padded_batch():
+    """Four rows of one sequence each, as the published code has them."""
+    at = np.arange(8)
+    segments = (at < np.array(LENGTHS)[:, None]).astype(np.int32)
+    some = jax.tree.map(lambda x: x[:4], labelled_batch())
+    return dataclasses.replace(
+        some,
+        segment_ids=segments,
+        positions=np.where(segments > 0, at, 0).astype(np.int32),
+        weight=np.ones(4, np.float32),
+    )
+
+
+def pieces():
+    """(row, first, end) of every sequence that counts in the packed batch."""
+    for row, lengths in enumerate(SEQUENCES):
+        at = 0
+        for n in lengths:
+            if WEIGHT[row]:
+                yield row, at, at + n
+            at += n
+
+
+def run(loss, student, teachers, batch):
+    """(mean of each term, gradient of the objective by field, own gradient, own parameters)"""
+    params = loss.init(jax.random.key(3), *jax.eval_shape(lambda: (student, teachers)))
+    counts = loss.count(batch)
+    scale = {term: weight / counts[term] for term, weight in loss.weights(jnp.int32(0)).items()}
+
+    def objective(params, student):
+        return loss(params, student, teachers, batch, scale, jnp.int32(0))
+
+    f = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
+    (value, totals), (own, gradient) = jax.device_get(f(params, student))
+    means = {term: float(totals[term] / counts[term]) for term in totals}
+    assert float(value) == pytest.approx(sum(means.values()), rel=CLOSE)
+    return means, {name: getattr(gradient, name) for name in FIELDS}, own, jax.device_get(params)
+
+
+def tensors(outputs, train=False):
+    import torch
+
+    return {
+        name: [torch.tensor(np.asarray(x, np.float64), requires_grad=train) for x in getattr(outputs, name)]
+        for name in FIELDS
+    }
+
+
+def agree(mine, terms, own_student, projections=()):
+    """Compare means and every gradient with what torch's ``terms`` give."""
+    means, gradients, own, _ = mine
+    assert set(means) == set(terms)
+    for term, mean in terms.items():
+        assert means[term] == pytest.approx(mean.item(), rel=CLOSE), term
+    sum(terms.values()).backward()
+    some = 0.0
+    for name in FIELDS:
+        for ours, theirs in zip(gradients[name], own_student[name], strict=True):
+            expected = np.zeros(ours.shape) if theirs.grad is None else theirs.grad.numpy()
+            assert np.abs(ours - expected).max() <= CLOSE * np.abs(expected).max() + 1e-9, name
+            some += np.abs(expected).max()
+    assert some > 0
+    for ours, theirs in zip(jax.tree.leaves(own), projections, strict=True):
+        assert np.abs(ours - theirs.grad.numpy()).max() <= CLOSE * np.abs(theirs.grad.numpy()).max()
+
+
+def setting(batch, width=4, layers=4):
+    rows = batch.input_ids.shape[0]
+    student, teacher = random_outputs(1, rows, 8), random_outputs(2, rows, 8, width=width, layers=layers)
+    return student, teacher, tensors(student, True), tensors(teacher)
+
+
+@pytest.mark.parametrize("project", ["shared", "each"])
+@pytest.mark.parametrize("tokens", ["real", "all"])
+def test_tinybert_hidden(project, tokens):
+    """W h against h' over all layers and the embeddings; ``all`` is F.mse_loss over padding too."""
+    import torch
+    from torch.nn import functional as F
+
+    batch = padded_batch()
+    student, teacher, s, t = setting(batch, width=6)
+    loss = HiddenMSE(layers="0:0,1:2,2:4", project=project, tokens=tokens)
+    mine = run(loss, student, (teacher,), batch)
+    params = {
+        name: {part: torch.tensor(np.asarray(x, np.float64), requires_grad=True) for part, x in leaf.items()}
+        for name, leaf in mine[3]["teacher_0"].items()
+    }
+    total = 0
+    for i, j in ((0, 0), (1, 2), (2, 4)):
+        w = params["shared" if project == "shared" else f"layer_{i}_to_{j}"]
+        x, y = s["hidden"][i] @ w["kernel"] + w["bias"], t["hidden"][j]
+        if tokens == "real":
+            x, y = (torch.cat([h[row, :n] for row, n in enumerate(LENGTHS)]) for h in (x, y))
+        total = total + F.mse_loss(x, y)
+    agree(mine, {"hidden": total}, s, jax.tree.leaves(params))
+
+
+def test_pkd():
+    """Normalised [CLS] vectors of layers 1..M-1: half of PKD's squared distance, summed over layers."""
+    from torch.nn import functional as F
+
+    batch = padded_batch()
+    student, teacher, s, t = setting(batch)
+    mine = run(Cosine(layers="skip", tokens="first"), student, (teacher,), batch)
+    x, y = s["hidden"][1][:, 0], t["hidden"][2][:, 0]
+    agree(mine, {"cosine": ((F.normalize(x) - F.normalize(y)) ** 2).sum(-1).mean() / 2}, s)
+
+
+def test_tinybert_scores_as_published():
+    """Additive mask, entries of -100 and below set to 0 on both sides, a mean over everything."""
+    import torch
+    from torch.nn import functional as F
+
+    batch = padded_batch()
+    student, teacher, s, t = setting(batch, width=6)
+    mine = run(Scores(tokens="all"), student, (teacher,), batch)
+    mask = (1 - torch.tensor(batch.segment_ids, dtype=torch.float64)) * -10000.0
+
+    def scores(side, layer):
+        q, k = side["queries"][layer], side["keys"][layer]
+        a = torch.einsum("bihd,bjhd->bhij", q, k) / q.shape[-1] ** 0.5 + mask[:, None, None]
+        return torch.where(a <= -1e2, torch.zeros_like(a), a)
+
+    agree(
+        mine, {"scores": F.mse_loss(scores(s, 0), scores(t, 1)) + F.mse_loss(scores(s, 1), scores(t, 3))}, s
+    )
+
+
+def test_scores_of_packed_sequences():
+    batch = labelled_batch()
+    student, teacher, s, t = setting(batch, width=6)
+    mine = run(Scores(layers="2:4"), student, (teacher,), batch)
+    total = count = 0
+    for row, a, b in pieces():
+        x, y = (
+            (
+                side["queries"][layer][row, a:b].transpose(0, 1)
+                @ side["keys"][layer][row, a:b].permute(1, 2, 0)
+            )
+            / side["queries"][layer].shape[-1] ** 0.5
+            for side, layer in ((s, 1), (t, 3))
+        )
+        total, count = total + ((x - y) ** 2).mean(0).sum(), count + (b - a) ** 2
+    agree(mine, {"scores": total / count}, s)
+
+
+def heads(x, n):
+    """Concatenate heads and cut them again: [rows, T, n, d]."""
+    return x.flatten(2).unflatten(2, (n, -1)) if n else x
+
+
+def log_shares(x, y, mask=None):
+    import torch
+
+    scores = torch.einsum("ihd,jhd->hij", x, y) / x.shape[-1] ** 0.5
+    return torch.log_softmax(scores if mask is None else scores + mask, -1)
+
+
+@pytest.mark.parametrize(("relations", "n"), [("qk,vv", 0), ("qq,kk,vv", 4), ("qq,kk,vv", 1), ("qv", 2)])
+def test_minilm_over_true_lengths(relations, n):
+    """The papers: each sequence cut to its own length, KL(teacher || student), a mean over heads and queries."""
+    batch = labelled_batch()
+    student, teacher, s, t = setting(batch, width=8)
+    mine = run(Relation(relations=relations, heads=n), student, (teacher,), batch)
+    names = {"q": "queries", "k": "keys", "v": "values"}
+    terms = {}
+    for relation in relations.split(","):
+        total = count = 0
+        for row, a, b in pieces():
+            log_q, log_p = (
+                log_shares(*(heads(side[names[c]][-1], n)[row, a:b] for c in relation)) for side in (s, t)
+            )
+            total = total + (log_p.exp() * (log_p - log_q)).sum((1, 2)).mean()
+            count += b - a
+        terms[f"relation_{relation}"] = total / count
+    agree(mine, terms, s)
+
+
+def test_minilm_as_published_by_paddle():
+    """Keys at padding get -1e9, padded queries count, and the divisor is heads x padded length x rows."""
+    import torch
+    from torch.nn import functional as F
+
+    batch = padded_batch()
+    student, teacher, s, t = setting(batch, width=8)
+    mine = run(Relation(relations="vv", heads=4, tokens="all"), student, (teacher,), batch)
+    mask = (1 - torch.tensor(batch.segment_ids, dtype=torch.float64)) * -1e9
+    total = 0
+    for row in range(4):
+        log_q, log_p = (log_shares(*[heads(x["values"][-1], 4)[row]] * 2, mask[row]) for x in (s, t))
+        total = total + F.kl_div(log_q, log_p.exp(), reduction="sum")
+    agree(mine, {"relation_vv": total / (4 * 8 * 4)}, s)
+
+
+@pytest.mark.parametrize(
+    ("loss", "width", "named"),
+    [
+        (HiddenMSE(), 6, "student has 4 and the teacher 6"),
+        (Cosine(), 6, "student has 4 and the teacher 6"),
+        (HiddenMSE(layers="3:1"), 4, "layer 3 of a student that has 2"),
+        (Relation(heads=3), 6, "3 relation heads do not divide the student's width 4"),
+        (Relation(heads=4), 6, "4 relation heads do not divide the teacher's width 6"),
+        (Scores(layers="0:0"), 4, "layer 0"),
+    ],
+)
+def test_what_cannot_meet_is_refused(loss, width, named):
+    sides = jax.eval_shape(lambda: (random_outputs(1, 2, 8), (random_outputs(2, 2, 8, width=width),)))
+    with pytest.raises(UserError, match=named):
+        loss.init(jax.random.key(0), *sides)
+
+
+@functools.cache
+def one_head():
+    outputs = random_outputs(2, 2, 8)
+    split = [tuple(x.reshape(2, 8, 1, 4) for x in getattr(outputs, name)) for name in FIELDS[1:]]
+    return dataclasses.replace(outputs, **dict(zip(FIELDS[1:], split, strict=True)))
+
+
+@pytest.mark.parametrize("loss", [Relation(), Scores()])
+def test_unequal_heads_are_refused(loss):
+    with pytest.raises(UserError, match=r"student has 2 (heads )?and the teacher 1"):
+        loss.init(jax.random.key(0), *jax.eval_shape(lambda: (random_outputs(1, 2, 8), (one_head(),))))
+
+
+@pytest.mark.parametrize("relations", ["", "qx", "qqq", "qq,qq", "q k"])
+def test_relations_are_pairs_of_letters(relations):
+    with pytest.raises(UserError, match="pairs of q, k and v"):
+        Relation(relations=relations)

@@ -1,0 +1,132 @@
+"""Breaks the package in one place at a time and asks the tests to notice: ``python tests/mutations.py [WORD ...]``.
+
+Every entry is a mistake that somebody has made in public or could make here. Words choose entries that hold them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
+    # (file, the tests that must fail): what stands there, and what a mistake would make of it
+    ("ops/divergence.py", "losses/test_oracles.py"): {
+        "temperature**2 * soft": "soft",
+        "gradient(w * temperature)": "gradient(w)",
+        "log_p - math.log(len(theirs))": "log_p",
+        "jnp.sum(q * (log_q - log_m), -1)": "jnp.sum(q * log_q, -1)",
+        "2 * w[..., None] * difference": "w[..., None] * difference",
+        "soft -= jnp.sum(jnp.exp(log_p) * log_p, -1)": "soft -= 0",
+    },
+    ("ops/divergence.py", "ops/test_vocab.py"): {
+        "warm * warm": "warm",
+    },
+    ("ops/vocab.py", "ops/test_vocab.py"): {
+        'dz = shares["student"](b) - jnp.where(hit': 'dz = shares["student"](b) + jnp.where(hit',
+        "[:, : sizes[1]]": "[:, -sizes[1] :]",
+    },
+    ("ops/relation.py", "ops/test_relation.py"): {
+        "(0, n * c - T)": "(n * c - T, 0)",
+        "* x.shape[-1] ** -0.5": "",
+        "(jnp.exp(log_q) - p)": "(p - jnp.exp(log_q))",
+        "jnp.where(same, scores, LOWEST)": "scores",
+        "dy += jnp": "dy = jnp",
+        "-q_t.astype": "q_t.astype",
+        "b * seen, b)": "b, b)",
+        "jnp.max(segments[0]) + 1": "2",
+        "asked * weight[..., None, None]": "asked",
+    },
+    ("losses/hidden.py", "losses/test_layer_oracles.py"): {
+        "jnp.mean(jnp.square": "jnp.sum(jnp.square",
+        'x = x + map_["bias"][None, None]': "x = x",
+    },
+    ("losses/hidden.py", "losses/test_oracles.py"): {
+        "/ len(teachers)": "",
+    },
+    ("losses/hidden.py", "losses/test_contracts.py"): {
+        "mask * self.distance": "self.distance",
+    },
+    ("losses/cosine.py", "losses/test_contracts.py"): {
+        "1.0 - cosine(x, y)": "-cosine(x, y)",
+        "1e-12) * jax": "0.0) * jax",
+    },
+    ("losses/relation.py", "losses/test_layer_oracles.py"): {
+        "[layer - 1]) for letter": "[layer - 2]) for letter",
+        "side.queries[layer - 1], side.keys[layer - 1]": "side.keys[layer - 1], side.queries[layer - 1]",
+        "jnp.sum(mask) * mask.shape[1]": "jnp.sum(mask)",
+        "jnp.where(segments == 0, 1, segments)": "segments",
+    },
+    ("losses/vocab.py", "losses/test_oracles.py"): {
+        "kl_mask / jnp.square": "kl_mask * jnp.square",
+        ".at[positions].max(labels)": ".at[positions].set(labels)",
+    },
+    ("losses/base.py", "losses/test_contracts.py"): {
+        "(batch.positions > 0) & (following": "(following",
+        "batch.positions == 0, batch.real()": "batch.positions == 0, 1.0",
+    },
+    ("layer_map.py", "test_layer_map.py"): {
+        "j * teacher / student + 0.5": "j * teacher / student",
+        "ours % (student + 1)": "ours % student",
+        "DISTILBERT = (1, 3, 5, 8, 10, 12)": "DISTILBERT = (2, 4, 6, 8, 10, 12)",
+    },
+    ("student.py", "test_student.py"): {
+        "slice(H), slice(d)": "slice(d), slice(H)",
+        "directions[:, ::-1][:, :width]": "directions[:, :width]",
+    },
+    ("tasks/mlm.py", "tasks/test_mlm.py"): {
+        "used + n <= wanted": "used < wanted",
+        "& ~after_special": "",
+        "jnp.take_along_axis(taken, first, 1)": "taken",
+    },
+    ("train/step.py", "train/test_step.py"): {
+        "jnp.maximum(counts[term], 1.0)": "jnp.maximum(counts[term], 2.0)",
+    },
+    ("optim.py", "test_optim.py"): {
+        "optax.lamb if self.lamb": "optax.adamw if self.lamb",
+    },
+    ("offline.py", "test_offline.py"): {
+        '- (name != "hidden")': "",
+    },
+}
+
+
+def main(words: list[str]) -> None:
+    """Run the tests on one broken copy after the other; exits 1 where a mistake goes unnoticed."""
+    every = [(*where, *change) for where, changes in MUTATIONS.items() for change in changes.items()]
+    chosen = [m for m in every if not words or any(word in " ".join(m) for word in words)]
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(
+            ROOT, copy, ignore=shutil.ignore_patterns(".git", "__pycache__", "runs", "*.egg-info")
+        )
+        for number, (name, tests, right, wrong) in enumerate(chosen, 1):
+            path = copy / "flaxdistill" / name
+            source = path.read_text()
+            if source.count(right) < 1:
+                sys.exit(f"{name} no longer holds {right!r}: mend this list")
+            path.write_text(source.replace(right, wrong))
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]
+            run = subprocess.run(
+                command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True
+            )
+            path.write_text(source)
+            if run.returncode != 1:  # 0: passed; above 1: pytest itself did not run
+                missed.append(f"{name}: {right!r} -> {wrong!r} (exit {run.returncode})")
+            print(
+                f"{number}/{len(chosen)} {name}: {'caught' if run.returncode == 1 else 'MISSED'}  {wrong!r}",
+                flush=True,
+            )
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} caught")
+    if missed:
+        sys.exit("\n".join(missed))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
