@@ -88,10 +88,10 @@ def test_fields_of_another_version():
 def test_free_fields_exist_and_alone_are_free():
     changes = {
         "teacher": Teacher(path="t"), "student": Student(start=Start(path=None), num_layers=2), "corpus": None, "task": None,
-        "losses": {"mlm": MaskedLM()}, "optim": None, "judge": "j", "data_dir": "d",
+        "losses": {"mlm": MaskedLM()}, "optim": None, "judge": "j", "data_dir": "d", "ensemble": {"b": Teacher(path="u")},
     }  # fmt: skip
-    base = Experiment()
     for field in dataclasses.fields(Experiment):
+        base = Experiment(teacher=Teacher(path="s") if field.name == "ensemble" else None)
         new = dataclasses.replace(base, **{field.name: changes.get(field.name, 2)})
         told = differences(to_json(base), to_json(new))
         assert bool(told) == (field.name not in FREE), field.name

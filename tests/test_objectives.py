@@ -1,0 +1,85 @@
+"""Objectives as a user runs them: a narrower student, several teachers, whole words, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_cli import compiled, config, home, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
+
+LOSSES = """
+from dataclasses import replace
+
+from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.relation import Relation, Scores
+from flaxdistill.optim import AdamW
+from flaxdistill.tasks.mlm import MLM
+"""
+
+
+def test_everything_at_once(home, config, tmp_path):  # noqa: F811
+    """Two teachers, one of them wider; a student cut down; every kind of loss; whole words; LAMB."""
+    words = ("the", "cat", "dog", "a", "sees")
+    second = write_model(tmp_path / "second", words, hidden_size=24, num_layers=3)
+    path = config(
+        f"""{LOSSES}
+student = replace(
+    taught.student, num_layers=1, hidden_size=8, num_heads=2,
+    start=replace(taught.student.start, narrow="truncate"),
+)
+config = replace(
+    taught, student=student, steps=3, ensemble={{"second": Teacher(path={str(second)!r})}},
+    task=MLM(whole_words=True), optim=AdamW(lamb=True),
+    losses={{
+        "vocab": Vocab(divergence="jsd"),
+        "cosine": Cosine(layers="uniform", project="each"),
+        "hidden": HiddenMSE(layers="0:0,-1:-1", project="shared"),
+        "relation": Relation(relations="qk,vv"),
+        "scores": Scores(layers="-1:1"),
+    }},
+)"""
+    )
+    out = succeed("distill", path, "--workdir", tmp_path / "run")
+    assert "read back bit-equal" in out
+    rows = rows_of(tmp_path / "run")
+    terms = {"jsd", "mlm", "cosine", "hidden", "relation_qk", "relation_vv", "scores"}
+    assert terms <= set(rows[0]) and all(np.isfinite([row[t] for t in terms]).all() for row in rows)
+    (held_out,) = rows_of(tmp_path / "run", "held_out")
+    assert {"kl", "agreement"} <= set(held_out) and "cosine" not in held_out  # widths differ
+    assert f"{held_out['kl']:.4f}" in succeed("eval", tmp_path / "run")
+    # Lengthened, the projections go on too: the same as in one go.
+    succeed("distill", path, "--workdir", tmp_path / "run", "--steps", "4")
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_stored_answers_of_layers_are_those_of_the_teacher(home, config, tmp_path):  # noqa: F811
+    path = config(
+        f"""{LOSSES}
+config = replace(taught, steps=2, losses={{
+    "vocab": Vocab(tokens="masked"), "hidden": HiddenMSE(), "relation": Relation(layers="-1:1"), "scores": Scores(),
+}})"""
+    )
+    run = ("distill", path, "--data-dir", tmp_path / "data")
+    succeed(*run, "--workdir", tmp_path / "online")
+    succeed(*run, "--workdir", tmp_path / "offline", "--teacher.offline", 8)
+    online, offline = (rows_of(tmp_path / name) for name in ("online", "offline"))
+    for term in ("hidden", "relation_qq", "scores"):
+        np.testing.assert_allclose([r[term] for r in offline], [r[term] for r in online], rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ('losses={"h": HiddenMSE(layers="1:3")}', "layer 3 of a teacher that has 2"),
+        ('losses={"r": Relation(heads=3)}', "3 relation heads do not divide the student's width 16"),
+        ('task=MLM(rate=0.0)', "masks nothing, but a loss predicts the masked tokens"),
+        ('teacher=None, student=replace(taught.student, start=replace(taught.student.start, path=None)), '
+         'ensemble={"b": taught.teacher}', "but there is no teacher"),
+        ('student=replace(taught.student, hidden_size=8), losses={"v": Vocab()}', "cut it down with start.narrow"),
+        ('losses={"s": Scores()}, student=replace(taught.student, hidden_size=8, num_heads=1, '
+         'start=replace(taught.student.start, layers="random"))', "student has 1 heads and the teacher 2"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be(home, config, tmp_path, lines, told):  # noqa: F811
+    path = config(f"{LOSSES}\nconfig = replace(taught, {lines})")
+    assert told in refused("distill", path, "--workdir", tmp_path / "w")
+    assert not (tmp_path / "w" / "experiment.json").exists()
