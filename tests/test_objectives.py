@@ -16,6 +16,7 @@ from flaxdistill.tasks.mlm import MLM
 """
 
 
+@pytest.mark.slow
 def test_everything_at_once(home, config, tmp_path):  # noqa: F811
     """Two teachers, one of them wider; a student cut down; every kind of loss; whole words; LAMB."""
     words = ("the", "cat", "dog", "a", "sees")
@@ -51,6 +52,7 @@ config = replace(
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_stored_answers_of_layers_are_those_of_the_teacher(home, config, tmp_path):  # noqa: F811
     path = config(
         f"""{LOSSES}
