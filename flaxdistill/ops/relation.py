@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flaxdistill.ops.attention import LOWEST
 
 BLOCK = 2**22
-"""Scores of one head that exist at one time, over all rows."""
+"""Scores that exist at one time, of all heads and all rows of the global batch."""
 
 Sides = tuple[jax.Array, jax.Array]
 """What stands left and right of a product: queries and keys, or values twice. [B, T, A, d] each."""
