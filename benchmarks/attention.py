@@ -8,7 +8,6 @@ for full ones, of one sequence without padding. Before anything is timed every k
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from flaxdistill import sharding
 from flaxdistill.ops.attention import Attention, attention
 from flaxdistill.ops.dense import operand_dtype
 
@@ -62,11 +62,14 @@ PRESETS = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "packed"))
-def ours(q, k, v, g, segments, *, kernel: Attention, packed: bool) -> Inputs:
-    """Give the result and the gradients of query, key and value."""
-    out, pull = jax.vjp(lambda *x: attention(*x, segments, kernel=kernel, packed=packed), q, k, v)
-    return out, *pull(g)
+def ours(kernel: Attention, *, packed: bool) -> Callable[..., Inputs]:
+    """Compile what gives the result and the gradients of query, key and value."""
+
+    def run(q, k, v, g, segments) -> Inputs:
+        out, pull = jax.vjp(lambda *x: attention(*x, segments, kernel=kernel, packed=packed), q, k, v)
+        return out, *pull(g)
+
+    return sharding.jit(run, sharding.make_mesh())
 
 
 def by_torch(inputs: Inputs, device: str) -> tuple[Callable[..., Any], ...]:
@@ -92,9 +95,9 @@ def check_equal(case: Case, dtype: Any, device: str) -> float:
     """Compare every kernel and PyTorch with XLA's, on real tokens."""
     off = []
     for layout in ("packed", "padded"):
-        inputs, how = case.inputs(layout, dtype), {"packed": layout == "packed"}
+        inputs, packed = case.inputs(layout, dtype), layout == "packed"
         forward, gradient = by_torch(inputs, device)
-        results = {kernel: ours(*inputs, kernel=kernel, **how) for kernel in KERNELS[jax.default_backend()]}
+        results = {kernel: ours(kernel, packed=packed)(*inputs) for kernel in KERNELS[jax.default_backend()]}
         results["torch"] = gradient(forward)
         real = np.asarray(inputs[-1] > 0)
         results = {name: [bench.numbers(x)[real] for x in result] for name, result in results.items()}
@@ -110,8 +113,8 @@ def measure(case: Case, options: Any, device: str) -> Iterator[bench.Row]:
     off = check_equal(case, dtype, device)
     for layout in ("packed", "full"):
         inputs, packed = case.inputs(layout, dtype), layout == "packed"
-        runs = {kernel: functools.partial(ours, *inputs, kernel=kernel, packed=packed) for kernel in kernels}
-        calls = {kernel: lambda run=run: jax.block_until_ready(run()) for kernel, run in runs.items()}
+        runs = {kernel: ours(kernel, packed=packed) for kernel in kernels}
+        calls = {kernel: lambda run=run, inputs=inputs: jax.block_until_ready(run(*inputs)) for kernel, run in runs.items()}
         torch_setting, seconds = bench.against_torch(calls, *by_torch(inputs, device), options)
         for kernel in kernels:
             pair = {"ours": seconds[kernel], "torch": seconds["torch"]}

@@ -18,6 +18,8 @@ import torch
 import train_step
 from train_step import Case, Ours
 
+from flaxdistill import sharding
+
 LENGTH, BATCHES, TOLERANCE = 128, (1, 32), 1e-4
 
 PRESETS = {  # the pairs of teacher and student of train_step.py
@@ -37,7 +39,7 @@ class Pair:
         }[side]
         self.params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         self.batch = ours.batch
-        self.program = jax.jit(lambda params, batch: apply(params, batch).hidden[-1])
+        self.program = sharding.jit(lambda params, batch: apply(params, batch).hidden[-1], ours.mesh)
         kind = torch.bfloat16 if dtype == jnp.bfloat16 else torch.float32
         self.model = train_step._transformers(config, family, params).base_model.to(device, kind).eval()
         self.ids = bench.tensor(ours.batch.input_ids, device).long()

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from train_step import KL, MLM_WEIGHT, TEMPERATURE
 
+from flaxdistill import sharding
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.ops.vocab import vocab_objective
 from flaxdistill.pytrees import VocabProjection
@@ -108,7 +109,10 @@ def measure(case: Case, options: Any, device: str) -> bench.Row:
     del expected, got, objective, gradient
 
     inputs = case.inputs(operand_dtype("auto"))
-    programs = {f.__name__: jax.jit(jax.value_and_grad(f)).lower(*inputs).compile() for f in (ours, plain)}
+    mesh = sharding.make_mesh()
+    programs = {
+        f.__name__: sharding.jit(jax.value_and_grad(f), mesh).lower(*inputs).compile() for f in (ours, plain)
+    }
     calls = {name: lambda p=p: jax.block_until_ready(p(*inputs)) for name, p in programs.items()}
     torch_setting, seconds = bench.against_torch(calls, *by_torch(inputs, device), options)
     row = bench.compared(seconds, case.tokens, "tokens")

@@ -221,7 +221,7 @@ def make_evaluator(
     if judges and {judge.config.hidden_size for judge in judges} == {config.hidden_size}:
         losses["cosine"] = Cosine()
     evaluate = make_evaluate(lambda params, rows: encode(params, rows, None), applies, draw, losses)
-    return jax.jit(evaluate, out_shardings=sharding.replicated(mesh))
+    return sharding.jit(evaluate, mesh, out_shardings=sharding.replicated(mesh))
 
 
 def read(path: str, run: Path, report: Report = lambda line: None) -> Model:

@@ -26,7 +26,7 @@ from flaxdistill.losses.base import Loss
 from flaxdistill.losses.vocab import Vocab, at_labels
 from flaxdistill.ops.vocab import vocab_top
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabTargets
-from flaxdistill.sharding import place_rows
+from flaxdistill.sharding import jit, place_rows
 from flaxdistill.tasks.mlm import MLM
 
 PART = 1024
@@ -182,7 +182,7 @@ def store_targets(
         return place_rows(rows(blocks, order, first + np.arange(batch_size)), mesh)
 
     batch_size = -(-min(batch_size, PART) // mesh.size) * mesh.size
-    run = jax.jit(compute)
+    run = jit(compute, mesh)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(compute, params, batch(0))
         row = sum(int(np.prod(s.shape[1:])) * s.dtype.itemsize for s in shapes.values())

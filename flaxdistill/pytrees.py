@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, K labelled positions of a row, D width, H heads, V vo
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -16,6 +17,13 @@ Params = Any
 
 ROWS = ("data", "fsdp")
 """The axes of a mesh over which a batch's rows are split; parameters are split over ``fsdp`` only."""
+
+
+def devices(rows: int) -> int:
+    """Tell among how many devices of the mesh around a compiled function ``rows`` rows are split; 1 without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    count = math.prod(mesh.shape[axis] for axis in ROWS if axis in mesh.shape)
+    return count if rows % count == 0 else 1
 
 
 @jax.tree_util.register_dataclass

@@ -100,18 +100,18 @@ def _identity(sharding: NamedSharding) -> Callable[[Batch], Batch]:
     return jax.jit(lambda batch: batch, out_shardings=sharding)
 
 
+def jit(f: Callable[..., Any], mesh: Mesh, **options: Any) -> Callable[..., Any]:
+    """Compile as jax.jit does, telling XLA what it should know of this mesh's hardware."""
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(f, compiler_options=CPU_OPTIONS if cpu else None, **options)
+
+
 def jit_step(step: Callable[..., Any], shardings: Any, mesh: Mesh) -> Callable[..., Any]:
     """Compile a step whose state, the first argument and result, is donated and stays where ``shardings`` put it.
 
     Without the result's shardings written out the second call would see other ones than the first, and compile again.
     """
-    cpu = mesh.devices.flat[0].platform == "cpu"
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        out_shardings=(shardings, replicated(mesh)),
-        compiler_options=CPU_OPTIONS if cpu else None,
-    )
+    return jit(step, mesh, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 
 
 def micro_batches(batch: Batch, accumulate: int) -> Batch:

@@ -120,7 +120,9 @@ def align(path: Path, model: str | None = None) -> dict[str, Any]:
         raise UserError(
             f"{path} has no teacher or judge whose layers could be compared with; set judge in its config"
         )
-    compute = jax.jit(alignment.make_align(*seen.applies[:2]), out_shardings=sharding.replicated(seen.mesh))
+    compute = sharding.jit(
+        alignment.make_align(*seen.applies[:2]), seen.mesh, out_shardings=sharding.replicated(seen.mesh)
+    )
     batches = feed.held_out_batches(seen.store.held_out, seen.experiment.eval_batch_size, seen.mesh)
     return alignment.similarity(compute(*seen.params[:2], batch) for batch in batches)
 

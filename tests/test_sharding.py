@@ -15,7 +15,7 @@ from flaxdistill import sharding, tree
 from flaxdistill.errors import UserError
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.optim import AdamW
-from flaxdistill.pytrees import Batch
+from flaxdistill.pytrees import Batch, devices
 from flaxdistill.train.state import make_state
 
 
@@ -115,6 +115,12 @@ def test_a_leaf_without_a_rule_is_an_error():
         UserError, match=r"^no sharding rule matches params/losses/hidden/matrix; add one to the table$"
     ):
         sharding.state_shardings(state, sharding.make_mesh())
+
+
+def test_a_compiled_function_knows_how_its_rows_are_split():
+    assert devices(16) == 1
+    with jax.set_mesh(sharding.make_mesh(2)):
+        assert (devices(16), devices(12)) == (8, 1)
 
 
 def test_place_rows():

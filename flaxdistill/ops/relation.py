@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from flaxdistill.ops.attention import LOWEST
+from flaxdistill.pytrees import devices
 
 BLOCK = 2**22
-"""Scores that exist at one time, of all heads and all rows of the global batch."""
+"""Scores of a device that exist at one time, of all its rows and all heads."""
 
 Sides = tuple[jax.Array, jax.Array]
 """What stands left and right of a product: queries and keys, or values twice. [B, T, A, d] each."""
@@ -42,7 +43,7 @@ def _kl(block, student, *fixed):
 
 def _kl_forward(block, student, teacher, segments, weight):
     (x, y), (x_t, y_t), (B, T, A, _) = student, teacher, student[0].shape
-    c = min(block or max(BLOCK // (B * T * A), 1), T)
+    c = min(block or max(BLOCK * devices(B) // (B * T * A), 1), T)
     n = -(-T // c)
 
     def cut(a):  # [B, T, ...] to [n, B, c, ...]

@@ -7,7 +7,6 @@ V vocabulary.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from flaxdistill.ops.dense import whole
 from flaxdistill.ops.divergence import Divergence, compare
-from flaxdistill.pytrees import ROWS, VocabProjection, VocabTargets
+from flaxdistill.pytrees import ROWS, VocabProjection, VocabTargets, devices
 
 PerToken = dict[str, jax.Array]
 """Named float32 [B, T] values without a gradient."""
@@ -186,9 +185,7 @@ def _cut(tree, sizes: tuple[int, ...], chunk: int):
     device's rows on every device.
     """
     B, T = sizes
-    mesh = jax.sharding.get_abstract_mesh()
-    G = math.prod(mesh.shape[axis] for axis in ROWS if axis in mesh.shape)
-    G = G if B % G == 0 else 1
+    G = devices(B)
     chunk = chunk or max(CHUNK.get(jax.default_backend(), CHUNK["tpu"]) * G // B, 1)
     n = max(-(-T // chunk), 1)  # no position at all is one empty chunk
     c = -(-T // n)
