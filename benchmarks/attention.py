@@ -114,7 +114,10 @@ def measure(case: Case, options: Any, device: str) -> Iterator[bench.Row]:
     for layout in ("packed", "full"):
         inputs, packed = case.inputs(layout, dtype), layout == "packed"
         runs = {kernel: ours(kernel, packed=packed) for kernel in kernels}
-        calls = {kernel: lambda run=run, inputs=inputs: jax.block_until_ready(run(*inputs)) for kernel, run in runs.items()}
+        calls = {
+            kernel: lambda run=run, inputs=inputs: jax.block_until_ready(run(*inputs))
+            for kernel, run in runs.items()
+        }
         torch_setting, seconds = bench.against_torch(calls, *by_torch(inputs, device), options)
         for kernel in kernels:
             pair = {"ours": seconds[kernel], "torch": seconds["torch"]}
