@@ -81,9 +81,8 @@ config = {}
 for seed in range(3):  # every recipe once, then the control and the best again
     for width, student in widths.items():
         for name, losses in recipes(width).items():
-            run = replace(base, student=student, losses=losses, seed=seed)
-            if name == "mlm":
-                run = replace(run, teacher=None, judge=TEACHER)
+            alone = {"teacher": None, "judge": TEACHER} if name == "mlm" else {}
+            run = replace(base, student=student, losses=losses, seed=seed, **alone)
             if seed == 0 or name in ("mlm", *BEST[width]):
                 config[f"{width}_{name}_{seed}"] = run
             if seed == 0 and name in ("mlm", "triple"):
