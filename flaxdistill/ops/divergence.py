@@ -30,7 +30,8 @@ def compare(logits, theirs, label, temperature, *, square, divergence):
     """
     z = logits - jnp.max(logits, -1, keepdims=True)
     warm = jnp.exp(z / temperature) if theirs else None
-    plain = jnp.exp(z) if warm is None or not square else warm * warm
+    # The maximum changes nothing, and keeps XLA from writing exp(a) exp(a) as exp(2a): one more exponential.
+    plain = jnp.exp(z) if warm is None or not square else jnp.maximum(warm, 0.0) * warm
     total = jnp.sum(plain, -1)
     at_label = jnp.take_along_axis(z, jnp.maximum(label, 0)[..., None], -1)[..., 0]
     values = {"ce": jnp.log(total) - at_label}

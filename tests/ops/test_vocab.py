@@ -199,8 +199,10 @@ def test_a_temperature_of_two_saves_an_exponential_and_nothing_else():
         )
 
     close(jax.device_get(run(2.0)(student)), jax.device_get(run(np.float32(2.0))(student)))
-    exponentials = [str(jax.make_jaxpr(run(t))(student)).count(" exp ") for t in (2.0, np.float32(2.0))]
-    assert exponentials[0] == exponentials[1] - 1
+    # As compiled, fused copies and all: what is saved in the formula, XLA can write back.
+    programs = (run(t).lower(student).compile().as_text() for t in (2.0, np.float32(2.0)))
+    exponentials = [program.count(" exponential(") for program in programs]
+    assert exponentials[0] < exponentials[1]
 
 
 @pytest.mark.parametrize("devices", [1, 8])
