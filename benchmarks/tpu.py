@@ -1,14 +1,16 @@
 """The real step compiled for TPU pods that are not there: ``pip install libtpu`` and ``python benchmarks/tpu.py``.
 
 DistilBERT's step, bfloat16, 16 x 512 tokens a chip, KL on all tokens, compiled ahead of time by the TPU compiler. For each
-topology: memory of a chip, FLOP of a chip against those of one chip that has the whole batch (see scaling.py on what XLA
-counts), the largest buffer that has a vocabulary axis, what crosses the links, and whether a loop waits for other chips.
+topology: memory of a chip, FLOP of a chip against those of a chip that has its rows alone (what is shared fairly, XLA
+counts alike; see scaling.py), the largest buffer that has a vocabulary axis, what crosses the links, and what of it in loops.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+from typing import Any
 
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 
@@ -21,26 +23,33 @@ from flaxdistill import sharding
 
 TOPOLOGIES = ("v5e:4x4", "v5p:4x4x2")
 ROWS, LENGTH, CHUNK = 16, 512, 32
+CASE = dataclasses.replace(train_step.PRESETS["gpu"][0], length=LENGTH)
+
+
+@functools.cache
+def compile_step(name: str, fsdp: int, accumulate: int, *, alone: bool = False) -> Any:
+    """Compile for all chips of a topology, or for one of them."""
+    devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    devices = devices[:1] if alone else devices
+    case = dataclasses.replace(CASE, rows=ROWS * len(devices))
+    mesh = sharding.make_mesh(fsdp, devices)
+    return scaling.compile_step(case, mesh, accumulate, dtype="bfloat16", chunk=CHUNK)
 
 
 def measure(name: str, fsdp: int, accumulate: int) -> bench.Row:
     """Compile for one topology: a row of the table."""
-    devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
-    n = len(devices)
-    case = dataclasses.replace(train_step.PRESETS["gpu"][0], rows=ROWS * n, length=LENGTH)
-    how = {"dtype": "bfloat16", "chunk": CHUNK}
-    program = scaling.compile_step(case, sharding.make_mesh(fsdp, devices), accumulate, **how)
-    alone = scaling.compile_step(case, sharding.make_mesh(1, devices[:1]), accumulate, **how)
+    program = compile_step(name, fsdp, accumulate)
+    alone = compile_step(name, 1, accumulate, alone=True)
     memory, text = program.memory_analysis(), program.as_text()
     outside, inside = scaling.collectives(text)
     return {
         "name": f"{name}, fsdp {fsdp}, accumulate {accumulate}",
-        "chips": n,
+        "chips": len(topologies.get_topology_desc(platform="tpu", topology_name=name).devices),
         "hbm_gib": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30,
         "temp_gib": memory.temp_size_in_bytes / 2**30,
         "alone_temp_gib": alone.memory_analysis().temp_size_in_bytes / 2**30,
-        "flop_share_times_chips": n * program.cost_analysis()["flops"] / alone.cost_analysis()["flops"],
-        "vocabulary_rows": scaling.most_rows(text, case.student.vocab_size, besides=case.student.hidden_size),
+        "flop_ratio": program.cost_analysis()["flops"] / alone.cost_analysis()["flops"],
+        "vocabulary_rows": scaling.most_rows(text, CASE.student.vocab_size, besides=CASE.student.hidden_size),
         "chunk_rows": CHUNK * ROWS // accumulate,
         "collectives_mib": outside / 2**20,
         "collectives_in_loops_mib": inside / 2**20,
@@ -58,7 +67,7 @@ def main() -> None:
         for fsdp, accumulate in ((1, 1), (4, 1), (1, 2))
     ]
     columns = {
-        "name": "", "chips": "d", "hbm_gib": ".2f", "temp_gib": ".2f", "flop_share_times_chips": ".3f",
+        "name": "", "chips": "d", "hbm_gib": ".2f", "temp_gib": ".2f", "flop_ratio": ".3f",
         "vocabulary_rows": ",d", "chunk_rows": ",d", "collectives_mib": ",.0f", "collectives_in_loops_mib": ",.1f",
     }  # fmt: skip
     bench.show(f"BERT-base to DistilBERT, {ROWS} x {LENGTH} tokens a chip", rows, columns)
