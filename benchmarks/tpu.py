@@ -2,7 +2,7 @@
 
 DistilBERT's step, bfloat16, 16 x 512 tokens a chip, KL on all tokens, compiled ahead of time by the TPU compiler. For each
 topology: memory of a chip, FLOP of a chip against those of a chip that has its rows alone (what is shared fairly, XLA
-counts alike; see scaling.py), the largest buffer that has a vocabulary axis, what crosses the links, and what of it in loops.
+counts alike; see scaling.py), the largest buffer with a vocabulary axis, what crosses the links, and what of it in loops.
 """
 
 from __future__ import annotations
