@@ -27,6 +27,7 @@ from train_step import CLIP, MLM_SETTINGS, RATE, Case
 
 from flaxdistill import sharding
 from flaxdistill.feed import abstract_batch
+from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab
 from flaxdistill.models.encoder import make_apply, shapes_of
@@ -49,11 +50,17 @@ RESULT = re.compile(
 
 
 def compile_step(
-    case: Case, mesh: jax.sharding.Mesh, accumulate: int, *, chunk: int, dtype: DType = "float32"
+    case: Case,
+    mesh: jax.sharding.Mesh,
+    accumulate: int,
+    *,
+    chunk: int = 0,
+    losses: dict[str, Loss] | None = None,
+    dtype: DType = "float32",
 ) -> Any:
-    """Compile a step of a case on a mesh, nothing allocated."""
+    """Compile a step of a case on a mesh, nothing allocated; with the triple loss if no others are given."""
     student, teacher = make_apply(case.student, dtype), make_apply(case.teacher, dtype)
-    losses = {"vocab": Vocab(tokens=case.tokens, chunk=chunk), "cosine": Cosine()}
+    losses = losses or {"vocab": Vocab(tokens=case.tokens, chunk=chunk), "cosine": Cosine()}
     tx = AdamW(rate=RATE, clip=CLIP).build(1000)
     step = make_step(
         lambda params, batch: student(params, batch, None),
@@ -63,16 +70,23 @@ def compile_step(
         tx,
         accumulate,
     )
-    params = {"student": shapes_of(case.student), "losses": {name: {} for name in losses}}
+    row = abstract_batch(case.length)
+    said = [
+        jax.eval_shape(lambda p, b, apply=apply: apply(p, b, None), shapes_of(config), row)
+        for apply, config in ((student, case.student), (teacher, case.teacher))
+    ]
+    own = {
+        name: jax.eval_shape(lambda loss=loss: loss.init(jax.random.key(0), said[0], (said[1],)))
+        for name, loss in losses.items()
+    }
+    params = {"student": shapes_of(case.student), "losses": own}
     state = jax.eval_shape(lambda params: make_state(params, tx), params)
     shardings = sharding.state_shardings(state, mesh)
     copies, rows = sharding.replicated(mesh), sharding.rows_sharding(mesh)
     state = jax.tree.map(lambda x, place: x.update(sharding=place), state, shardings)
     low = operand_dtype(dtype)
     theirs = jax.tree.map(lambda x: x.update(dtype=low, sharding=copies), shapes_of(case.teacher))
-    batch = jax.tree.map(
-        lambda x: x.update(shape=(case.rows, *x.shape[1:]), sharding=rows), abstract_batch(case.length)
-    )
+    batch = jax.tree.map(lambda x: x.update(shape=(case.rows, *x.shape[1:]), sharding=rows), row)
     with jax.set_mesh(mesh):
         return sharding.jit_step(step, shardings, mesh).lower(state, (theirs,), batch).compile()
 
