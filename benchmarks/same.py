@@ -51,7 +51,7 @@ def runner(
         make_step(
             lambda p, b: student(p, b, None),
             (lambda p, b: teacher(p, b, None),),
-            MLM().make_prepare(counts=np.ones(ours.case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
+            MLM().make_masks(counts=np.ones(ours.case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
             {"vocab": vocab, "cosine": Cosine()},
             tx,
             how["accumulate"],

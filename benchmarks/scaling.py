@@ -65,7 +65,7 @@ def compile_step(
     step = make_step(
         lambda params, batch: student(params, batch, None),
         (lambda params, batch: teacher(params, batch, None),),
-        MLM().make_prepare(counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
+        MLM().make_masks(counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
         losses,
         tx,
         accumulate,

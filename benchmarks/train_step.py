@@ -121,7 +121,7 @@ class Ours:
         self.loss = Vocab(tokens=case.tokens)
         teacher, student = make_apply(case.teacher, dtype), make_apply(case.student, dtype)
         self.applies = (lambda p, b: student(p, b, None), (lambda p, b: teacher(p, b, None),))
-        self.prepare = MLM().make_prepare(counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS)
+        self.prepare = MLM().make_masks(counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS)
         self.params = make_init(case.student)(jax.random.key(1))
         self.teacher_params = make_init(case.teacher)(jax.random.key(0))
         random = np.random.default_rng(0)

@@ -4,47 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from flaxdistill import feed, offline, sharding, workdir
+from flaxdistill.data.buckets import Buckets
+from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.prepare import prepare
 from flaxdistill.data.rows import Order
 from flaxdistill.data.store import Store
-from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
+from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import Experiment, Student, Teacher, to_json
+from flaxdistill.experiment import Experiment, to_json
 from flaxdistill.fit import (
     check_compared,
-    check_head,
     check_kernels,
     check_losses,
     check_vocabulary,
     student_config,
 )
 from flaxdistill.hub import Model
-from flaxdistill.losses.base import Loss
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import VocabReport
+from flaxdistill.judging import freeze, make_judge
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, make_init, shapes_of
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Params
 from flaxdistill.student import start_from
-from flaxdistill.tasks.mlm import MLM
+from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.checkpoint import Checkpoints
-from flaxdistill.train.evaluate import make_evaluate
 from flaxdistill.train.log import Log
 from flaxdistill.train.loop import Run
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import Apply, make_step
-
-EVAL_SEED = 20190810
-"""Held-out masks are the same in every run, for every seed and every model of one vocabulary: losses compare."""
 
 Report = Callable[[str], None]
 
@@ -67,31 +61,26 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     check_losses(e)
     if e.teacher and e.teacher.offline:
         offline.vocab_loss(e.losses, e.task)
-    for judge in judges.values():
-        check_head(judge)
     check_kernels(e)
     store = prepare_blocks(e, data, start or model, report)
     vocabulary = store.vocabulary()
     behind = judges | ({"start": start} if start else {})
     for other in behind.values():
         check_vocabulary(other, vocabulary)
-    family, config = student_config(e.student, start or model, vocabulary.size)
+    whole = isinstance(e.task, Labelled) and not judges  # fine-tuned, with nobody to be smaller than
+    family, config = student_config(
+        e.student, start or model, vocabulary.size, whole=whole, head=e.task.head, labels=store.labels
+    )
     check_compared("the student", config, judges.values(), store.length)
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
     # Even numbers for masks, odd ones for dropout: the two must never share a key.
-    prepare_batch = e.task.make_prepare(
-        mask_id=vocabulary.mask,
-        special_ids=vocabulary.special_ids,
-        counts=store.counts(),
-        seed=2 * e.seed,
-        continues=vocabulary.continues() if e.task.whole_words else None,
-    )
+    prepare_batch = e.task.make_prepare(vocabulary, store.counts, 2 * e.seed)
     encode = make_apply(config, e.student.dtype, e.student.attention, remat=e.student.remat)
     drops = config.dropout > 0 or config.attention_dropout > 0
     tx = e.optim.build(e.steps)
-    losses_params = _init_losses(e, encode, teacher_applies, config, teacher_params, store.length)
+    losses_params = _init_losses(e, encode, teacher_applies, config, teacher_params, store)
 
     copied = start if e.student.start.layers != "random" else None
 
@@ -154,23 +143,26 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         else:
             state = checkpoints.restore(latest, shapes, shardings)
             report(f"goes on from step {latest} of {e.steps}")
+        judge = make_judge(e, config, judges.values(), judge_applies, store, mesh)
         run = Run(
             mesh=mesh,
             step=sharding.jit_step(step, shardings, mesh),
-            evaluate=make_evaluator(config, e.student, judges.values(), judge_applies, vocabulary, mesh),
+            evaluate=lambda params: judge(params, judge_params),
             state=state,
             teacher_params=teacher_params,
-            judge_params=judge_params,
-            train_batch=feed.train_batches(
-                store.train,
-                order,
-                e.batch_size,
-                mesh,
-                step=int(state.step),
-                next_index=int(state.next_index),
-                targets=targets.read if targets else None,
+            train_batch=(
+                feed.bucketed_batches(Buckets(store.train, order, e.batch_size), mesh)
+                if isinstance(e.task, Labelled)
+                else feed.train_batches(
+                    store.train,
+                    order,
+                    e.batch_size,
+                    mesh,
+                    step=int(state.step),
+                    next_index=int(state.next_index),
+                    targets=targets.read if targets else None,
+                )
             ),
-            eval_batches=lambda: feed.held_out_batches(store.held_out, e.eval_batch_size, mesh),
             rate=e.optim.schedule(e.steps),
             lock=lock,
             checkpoints=checkpoints,
@@ -187,6 +179,10 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
 def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Report) -> Store:
     """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none."""
     corpus, folder = e.corpus, Path(e.data_dir) if e.data_dir else data
+    if isinstance(e.task, Labelled):
+        if corpus.tokenizer is None and model is not None:
+            corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
+        return prepare_examples(corpus, e.task.reading(), folder, report=report)
     if corpus.tokenizer is None and model is not None:
         # An earlier stage that trained its vocabulary on this very corpus has left blocks that fit as they are,
         # unless the text has changed since.
@@ -198,53 +194,12 @@ def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Repor
     return prepare(corpus, folder, report=report)
 
 
-def make_evaluator(
-    config: EncoderConfig,
-    student: Student,
-    judges: Collection[Model],
-    applies: tuple[Apply, ...],
-    vocabulary: Vocabulary,
-    mesh: Any,
-) -> Any:
-    """Compile the evaluation of a model of ``config``, computed as ``student`` is, with the same masks in every run.
-
-    Compares with the judges where there are any; cosine only where all widths are equal.
-    """
-    encode = make_apply(config, student.dtype, student.attention)
-    draw = MLM().make_prepare(
-        mask_id=vocabulary.mask,
-        special_ids=vocabulary.special_ids,
-        counts=np.ones(vocabulary.size),
-        seed=EVAL_SEED,
-    )
-    losses: dict[str, Loss] = {"report": VocabReport(judged=bool(judges))}
-    if judges and {judge.config.hidden_size for judge in judges} == {config.hidden_size}:
-        losses["cosine"] = Cosine()
-    evaluate = make_evaluate(lambda params, rows: encode(params, rows, None), applies, draw, losses)
-    return sharding.jit(evaluate, mesh, out_shardings=sharding.replicated(mesh))
-
-
 def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
     """Read a model by path, Hub id or, for a run in a row of stages, ``@stage``."""
     model = workdir.read_model(str(run.absolute().parent / path[1:]) if path.startswith("@") else path)
     if model.note:
         report(f"{model.source}: {model.note}")
     return model
-
-
-def freeze(
-    models: Iterable[Model], hows: Iterable[Teacher], mesh: Any
-) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
-    """Make models frozen functions, and their weights, one copy a device; weights and arithmetic as ``hows`` say."""
-
-    def one(model: Model, how: Teacher) -> tuple[Apply, Params]:
-        encode = make_apply(model.config, how.dtype, how.attention)
-        params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(how.dtype)), model.params)
-        placed = jax.device_put(params, sharding.replicated(mesh))
-        return lambda params, batch: encode(params, batch, None), placed
-
-    frozen = [one(model, how) for model, how in zip(models, hows, strict=True)]
-    return tuple(apply for apply, _ in frozen), tuple(params for _, params in frozen)
 
 
 def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.Wanted) -> dict[str, Any]:
@@ -261,9 +216,9 @@ def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.W
 
 
 def _init_losses(
-    e: Experiment, encode: Any, teachers: tuple[Apply, ...], config: EncoderConfig, params: Any, length: int
+    e: Experiment, encode: Any, teachers: tuple[Apply, ...], config: EncoderConfig, params: Any, store: Store
 ) -> Params:
-    batch = feed.abstract_batch(length)
+    batch = feed.abstract_batch(store.length)
     student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
     outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(e.seed), 1), len(e.losses))

@@ -16,6 +16,7 @@ from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import DType
 from flaxdistill.optim import AdamW
 from flaxdistill.student import Start
+from flaxdistill.tasks.base import Labelled, Task
 from flaxdistill.tasks.mlm import MLM
 
 
@@ -44,8 +45,9 @@ class Teacher:
 class Student:
     """The model to train.
 
-    A size left None is that of the model it starts from or learns from, and half of its layers; where ``hidden_size`` is
-    another than that model's, heads keep their width and ``intermediate_size`` its proportion.
+    A size left None is that of the model it starts from or learns from, and half of its layers (all of them where a
+    labelled task is learnt without teacher and judge); where ``hidden_size`` is another than that model's, heads keep
+    their width and ``intermediate_size`` its proportion.
     """
 
     start: Start = Start()
@@ -72,7 +74,7 @@ class Experiment:
     )  # further teachers; losses average over all
     student: Student = Student(start=Start(path=None))
     corpus: Corpus = Corpus()
-    task: MLM = MLM()
+    task: Task = MLM()
     losses: dict[str, Loss] = dataclasses.field(
         default_factory=lambda: {"vocab": Vocab(), "cosine": Cosine()}
     )
@@ -119,6 +121,10 @@ class Experiment:
         if self.teacher and not any(loss.needs_teacher for loss in self.losses.values()):
             raise UserError(
                 "there is a teacher, but no loss compares with it; add one such as Vocab(), or make the teacher the judge"
+            )
+        if isinstance(self.task, Labelled) and not any(source.label for source in self.corpus.sources):
+            raise UserError(
+                "the task has labels, but no source has a column of them; name it in corpus.sources.0.label"
             )
         if not self.losses:
             raise UserError('losses is empty; a run needs at least one, such as {"vocab": Vocab()}')

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.store import Blocks
 from flaxdistill.pytrees import Batch
@@ -51,12 +52,33 @@ def held_out_batches(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Ba
         yield place_rows(rows((blocks,), order, _mine(first, size), limit=len(blocks)), mesh)
 
 
-def abstract_batch(length: int) -> Batch:
-    """Describe one row of ``length`` tokens with ``ShapeDtypeStruct`` leaves."""
+def bucketed_batches(buckets: Buckets, mesh: Mesh) -> Callable[[int], Batch]:
+    """Make ``batch(at)`` as ``train_batches`` does, of labelled rows of about one length."""
+
+    def batch(at: int) -> Batch:
+        index, length = buckets(at)
+        return place_rows(
+            rows(buckets.blocks, buckets.order, index[_mine(0, len(index))], length=length), mesh
+        )
+
+    return batch
+
+
+def bucketed(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
+    """Yield every labelled row once, shortest first, batches filled up with rows of weight 0."""
+    size = -(-batch_size // mesh.size) * mesh.size
+    order = Order(sizes=(len(blocks),), weights=(1.0,), seed=0, shuffle=False)
+    buckets = Buckets((blocks,), order, size)
+    yield from map(bucketed_batches(buckets, mesh), range(buckets.epoch_length))
+
+
+def abstract_batch(length: int, labels: Any = None) -> Batch:
+    """Describe one row of ``length`` tokens with ``ShapeDtypeStruct`` leaves; ``labels`` are [B, 0] if not given."""
     tokens: Any = jax.ShapeDtypeStruct((1, length), jnp.int32)
     row: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
     weight: Any = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return Batch(tokens, tokens, tokens, tokens, tokens, tokens, weight, row, row)
+    labels = tokens if labels is None else labels
+    return Batch(tokens, tokens, tokens, tokens, labels, tokens, weight, row, row)
 
 
 def _mine(first: int, size: int) -> np.ndarray:

@@ -14,12 +14,24 @@ from flaxdistill.experiment import Experiment, Student
 from flaxdistill.families import family as find_family
 from flaxdistill.families.base import Family
 from flaxdistill.hub import Model
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.config import EncoderConfig, Head
 from flaxdistill.ops.dense import operand_dtype
+from flaxdistill.tasks.mlm import MLM
 
 
-def student_config(student: Student, like: Model | None, vocab_size: int) -> tuple[Family, EncoderConfig]:
-    """Settle the student's family and sizes; raises UserError naming what neither the config nor a model says."""
+def student_config(
+    student: Student,
+    like: Model | None,
+    vocab_size: int,
+    *,
+    whole: bool = False,
+    head: Head = "mlm",
+    labels: tuple[str, ...] = (),
+) -> tuple[Family, EncoderConfig]:
+    """Settle the student's family, sizes and head; raises UserError naming what neither the config nor a model says.
+
+    Where its number of layers is not given, it has half of the model's it is like, or, as a ``whole``, all.
+    """
     names = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions")
     sizes = {name: getattr(student, name) for name in names}
     family = find_family(student.family or (like.family.model_type if like else "bert"))
@@ -31,8 +43,9 @@ def student_config(student: Student, like: Model | None, vocab_size: int) -> tup
             raise UserError(f"{', '.join(missing)} must be given: there is no model to take the sizes from")
         base = EncoderConfig(vocab_size=vocab_size, **{n: s for n, s in sizes.items() if s is not None})
     else:
-        half = (like.config.num_layers + 1) // 2
-        base = dataclasses.replace(like.config, num_layers=half, pooler=False, mlm_head=True)
+        layers = like.config.num_layers if whole else (like.config.num_layers + 1) // 2
+        # Until its own head is known: the other model's may have labels that this one has not.
+        base = dataclasses.replace(like.config, num_layers=layers, head="none", labels=())
         if (width := student.hidden_size) and width != base.hidden_size:
             of = base.hidden_size
             heads, inner = base.num_heads * width // of, base.intermediate_size * width // of
@@ -41,7 +54,14 @@ def student_config(student: Student, like: Model | None, vocab_size: int) -> tup
         base = dataclasses.replace(base, **{name: size for name, size in sizes.items() if size is not None})
     types = (base.type_vocab_size or 2) if family.token_type_ids else 0
     config = dataclasses.replace(
-        base, type_vocab_size=types, dropout=student.dropout, attention_dropout=student.attention_dropout
+        base,
+        type_vocab_size=types,
+        dropout=student.dropout,
+        attention_dropout=student.attention_dropout,
+        head=head,
+        labels=labels,
+        pooler=head == "sequence",
+        pooler_activation=family.pooler_activation if head == "sequence" else "tanh",
     )
     family.write_config(config)  # refuses now what could not be exported after the last step
     return family, config
@@ -56,7 +76,19 @@ def check_losses(e: Experiment) -> None:
         raise UserError(
             f"two losses have a term {', '.join(twice)}, and one would hide the other; keep one of them"
         )
-    if e.task.rate == 0 and "mlm" in terms:
+    known = "words" if e.task.head == "mlm" else "answers"
+    for name, loss in e.losses.items():
+        if loss.about not in ("states", known) or (
+            known == "answers" and getattr(loss, "tokens", "") == "masked"
+        ):
+            says = {"words": "words that a text hides", "answers": "answers of a labelled task"}
+            raise UserError(
+                f"losses.{name} is about {says['words' if known == 'answers' else 'answers']}, but the task, "
+                f"{type(e.task).__name__}, is about {says[known]}; drop the loss, or set another task"
+            )
+    if e.teacher and e.teacher.offline and known == "answers":
+        raise UserError("teacher.offline keeps words of a text, and the task has other answers; set it to 0")
+    if isinstance(e.task, MLM) and e.task.rate == 0 and "mlm" in terms:
         raise UserError(
             "task.rate is 0, which masks nothing, but a loss predicts the masked tokens; set the rate to 0.15, or drop "
             "the loss"
@@ -105,21 +137,28 @@ def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
         )
 
 
-def check_head(model: Model) -> None:
-    """Raise UserError where a model has no vocabulary logits that mean anything."""
-    if not model.config.mlm_head:
-        raise UserError(f"{model.source} has no masked-LM head; choose a ...ForMaskedLM checkpoint of it")
+def check_head(model: Model, head: Head, labels: tuple[str, ...] = ()) -> None:
+    """Raise UserError where a model has no logits that mean what they must: of words, or of classes with their names."""
+    if model.config.head != head:
+        kind = {"mlm": "MaskedLM", "sequence": "SequenceClassification"}.get(head, head)
+        named = "masked-LM" if head == "mlm" else head
+        raise UserError(f"{model.source} has no {named} head; choose a ...For{kind} checkpoint of it")
+    if model.config.labels != labels:
+        raise UserError(
+            f"{model.source} chooses between {', '.join(model.config.labels)} and the data between {', '.join(labels)}; "
+            "name the model's labels in its order in task.labels, or train a teacher on this data"
+        )
 
 
 def check_compared(name: str, config: EncoderConfig, judges: Collection[Model], length: int) -> None:
-    """Raise UserError unless a model and those it is compared with can all read the blocks."""
+    """Raise UserError unless a model and those it is compared with can all read the rows, and answer the same way."""
     longest = min([config.max_positions] + [judge.config.max_positions for judge in judges])
     if length > longest:
         raise UserError(
             f"corpus.length {length} exceeds the {longest} positions of the models; use {longest} or less"
         )
     for judge in judges:
-        check_head(judge)
+        check_head(judge, config.head, config.labels)
         if judge.config.vocab_size != config.vocab_size:
             raise UserError(
                 f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "

@@ -18,7 +18,7 @@ import numpy as np
 from flaxdistill import families
 from flaxdistill.data.tokenizer import LOCAL_KEYS
 from flaxdistill.errors import UserError
-from flaxdistill.families.base import Family, expected_shapes, take
+from flaxdistill.families.base import Family, expected_shapes, read_head, take, write_head
 from flaxdistill.files import brief, hashes, read_json, whole, write_json
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.pytrees import Params
@@ -81,7 +81,7 @@ def read_model(path_or_id: str) -> Model:
     given = read_json(directory / "config.json")
     with _naming(directory / "config.json"):
         family = families.family(take(given, "model_type", str))
-        config = family.read_config(given)
+        config = read_head(given, family.read_config(given), family)
     tensors = read_tensors(directory, family)
     bad = sorted(name for name, value in tensors.items() if not np.isfinite(value).all())
     if bad:
@@ -117,7 +117,7 @@ def write_model(
     wide = "float64" if "float64" in dtypes else "float32"
     dtype = dtypes.pop() if len(dtypes) == 1 else wide
     described = {
-        "architectures": [family.masked_lm if config.mlm_head else family.bare],
+        **write_head(config, family),
         "model_type": family.model_type,
         **family.write_config(config),
         "tie_word_embeddings": config.tied_head,
@@ -225,7 +225,7 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
         )
     with _naming(file):
         family = families.family(take(given, "family", str))
-        config = _config(given.get("config"))
+        config = encoder_config(given.get("config"))
     # Before orbax sees them: what it says of a damaged file is long and comes from many threads.
     found, listed = hashes(folder), given.get("files")
     if found != listed:
@@ -259,7 +259,8 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
     return family, config, params, digest
 
 
-def _config(given: Any) -> EncoderConfig:
+def encoder_config(given: Any) -> EncoderConfig:
+    """Read an encoder's config as ``dataclasses.asdict`` and JSON wrote it; raises UserError for anything else."""
     if not isinstance(given, dict):
         raise UserError("config is missing; convert the model again")
     hints = typing.get_type_hints(EncoderConfig)
@@ -267,8 +268,13 @@ def _config(given: Any) -> EncoderConfig:
         raise UserError(
             f"config differs in {', '.join(sorted(set(given) ^ set(hints)))}; convert the model again"
         )
-    values = {}
+    values: dict[str, Any] = {}
     for key, hint in hints.items():
+        if key == "labels":
+            if not isinstance(given[key], list | tuple):
+                raise UserError(f"labels is {given[key]!r}; write a list of names")
+            values[key] = tuple(map(str, given[key]))
+            continue
         choices = typing.get_args(hint)
         values[key] = take(given, key, str if choices else hint)
         if choices and values[key] not in choices:

@@ -27,6 +27,7 @@ from flaxdistill.losses.vocab import Vocab, at_labels
 from flaxdistill.ops.vocab import vocab_top
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabTargets
 from flaxdistill.sharding import jit, place_rows
+from flaxdistill.tasks.base import Task
 from flaxdistill.tasks.mlm import MLM
 
 PART = 1024
@@ -54,9 +55,9 @@ class Wanted:
     layers: int
 
 
-def vocab_loss(losses: Mapping[str, Loss], task: MLM) -> Vocab:
+def vocab_loss(losses: Mapping[str, Loss], task: Task) -> Vocab:
     """Find the loss that reads the words; raises UserError for losses, or masks, that cannot live from stored answers."""
-    if task.scope != "row":
+    if isinstance(task, MLM) and task.scope != "row":
         raise UserError(
             f"teacher.offline answers to masks that depend on a row alone, and task.scope is {task.scope}; use row, or "
             "set teacher.offline to 0"
@@ -75,7 +76,7 @@ def vocab_loss(losses: Mapping[str, Loss], task: MLM) -> Vocab:
     return found[0]
 
 
-def wanted(losses: Mapping[str, Loss], task: MLM, words: int, *, student: int, teacher: int) -> Wanted:
+def wanted(losses: Mapping[str, Loss], task: Task, words: int, *, student: int, teacher: int) -> Wanted:
     """Settle what the losses need of a teacher, by both numbers of layers; raises UserError as ``vocab_loss`` does."""
     vocab = vocab_loss(losses, task)
     reads = {name: loss.reads(student, teacher) for name, loss in losses.items()}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flaxdistill import build, feed, fit, sharding, workdir
+from flaxdistill import build, feed, fit, judging, sharding, workdir
 from flaxdistill.data.store import Store, open_store
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.experiment import Experiment, Teacher
@@ -22,7 +22,6 @@ from flaxdistill.files import refuse_brackets
 from flaxdistill.hub import Model
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.train import alignment, loop
-from flaxdistill.train import evaluate as evaluation
 from flaxdistill.train.checkpoint import latest_step
 from flaxdistill.train.log import Row, last, read_rows
 
@@ -101,12 +100,9 @@ def evaluate(path: Path, model: str | None = None) -> Row:
     Compares with the run's teachers or judge where it has any. Raises UserError where vocabularies differ.
     """
     seen = _open(path.absolute(), model)
-    e, vocabulary = seen.experiment, seen.store.vocabulary()
-    step = build.make_evaluator(
-        seen.subject.config, e.student, seen.judges, seen.applies[1:], vocabulary, seen.mesh
-    )
-    batches = feed.held_out_batches(seen.store.held_out, e.eval_batch_size, seen.mesh)
-    return evaluation.run(step, {"student": seen.params[0], "losses": {}}, seen.params[1:], batches)
+    e = seen.experiment
+    judge = judging.make_judge(e, seen.subject.config, seen.judges, seen.applies[1:], seen.store, seen.mesh)
+    return judge({"student": seen.params[0], "losses": {}}, seen.params[1:])
 
 
 def align(path: Path, model: str | None = None) -> dict[str, Any]:
@@ -149,11 +145,11 @@ def _open(path: Path, model: str | None) -> _Seen:
     subject = workdir.read_model(model or str(path))
     judges = [build.read(judge.path, path) for judge in e.compared().values()]
     fit.check_vocabulary(subject, store.vocabulary())
-    fit.check_head(subject)
+    fit.check_head(subject, e.task.head, store.labels)
     fit.check_compared(subject.source, subject.config, judges, store.length)
     mesh = sharding.make_mesh()
     hows = [Teacher(path=subject.source, dtype="float32"), *e.compared().values()]
-    return _Seen(e, store, mesh, subject, judges, *build.freeze([subject, *judges], hows, mesh))
+    return _Seen(e, store, mesh, subject, judges, *judging.freeze([subject, *judges], hows, mesh))
 
 
 def count(config: EncoderConfig) -> int:

@@ -108,6 +108,12 @@ def start_from(
     ours, theirs = tree.flatten(random), tree.flatten(teacher_params)
     if start.narrow == "svd":
         theirs = _turned(theirs, student.hidden_size)
+    # Of a head of other classes, or a pooler bent otherwise, the sizes may be equal and the meaning is not.
+    foreign: tuple[str, ...] = (
+        () if (student.head, student.labels) == (teacher.head, teacher.labels) else ("classifier/",)
+    )
+    if student.pooler_activation != teacher.pooler_activation:
+        foreign += ("pooler/",)
     copied = {}
     for path, leaf in ours.items():
         source = path
@@ -115,7 +121,7 @@ def start_from(
             number, rest = path.removeprefix("layer_").split("/", 1)
             source = f"layer_{layers[int(number)]}/{rest}"
         kept = path.startswith(("mlm/transform", "mlm/norm")) and not start.mlm_transform
-        if source in theirs and not kept:
+        if source in theirs and not kept and not path.startswith(foreign):
             leaf = _cut(path, jnp.asarray(theirs[source], jnp.float32), leaf.shape, student, teacher)
         copied[path] = leaf
     if start.token_types == "fold" and teacher.type_vocab_size and not student.type_vocab_size:

@@ -141,8 +141,8 @@ def read_config(path: Path) -> tuple[Family, EncoderConfig]:
     """Read which student a workdir trains."""
     stored = _stored(path, "student")
     try:
-        return find_family(stored["family"]), EncoderConfig(**stored["config"])
-    except (KeyError, TypeError) as error:
+        return find_family(stored["family"]), hub.encoder_config(stored["config"])
+    except (KeyError, UserError) as error:
         raise UserError(f"{path / EXPERIMENT} does not fit this version of flaxdistill: {error}") from None
 
 

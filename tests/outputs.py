@@ -69,7 +69,7 @@ def random_outputs(
             draw(rows, length, width),
             *(rng.standard_normal(s, np.float32) for s in ((WORDS, width), (WORDS,))),
         ),
-        logits=draw(rows, 3),
+        logits=draw(rows, 3, WORDS),  # a question for each label, the words as answers
     )
 
 

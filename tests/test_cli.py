@@ -25,7 +25,7 @@ from jax import monitoring
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from flaxdistill import build, cli, families, flags, hub, sharding, terminal
+from flaxdistill import cli, families, flags, hub, judging, sharding, terminal
 from flaxdistill.errors import UserError
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_init
@@ -585,7 +585,7 @@ def test_teachers_that_do_not_fit(home, tmp_path):
     wide = write_model(tmp_path / "wide", words, hidden_size=32)
     apart = ("--student.start.path", home / "teacher")
     assert "the student has 16 and the teacher 32" in refused(*again, wide, *apart)
-    headless = write_model(tmp_path / "headless", words, mlm_head=False)
+    headless = write_model(tmp_path / "headless", words, head="none")
     assert "has no masked-LM head" in refused(*again, headless)
     again = again[:-1]
     assert "corpus.length 32 exceeds the 16 positions" in refused(*again, "--corpus.length", 32)
@@ -799,7 +799,7 @@ def test_out_of_memory_while_evaluating(home, tmp_path, monkeypatch):
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
 
-    monkeypatch.setattr(build, "make_evaluator", lambda *_: full)
+    monkeypatch.setattr(judging.evaluation, "make_evaluate", lambda *_: full)
     out = refused("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")
     assert "out of memory while evaluating 8 rows at a time; try --eval-batch-size 4" in out
 

@@ -39,11 +39,22 @@ def prepare(corpus: Corpus, directory: str | os.PathLike, *, report: Report = la
     and neither are training documents that nearly repeat one (they are counted in the manifest).
     ``report`` is told, in one line each, what has been done.
     """
-    directory = Path(directory)
     train = [source.shards() for source in corpus.sources]
     held_out = [shard for source in corpus.held_out_sources for shard in source.shards()]
     vocabulary = load_vocabulary(corpus.tokenizer) if corpus.tokenizer else None
     settings = _settings(corpus, train, held_out, vocabulary)
+    return stored(
+        Path(directory),
+        settings,
+        lambda folder: _write_blocks(folder, corpus, train, held_out, vocabulary, report),
+        report,
+    )
+
+
+def stored(
+    directory: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], report: Report
+) -> Store:
+    """Open the store below ``directory`` that ``settings`` describe, or let ``write`` fill it: whole or not at all."""
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     _remove_abandoned(directory, fingerprint)
     final = directory / fingerprint
@@ -59,8 +70,7 @@ def prepare(corpus: Corpus, directory: str | os.PathLike, *, report: Report = la
     with writing(temporary):
         temporary.mkdir(parents=True)
     try:
-        manifest = _write_blocks(temporary, corpus, train, held_out, vocabulary, report)
-        manifest = {"format": FORMAT, "fingerprint": fingerprint, "settings": settings} | manifest
+        manifest = {"format": FORMAT, "fingerprint": fingerprint, "settings": settings} | write(temporary)
         with writing(temporary / MANIFEST), open(temporary / MANIFEST, "w") as file:
             file.write(json.dumps(manifest, indent=1) + "\n")
             file.flush()

@@ -1,4 +1,4 @@
-"""Readers of file formats: each yields (place, value), and every value is checked to be text."""
+"""Readers of file formats: each yields (place, values of the columns asked for)."""
 
 import csv
 import gzip
@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flaxdistill.errors import UserError
+
+Columns = tuple[str, ...]
+Record = tuple[str, tuple[Any, ...]]
+"""A place, to be named in an error, and the values there."""
 
 LONGEST_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is less than a long article
 
@@ -26,11 +30,14 @@ def known_formats() -> str:
     return f"known suffixes are {', '.join(READERS)}, each also with .gz"
 
 
-def read_file(path: Path, form: str, column: str) -> Iterator[str]:
-    """Stream the documents of a file of one of the formats; raises UserError naming file and line."""
+def read_records(path: Path, form: str, columns: Columns, header: Columns = ()) -> Iterator[Record]:
+    """Stream the values of some columns, whatever they are; raises UserError naming file and line.
+
+    ``header`` names the columns of a csv or tsv file that does not begin with a line of their names.
+    """
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            yield from checked_texts(READERS[form](file, path, column), str(path))
+            yield from READERS[form](file, path, columns, header)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} is not a complete gzip file ({error}); write or download it again"
@@ -78,8 +85,12 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
         yield number, text.rstrip("\r\n") + "\n"
 
 
-def _read_txt(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str, str]]:
+def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
     """Split at blank lines; a document keeps its own line breaks."""
+    if len(columns) > 1:
+        raise UserError(
+            f"{path} is plain text, which has no column {columns[1]!r}; write labelled rows as tsv, csv, jsonl or parquet"
+        )
     document: list[str] = []
     start = 1
     for number, line in _lines(file, path):
@@ -87,13 +98,13 @@ def _read_txt(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str, st
             start = number if not document else start
             document.append(line)
         elif document:
-            yield f"{path}, line {start}", "".join(document).rstrip("\n")
+            yield f"{path}, line {start}", ("".join(document).rstrip("\n"),)
             document = []
     if document:
-        yield f"{path}, line {start}", "".join(document).rstrip("\n")
+        yield f"{path}, line {start}", ("".join(document).rstrip("\n"),)
 
 
-def _read_jsonl(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str, Any]]:
+def _read_jsonl(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
     for number, line in _lines(file, path):
         if not line.strip():
             continue
@@ -108,31 +119,31 @@ def _read_jsonl(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str, 
             raise UserError(
                 f"{place}: expected a JSON object but found {type(row).__name__}; write one per line"
             )
-        check_column(column, list(row), place)
-        yield f"{place}, field {column!r}", row[column]
+        check_columns(columns, list(row), place)
+        yield place, tuple(row[column] for column in columns)
 
 
-def _read_csv(file: BinaryIO, path: Path, column: str, **dialect) -> Iterator[tuple[str, str]]:
+def _read_csv(file: BinaryIO, path: Path, columns: Columns, header: Columns, **dialect) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_FIELD)
     rows = csv.reader((line for _, line in _lines(file, path)), strict=True, **dialect)
     try:
-        header = next(rows, [])
-        check_column(column, header, f"{path}, line 1")
-        index = header.index(column)
+        names = list(header) or next(rows, [])
+        check_columns(columns, names, str(path) if header else f"{path}, line 1")
+        indices = [names.index(column) for column in columns]
         for row in rows:
             place = f"{path}, line {rows.line_num}"
-            if row and len(row) != len(header):
+            if row and len(row) != len(names):
                 raise UserError(
-                    f"{place}: {len(row)} fields but the header has {len(header)}; "
+                    f"{place}: {len(row)} fields but the header has {len(names)}; "
                     "give every row one field per column"
                 )
             if row:
-                yield f"{place}, column {column!r}", row[index]
+                yield place, tuple(row[index] for index in indices)
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num}: not valid CSV ({error}); check its quotes") from error
 
 
-def _read_parquet(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str, Any]]:
+def _read_parquet(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
@@ -140,22 +151,17 @@ def _read_parquet(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str
         with tempfile.TemporaryFile() as plain:
             while piece := file.read(2**20):
                 plain.write(piece)
-            yield from _read_parquet(plain, path, column)
+            yield from _read_parquet(plain, path, columns, header)
         return
     try:
         table = parquet.ParquetFile(file)
-        check_column(column, table.schema_arrow.names, str(path))
+        check_columns(columns, table.schema_arrow.names, str(path))
         number = 0
-        for batch in table.iter_batches(batch_size=256, columns=[column]):
-            for value in batch.column(0):
+        for batch in table.iter_batches(batch_size=256, columns=list(columns)):
+            for values in zip(*(batch.column(column) for column in columns), strict=True):
                 number += 1
-                place = f"{path}, row {number}, column {column!r}"
-                try:
-                    yield place, value.as_py()
-                except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"{place}: {error.reason} (UTF-8); write the file again as text"
-                    ) from None
+                place = f"{path}, row {number}"
+                yield place, tuple(_as_python(*one, place) for one in zip(values, columns, strict=True))
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -163,14 +169,24 @@ def _read_parquet(file: BinaryIO, path: Path, column: str) -> Iterator[tuple[str
         ) from error
 
 
-def check_column(column: str, present: list[str], place: str) -> None:
-    """Raise UserError, naming what there is, unless a column is present."""
-    if column not in present:
-        names = ", ".join(map(repr, present)) or "none"
-        raise UserError(f"{place}: no column {column!r}, only {names}; set `column` to one of them")
+def _as_python(value: Any, column: str, place: str) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{place}, column {column!r}: {error.reason} (UTF-8); write the file again as text"
+        ) from None
 
 
-READERS: dict[str, Callable[[Any, Path, str], Iterator[tuple[str, Any]]]] = {
+def check_columns(columns: Columns, present: list[str], place: str) -> None:
+    """Raise UserError, naming what there is, unless all columns are present."""
+    for column in columns:
+        if column not in present:
+            names = ", ".join(map(repr, present)) or "none"
+            raise UserError(f"{place}: no column {column!r}, only {names}; set `column` to one of them")
+
+
+READERS: dict[str, Callable[[Any, Path, Columns, Columns], Iterator[Record]]] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
     ".json": _read_jsonl,

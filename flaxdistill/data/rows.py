@@ -140,46 +140,57 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def rows(
-    blocks: tuple[Blocks, ...], order: Order, index: np.ndarray, limit: int | None = None
+    blocks: tuple[Blocks, ...], order: Order, index: np.ndarray, limit: int | None = None, length: int = 0
 ) -> dict[str, np.ndarray]:
     """Make the rows at some global indices, ready to be placed on devices.
 
-    ``blocks`` are the order's sources. Rows at ``limit`` and beyond get weight 0: they fill up a last batch.
+    ``blocks`` are the order's sources. Rows below 0, and at ``limit`` and beyond, get weight 0: they fill up a batch.
+    ``length`` cuts rows to their first tokens, where it is known that no more of them are real.
 
     Returns ``input_ids segment_ids positions token_type_ids`` int32 [n, T] (positions restart in each segment
-    and are 0 on padding), ``labels`` int32 [n, 0], ``weight`` float32 [n], ``example_id`` int32 [n] (unique in the
-    store) and ``epoch`` int32 [n] (the pass over the row's source).
+    and are 0 on padding), ``labels`` [n, K] int32 or float32 (K is 0 where rows have none), ``weight`` float32 [n],
+    ``example_id`` int32 [n] (unique in the store) and ``epoch`` int32 [n] (the pass over the row's source).
     """
     index = np.asarray(index, np.int64)
-    source, block, passes = order(index)
+    real = (index >= 0) & (index < (np.iinfo(np.int64).max if limit is None else limit))
+    source, block, passes = order(np.maximum(index, 0))
     example_id = np.array([b.first_id for b in blocks], np.int64)[source] + block
     if len(index) and example_id.max() > np.iinfo(np.int32).max:
         raise UserError(
             f"block {example_id.max()} does not fit into an int32 example_id (at most {np.iinfo(np.int32).max}): "
             "split the corpus into several stores"
         )
-    ids, segments = _read(blocks, source, block)
+    ids, segments = (_read(blocks, name, source, block) for name in ("ids", "segments"))
+    if length:
+        ids, segments = ids[:, :length], segments[:, :length]
+    positions, types = _positions(segments), np.zeros(ids.shape, np.int32)
+    labels = np.zeros((len(index), 0), np.int32)
+    if blocks[0].labels is not None:
+        labels = _read(blocks, "labels", source, block)
+        labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+        second = _read(blocks, "second", source, block).astype(np.int32)[:, None]
+        types[(segments > 0) & (second > 0) & (positions >= second)] = 1
     return {
         "input_ids": ids.astype(np.int32),
         "segment_ids": segments.astype(np.int32),
-        "positions": _positions(segments),
-        "token_type_ids": np.zeros(ids.shape, np.int32),
-        "labels": np.zeros((len(index), 0), np.int32),
-        "weight": np.ones(len(index), np.float32) if limit is None else (index < limit).astype(np.float32),
+        "positions": positions,
+        "token_type_ids": types,
+        "labels": labels,
+        "weight": real.astype(np.float32),
         "example_id": example_id.astype(np.int32),
         "epoch": passes.astype(np.int32),
     }
 
 
-def _read(blocks: tuple[Blocks, ...], source: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(blocks) == 1:
-        return blocks[0].read(block)
-    shape = len(block), blocks[0].ids.shape[1]
-    ids, segments = np.empty(shape, blocks[0].ids.dtype), np.empty(shape, blocks[0].segments.dtype)
-    for number, one in enumerate(blocks):
+def _read(blocks: tuple[Blocks, ...], name: str, source: np.ndarray, block: np.ndarray) -> np.ndarray:
+    arrays: list[np.ndarray] = [getattr(b, name) for b in blocks]
+    if len(arrays) == 1:
+        return arrays[0].take(block, axis=0)
+    out = np.empty((len(block), *arrays[0].shape[1:]), arrays[0].dtype)
+    for number, array in enumerate(arrays):
         here = np.flatnonzero(source == number)
-        ids[here], segments[here] = one.read(block[here])
-    return ids, segments
+        out[here] = array.take(block[here], axis=0)
+    return out
 
 
 def _positions(segments: np.ndarray) -> np.ndarray:

@@ -10,8 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from flaxdistill.data.readers import check_column, checked_texts, format_of, known_formats, read_file
+from flaxdistill.data.readers import (
+    Columns,
+    Record,
+    check_columns,
+    checked_texts,
+    format_of,
+    known_formats,
+    read_records,
+)
 from flaxdistill.errors import UserError
 
 ROWS_PER_SHARD = 100_000  # of a `datasets` id, which has no files of its own to go by
@@ -23,7 +32,17 @@ class Shard:
 
     name: str  # unique within its source
     fingerprint: str  # changes when the documents may have changed
-    documents: Callable[[], Iterator[str]]  # non-empty strings; can be pickled
+    documents: Callable[[], Iterator]  # non-empty strings, or Examples; can be pickled
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled thing as it was written, before any meaning is read into it."""
+
+    place: str  # to be named in an error
+    text: Any
+    pair: Any = None
+    label: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +51,9 @@ class Source:
 
     path: str  # file, glob or directory (also .gz); "hf:NAME" or "hf:NAME:CONFIG"; or "docstrings"
     column: str = "text"  # the field that holds the text (jsonl, csv, tsv, parquet, datasets)
+    pair: str | None = None  # of a task on pairs, the field of the second text
+    label: str | None = None  # of a labelled task, the field of the label; None: these rows have none
+    header: str = ""  # names of the columns, such as "id,label,text", of a csv or tsv file that does not begin with them
     split: str = "train"  # split of a datasets id
     weight: float = 1.0  # how many passes over this source one epoch makes
 
@@ -49,9 +71,34 @@ class Source:
         """
         if self.path == "docstrings":
             return [_docstrings_shard()]
+        return self._shards((self.column,), partial(_texts, self.column))
+
+    def labelled(self) -> list[Shard]:
+        """List the pieces as ``shards`` does; their documents are Examples."""
+        if self.path == "docstrings":
+            raise UserError("docstrings have no labels; name a source that has a column of them")
+        columns = tuple(column for column in (self.column, self.pair, self.label) if column)
+        return self._shards(columns, partial(_examples, bool(self.pair), bool(self.label)))
+
+    def _shards(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
         if self.path.startswith("hf:"):
-            return _dataset_shards(self.path.removeprefix("hf:"), self.column, self.split)
-        return [_file_shard(name, path, self.column) for name, path in _find_files(self.path)]
+            return _dataset_shards(self.path.removeprefix("hf:"), columns, self.split, read)
+        header = tuple(name.strip() for name in self.header.split(",")) if self.header else ()
+        return [_file_shard(name, path, columns, header, read) for name, path in _find_files(self.path)]
+
+
+def _texts(
+    column: str, records: Callable[[], Iterator[Record]], where: str, named: bool = True
+) -> Iterator[str]:
+    place_of = f", column {column!r}" if named else ""
+    return checked_texts(((place + place_of, text) for place, (text,) in records()), where)
+
+
+def _examples(
+    pair: bool, label: bool, records: Callable[[], Iterator[Record]], where: str, named: bool = True
+) -> Iterator[Example]:
+    for place, (text, *more) in records():
+        yield Example(place, text, more[0] if pair else None, more[-1] if label else None)
 
 
 # Finding files
@@ -82,7 +129,9 @@ def _find_files(pattern: str) -> list[tuple[str, Path]]:
     return sorted((path.relative_to(root).as_posix(), path) for path in found)
 
 
-def _file_shard(name: str, path: Path, column: str) -> Shard:
+def _file_shard(
+    name: str, path: Path, columns: Columns, header: Columns, read: Callable[..., Iterator]
+) -> Shard:
     form = format_of(path)
     if form is None:
         raise UserError(f"{path} has a suffix that says nothing about its format; {known_formats()}")
@@ -94,8 +143,9 @@ def _file_shard(name: str, path: Path, column: str) -> Shard:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     # Plain text has no columns, so asking for another one leaves its documents as they are.
-    parts = [content, path.name.lower().endswith(".gz"), form] + ([column] if form != ".txt" else [])
-    return Shard(name, _hash(parts), partial(read_file, path, form, column))
+    parts = [content, path.name.lower().endswith(".gz"), form, *(columns if form != ".txt" else ()), *header]
+    records = partial(read_records, path, form, columns, header)
+    return Shard(name, _hash(parts), partial(read, records, str(path), form != ".txt"))
 
 
 def _hash(parts: Iterable) -> str:
@@ -118,16 +168,20 @@ def _documents_of(documents: list[str]) -> Iterator[str]:
     )
 
 
-def _dataset_shards(name: str, column: str, split: str) -> list[Shard]:
+def _dataset_shards(name: str, columns: Columns, split: str, read: Callable[..., Iterator]) -> list[Shard]:
     dataset = _load_dataset(name, split)
-    check_column(column, dataset.column_names, f"Dataset {name}, split {split!r}")
+    check_columns(columns, dataset.column_names, f"Dataset {name}, split {split!r}")
     label = re.sub(r"[^\w.-]+", "-", f"{name}-{split}").strip("-")
     starts = range(0, max(len(dataset), 1), ROWS_PER_SHARD)
     return [
         Shard(
             f"{label}-{index:05d}",
-            _hash([dataset._fingerprint, column, start, ROWS_PER_SHARD]),
-            partial(_read_dataset, dataset.select_columns([column]), name, column, start),
+            _hash([dataset._fingerprint, *columns, start, ROWS_PER_SHARD]),
+            partial(
+                read,
+                partial(_read_dataset, dataset.select_columns(list(columns)), name, columns, start),
+                f"Dataset {name}",
+            ),
         )
         for index, start in enumerate(starts)
     ]
@@ -155,11 +209,17 @@ def _load_dataset(name: str, split: str):
         ) from error
 
 
-def _read_dataset(dataset, name: str, column: str, start: int) -> Iterator[str]:
+def _read_dataset(dataset, name: str, columns: Columns, start: int) -> Iterator[Record]:
     rows = range(start, min(start + ROWS_PER_SHARD, len(dataset)))
-    values = (
-        (f"Dataset {name}, row {row}, column {column!r}", value)
-        for first in rows[::256]
-        for row, value in enumerate(dataset[first : min(first + 256, rows.stop)][column], first)
-    )
-    return checked_texts(values, f"Dataset {name}")
+    for first in rows[::256]:
+        batch = dataset[first : min(first + 256, rows.stop)]
+        values = (_named(dataset.features[column], batch[column]) for column in columns)
+        for row, record in enumerate(zip(*values, strict=True), first):
+            yield f"Dataset {name}, row {row}", record
+
+
+def _named(feature: Any, values: list) -> list:
+    """Turn the numbers of classes into their names, -1 (the Hub's way to hide a label) into none."""
+    if not hasattr(feature, "int2str"):
+        return values
+    return [None if value is None or value < 0 else feature.int2str(value) for value in values]

@@ -26,13 +26,11 @@ class Blocks:
     ids: np.ndarray  # [rows, T] uint16 or uint32
     segments: np.ndarray  # [rows, T] uint8 or uint16
     first_id: int  # global id of the first block; ids are unique in the whole store
+    labels: np.ndarray | None = None  # of labelled rows: [rows, K]
+    second: np.ndarray | None = None  # of labelled rows: where the second text begins, 0 without one: [rows]
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read the blocks at ``rows`` [n] (any order, 0 <= row < len(self)): ids [n, T] and segments [n, T]."""
-        return self.ids.take(rows, axis=0), self.segments.take(rows, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +46,11 @@ class Store:
     def length(self) -> int:
         """Tokens per block."""
         return self.manifest["settings"]["length"]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes of labelled rows, in order; () of text."""
+        return tuple(self.manifest.get("labels", ()))
 
     def vocabulary(self) -> Vocabulary:
         """Load the vocabulary that the blocks are written in."""
@@ -79,7 +82,8 @@ def open_store(path: str | os.PathLike) -> Store:
         blocks, first_id = [], 0
         for entry in (manifest["held_out"], *manifest["train"]):
             ids, segments = _mapped(path, entry["ids"]), _mapped(path, entry["segments"])
-            blocks.append(Blocks(ids=ids, segments=segments, first_id=first_id))
+            beside = {name: _mapped(path, entry[name]) for name in ("labels", "second") if name in entry}
+            blocks.append(Blocks(ids=ids, segments=segments, first_id=first_id, **beside))
             first_id += len(ids)
         _mapped(path, manifest["counts"])
     except (FileNotFoundError, NotADirectoryError) as error:

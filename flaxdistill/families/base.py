@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from flaxdistill.errors import UserError
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.config import EncoderConfig, Head
 from flaxdistill.pytrees import Params
 from flaxdistill.tree import flatten, unflatten
 
@@ -22,19 +22,20 @@ Tensors = Mapping[str, np.ndarray]
 class Family:
     """A key map between our parameter paths and Hugging Face's tensor names.
 
-    ``encoder``, ``pooler`` and ``mlm`` map a path prefix to a name prefix, ``{i}`` standing for the layer;
-    the last part follows from the kind of leaf (``kernel`` is a transposed ``weight``, ``embedding`` and
+    ``encoder``, ``pooler``, ``mlm`` and ``classifiers`` map a path prefix to a name prefix, ``{i}`` standing for the
+    layer; the last part follows from the kind of leaf (``kernel`` is a transposed ``weight``, ``embedding`` and
     ``scale`` a ``weight``). ``ignored`` names what a checkpoint may hold beside them and we leave out.
     """
 
     model_type: str
     prefix: str  # of the encoder's names inside a model with a head
-    masked_lm: str  # architecture names
-    bare: str
+    architectures: Mapping[Head, str]
     read_config: Callable[[Mapping[str, Any]], EncoderConfig]
     write_config: Callable[[EncoderConfig], dict[str, Any]]
     encoder: Mapping[str, str]
-    pooler: Mapping[str, str]
+    pooler: str  # between the first token and a row's classes
+    pooler_activation: Literal["tanh", "relu"]
+    classifiers: Mapping[Head, str]
     mlm: Mapping[str, str]
     mlm_bias: str
     decoder: str  # the untied head, without .weight
@@ -51,9 +52,10 @@ class Family:
             elif path != "embeddings/token_type" or config.type_vocab_size:
                 names |= _leaves(path, self.prefix + name)
         if config.pooler:
-            for path, name in self.pooler.items():
-                names |= _leaves(path, self.prefix + name)
-        if config.mlm_head:
+            names |= _leaves("pooler", self.pooler)
+        if config.head in self.classifiers:
+            names |= _leaves("classifier", self.classifiers[config.head])
+        if config.head == "mlm":
             for path, name in self.mlm.items():
                 names |= _leaves(path, name)
             names["mlm/bias"] = self.mlm_bias
@@ -115,12 +117,12 @@ class Family:
         if set(names) != set(flat):
             differ = ", ".join(sorted(set(names) ^ set(flat)))
             raise ValueError(f"parameters and config of this {self.model_type} disagree on {differ}")
-        cut = 0 if config.mlm_head else len(self.prefix)
+        cut = len(self.prefix) if config.head == "none" else 0
         tensors = {
             name[cut:]: np.ascontiguousarray(flat[path].T if path.endswith("/kernel") else flat[path])
             for path, name in names.items()
         }
-        if config.mlm_head:
+        if config.head == "mlm":
             # transformers 4 adds this one, transformers 5 adds an untied decoder's own: both must be there.
             tensors[self.mlm_bias] = tensors[names["mlm/bias"]]
         return tensors
@@ -132,7 +134,7 @@ class Family:
     def _modern(self, tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
         """Name the tensors as a model with a head does today, and list those that come twice."""
         bare = not any(name.startswith(self.prefix) for name in tensors)
-        heads = (*self.mlm.values(), self.mlm_bias, self.decoder)
+        heads = self._head_names()
         modern: dict[str, np.ndarray] = {}
         problems = []
         for old, value in tensors.items():
@@ -148,14 +150,30 @@ class Family:
         return modern, problems
 
     def _as_stored(self, config: EncoderConfig, tensors: Tensors, source: str) -> EncoderConfig:
-        heads = (*self.mlm.values(), self.mlm_bias, self.decoder)
-        head = any(name.startswith(heads) for name in tensors)
-        pooler = any(name.startswith(self.prefix + p) for p in self.pooler.values() for name in tensors)
-        # A pooler that rides beside an MLM head was never trained for anything we compute.
+        mlm = any(name.startswith((*self.mlm.values(), self.mlm_bias, self.decoder)) for name in tensors)
+        pooler = any(name.startswith(self.pooler) for name in tensors)
+        found = {head for head, name in self.classifiers.items() if name + ".weight" in tensors}
+        # The same name may stand for classes of a row and of every token: config.json says which, or the pooler does.
+        head: Head = "mlm" if mlm else "none"
+        if mlm and config.head == "mlm":
+            found = set()
+        if found:
+            guess: Head = "sequence" if pooler and "sequence" in found else sorted(found - {"sequence"})[0]
+            head = config.head if config.head in found else guess
+            rows = len(tensors[self.classifiers[head] + ".weight"])
+            labels = config.labels if len(config.labels) == rows else tuple(f"LABEL_{i}" for i in range(rows))
+            config = dataclasses.replace(config, head=head, labels=() if head == "span" else labels)
+        # A pooler that rides beside another head was never trained for anything we compute.
+        pooler = pooler and head in ("none", "sequence")
         config = dataclasses.replace(
-            config, mlm_head=head, pooler=pooler and not head, tied_head=config.tied_head or not head
+            config,
+            head=head,
+            labels=config.labels if found else (),
+            pooler=pooler,
+            pooler_activation=self.pooler_activation if pooler else "tanh",
+            tied_head=config.tied_head or head != "mlm",
         )
-        if head and config.tied_head:
+        if head == "mlm" and config.tied_head:
             word = self.prefix + self.encoder["embeddings/word"] + ".weight"
             for own, tied in ((self.decoder + ".weight", word), (self.decoder + ".bias", self.mlm_bias)):
                 if own in tensors and tied in tensors and not _same(tensors[own], tensors[tied]):
@@ -165,6 +183,38 @@ class Family:
                         'write "tie_word_embeddings": false into config.json to keep the head of its own'
                     )
         return config
+
+    def _head_names(self) -> tuple[str, ...]:
+        pooler = () if self.pooler.startswith(self.prefix) else (self.pooler,)
+        return (*self.mlm.values(), self.mlm_bias, self.decoder, *self.classifiers.values(), *pooler)
+
+
+def read_head(given: Mapping[str, Any], config: EncoderConfig, family: Family) -> EncoderConfig:
+    """Read from config.json which head a model has, as far as it says, and the names of its classes."""
+    named = {name: head for head, name in family.architectures.items()}
+    listed = given.get("architectures")
+    first = str(listed[0]) if isinstance(listed, list) and listed else ""
+    head = named.get(first, config.head)
+    names = given.get("id2label")
+    names = {str(key): value for key, value in names.items()} if isinstance(names, Mapping) else {}
+    labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(len(names)))
+    if head not in ("sequence", "tokens"):
+        labels = ()
+    elif not labels:
+        labels = ("LABEL_0", "LABEL_1")  # what transformers takes two classes for
+    return dataclasses.replace(config, head=head, labels=labels)
+
+
+def write_head(config: EncoderConfig, family: Family) -> dict[str, Any]:
+    """Write what config.json says of a head; raises UserError for one that the family does not have."""
+    described: dict[str, Any] = {"architectures": [family.architectures[config.head]]}
+    if config.labels:
+        described["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
+        described["label2id"] = {label: i for i, label in enumerate(config.labels)}
+    if config.head == "sequence":
+        kind = "regression" if len(config.labels) == 1 else "single_label_classification"
+        described["problem_type"] = kind
+    return described
 
 
 def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
@@ -196,7 +246,9 @@ def expected_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
         norm(f"layer_{i}/norm")
     if config.pooler:
         dense("pooler", D, D)
-    if config.mlm_head:
+    if config.head in ("sequence", "tokens", "span"):
+        dense("classifier", D, len(config.labels) or 2)
+    if config.head == "mlm":
         dense("mlm/transform", D, D)
         norm("mlm/norm")
         shapes["mlm/bias"] = (config.vocab_size,)

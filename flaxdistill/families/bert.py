@@ -65,8 +65,13 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="bert",
     prefix="bert.",
-    masked_lm="BertForMaskedLM",
-    bare="BertModel",
+    architectures={
+        "none": "BertModel",
+        "mlm": "BertForMaskedLM",
+        "sequence": "BertForSequenceClassification",
+        "tokens": "BertForTokenClassification",
+        "span": "BertForQuestionAnswering",
+    },
     read_config=read_config,
     write_config=write_config,
     encoder={
@@ -83,7 +88,9 @@ FAMILY = Family(
         "layer_{i}/outer": "encoder.layer.{i}.output.dense",
         "layer_{i}/norm": "encoder.layer.{i}.output.LayerNorm",
     },
-    pooler={"pooler": "pooler.dense"},
+    pooler="bert.pooler.dense",
+    pooler_activation="tanh",
+    classifiers={"sequence": "classifier", "tokens": "classifier", "span": "qa_outputs"},
     mlm={
         "mlm/transform": "cls.predictions.transform.dense",
         "mlm/norm": "cls.predictions.transform.LayerNorm",

@@ -36,7 +36,7 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
         raise UserError(
             "a distilbert has no token types; start the student as family distilbert, or export it as bert"
         )
-    if c.pooler:
+    if c.pooler and c.head != "sequence":
         raise UserError(
             "a distilbert has no pooler and the model has one; set pooler to false, or export it as bert"
         )
@@ -64,8 +64,13 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="distilbert",
     prefix="distilbert.",
-    masked_lm="DistilBertForMaskedLM",
-    bare="DistilBertModel",
+    architectures={
+        "none": "DistilBertModel",
+        "mlm": "DistilBertForMaskedLM",
+        "sequence": "DistilBertForSequenceClassification",
+        "tokens": "DistilBertForTokenClassification",
+        "span": "DistilBertForQuestionAnswering",
+    },
     read_config=read_config,
     write_config=write_config,
     encoder={
@@ -81,7 +86,9 @@ FAMILY = Family(
         "layer_{i}/outer": "transformer.layer.{i}.ffn.lin2",
         "layer_{i}/norm": "transformer.layer.{i}.output_layer_norm",
     },
-    pooler={},
+    pooler="pre_classifier",
+    pooler_activation="relu",
+    classifiers={"sequence": "classifier", "tokens": "classifier", "span": "qa_outputs"},
     mlm={"mlm/transform": "vocab_transform", "mlm/norm": "vocab_layer_norm"},
     mlm_bias="vocab_projector.bias",
     decoder="vocab_projector",

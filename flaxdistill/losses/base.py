@@ -29,6 +29,9 @@ class Loss(abc.ABC):
 
     kind: ClassVar[Literal["match", "supervised", "projected"]]
     needs_teacher: ClassVar[bool] = False  # whether the loss says nothing without one
+    about: ClassVar[Literal["states", "words", "answers"]] = (
+        "states"  # words and answers need the head that gives them
+    )
 
     @abc.abstractmethod
     def weights(self, step: jax.Array) -> Terms:

@@ -23,6 +23,7 @@ class MaskedLM(Loss):
     """Predict the masked tokens: cross-entropy, a mean over them (Devlin et al., 2019)."""
 
     kind = "supervised"
+    about = "words"
 
     weight: Schedule = constant(1.0)
     chunk: int = 0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
@@ -66,6 +67,7 @@ class Vocab(Loss):
 
     kind = "match"
     needs_teacher = True
+    about = "words"
 
     kl: Schedule = constant(5.0)
     mlm: Schedule = constant(2.0)

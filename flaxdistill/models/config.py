@@ -7,6 +7,9 @@ from typing import Literal
 
 from flaxdistill.errors import UserError
 
+Head = Literal["none", "mlm", "sequence", "tokens", "span"]
+"""What stands on an encoder: nothing, words at every token, classes of a row, of every token, or the two ends of a span."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -22,9 +25,11 @@ class EncoderConfig:
     activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
     norm_eps: float = 1e-12
     head_norm_eps: float = 1e-12  # the norm of the MLM transform
-    mlm_head: bool = True
+    head: Head = "mlm"
+    labels: tuple[str, ...] = ()  # of the classes, in their order; a single one is a number that is predicted
     tied_head: bool = True  # the MLM head multiplies by the word embeddings
     pooler: bool = False
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
     dropout: float = 0.1
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
@@ -44,6 +49,10 @@ class EncoderConfig:
         if self.hidden_size % self.num_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; change one of the two"
+            )
+        if (self.head in ("sequence", "tokens")) != bool(self.labels):
+            raise UserError(
+                f"a {self.head} head has {len(self.labels)} labels; one of classes needs their names"
             )
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.heads import MLMHead
-from flaxdistill.models.layers import Dense, Embeddings, Layer
+from flaxdistill.models.heads import Classifier, MLMHead
+from flaxdistill.models.layers import ACTIVATIONS, Dense, Embeddings, Layer, dropout
 from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection
@@ -43,15 +43,23 @@ class Encoder(nn.Module):
             projections.append(qkv)
         queries, keys_, values = zip(*projections, strict=True)
         first, word = x[:, 0], embeddings.word.embedding
-        # An encoder without the head still names its vocabulary vectors; whoever trains on them must check mlm_head.
+        if c.pooler:
+            first = ACTIVATIONS[c.pooler_activation](Dense(c.hidden_size, c, dtype, name="pooler")(first))
+        logits = None
+        if c.head in ("sequence", "tokens", "span"):
+            asked = first[:, None] if c.head == "sequence" else x
+            asked = dropout(asked, c.dropout, fold(c.num_layers + 1), 0)
+            logits = Classifier(c, name="classifier")(asked, batch.segment_ids)
+        # An encoder without the head still names its vocabulary vectors; whoever trains on them must check ``head``.
         headless = VocabProjection(x, word, jnp.zeros((c.vocab_size,), jnp.float32))
         return Outputs(
             hidden=tuple(hidden),
             queries=queries,
             keys=keys_,
             values=values,
-            pooled=jnp.tanh(Dense(c.hidden_size, c, dtype, name="pooler")(first)) if c.pooler else first,
-            vocab=MLMHead(c, dtype, name="mlm")(x, word) if c.mlm_head else headless,
+            pooled=first,
+            vocab=MLMHead(c, dtype, name="mlm")(x, word) if c.head == "mlm" else headless,
+            logits=logits,
         )
 
 

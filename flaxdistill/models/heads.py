@@ -10,7 +10,11 @@ import jax.numpy as jnp
 
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.layers import ACTIVATIONS, Dense, Embed, Norm
+from flaxdistill.ops.dense import dense
 from flaxdistill.pytrees import VocabProjection
+
+NO_ANSWER = -1e4
+"""A logit whose share is 0 in float32 at any temperature in use, far from where arithmetic overflows."""
 
 
 class MLMHead(nn.Module):
@@ -32,3 +36,27 @@ class MLMHead(nn.Module):
         return VocabProjection(
             hidden, word_embedding if self.config.tied_head else self.decoder.embedding, self.bias
         )
+
+
+class Classifier(nn.Module):
+    """Float32 logits [B, N, C]: of N questions asked of a row, C answers each.
+
+    Of a row's classes N is 1, of its tokens' N is T. A span's two ends are two questions with T answers, no padding
+    among them.
+    """
+
+    config: EncoderConfig
+
+    def setup(self):
+        c = self.config
+        size = 2 if c.head == "span" else len(c.labels)
+        shape, normal = (c.hidden_size, size), nn.initializers.normal(c.initializer_range)
+        self.kernel = self.param("kernel", normal, shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, (size,), jnp.float32)
+
+    def __call__(self, asked: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        # Few columns: float32 costs nothing, and answers are told apart by small differences.
+        logits = dense(asked, self.kernel, self.bias, jnp.dtype(jnp.float32))
+        if self.config.head != "span":
+            return logits
+        return jnp.where((segment_ids > 0)[:, None], logits.swapaxes(1, 2), NO_ANSWER)

@@ -108,3 +108,47 @@ def _cut_teacher(z, warm, total, kept, temperature):
         return jnp.put_along_axis(dense, words, w[..., None] * (q - p), -1, inplace=False)
 
     return kl, difference
+
+
+def answers_objective(
+    logits: jax.Array,
+    theirs: tuple[jax.Array, ...],
+    labels: jax.Array,
+    soft_weight: jax.Array,
+    hard_weight: jax.Array,
+    temperature: jax.Array | float,
+    divergence: Divergence = "kl",
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Sum weighted divergences from the teachers and cross-entropies with labels, of logits small enough to exist.
+
+    ``logits`` and those of each teacher float32 [..., C]; ``labels`` int32 and weights float32 [...], 0 where a label
+    means nothing. Returns the objective, differentiable in ``logits``, and values per question: ``ce``, ``soft``.
+    """
+    square = isinstance(temperature, float) and temperature == 2.0
+    temperature = jnp.asarray(temperature, jnp.float32)
+    fixed = (theirs, labels, soft_weight, hard_weight, temperature)
+    return _answers(square, divergence, logits, *jax.lax.stop_gradient(fixed))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _answers(square, divergence, logits, *fixed):
+    return _answers_forward(square, divergence, logits, *fixed)[0]
+
+
+def _answers_forward(square, divergence, logits, theirs, labels, soft_weight, hard_weight, temperature):
+    values, shares = compare(logits, theirs, labels, temperature, square=square, divergence=divergence)
+    hit = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    gradient = shares["student"](hard_weight) - jnp.where(hit, hard_weight[..., None], 0.0)
+    objective = jnp.sum(hard_weight * values["ce"])
+    if theirs:
+        objective += jnp.sum(soft_weight * values["soft"])
+        gradient += shares["soft"](soft_weight)
+    return (objective, values), (gradient, len(theirs))
+
+
+def _answers_backward(square, divergence, saved, cotangents):
+    gradient, _ = saved
+    return gradient * cotangents[0], None, None, None, None, None
+
+
+_answers.defvjp(_answers_forward, _answers_backward)

@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch
+from flaxdistill.tasks.base import Task
 
 N = TypeVar("N", int, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MLM:
+class MLM(Task):
     """Draw masks anew for every pass over a row, inside the step (Devlin et al., 2019; dynamic as in Liu et al., 2019).
 
     Of a row's n real tokens, round(rate * n) are chosen without replacement, special tokens never; ``keep`` and
@@ -35,6 +37,8 @@ class MLM:
     DistilBERT's own code is ``scope="batch", smoothing=0.7, random_specials=True``: ceil(rate * n) of the whole
     batch's tokens, so that a row may get none, and random words that may be special tokens.
     """
+
+    head = "mlm"
 
     rate: float = 0.15
     keep: float = 0.1
@@ -61,6 +65,17 @@ class MLM:
             raise UserError("task.whole_words has a budget for each row; set task.scope to row")
 
     def make_prepare(
+        self, vocabulary: Vocabulary, counts: Callable[[], np.ndarray], seed: int
+    ) -> Callable[[Batch], Batch]:
+        return self.make_masks(
+            mask_id=vocabulary.mask,
+            special_ids=vocabulary.special_ids,
+            counts=counts(),
+            seed=seed,
+            continues=vocabulary.continues() if self.whole_words else None,
+        )
+
+    def make_masks(
         self,
         *,
         mask_id: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,9 +13,7 @@ import optax
 from flaxdistill.data.prefetch import prefetch
 from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch, Params
-from flaxdistill.train import evaluate as evaluation
 from flaxdistill.train.checkpoint import Checkpoints
-from flaxdistill.train.evaluate import Evaluate
 from flaxdistill.train.log import Log, Row
 from flaxdistill.train.state import TrainState
 
@@ -29,12 +27,10 @@ class Run:
 
     mesh: jax.sharding.Mesh
     step: Callable[..., Any]
-    evaluate: Evaluate
+    evaluate: Callable[[Params], dict[str, float]]  # of the held-out rows
     state: TrainState
     teacher_params: tuple[Params, ...]
-    judge_params: tuple[Params, ...]  # the teacher's, or the judge's
     train_batch: Callable[[int], Batch]  # by step
-    eval_batches: Callable[[], Iterable[Batch]]
     rate: Callable[[int], Any]
     lock: Any  # held while the run lives
     checkpoints: Checkpoints
@@ -96,8 +92,7 @@ def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> Tra
 
 def evaluate_and_log(run: Run, state: TrainState, show: Callable[[Row], None]) -> Row:
     """Evaluate the held-out rows and log one row with ``split``."""
-    means = evaluation.run(run.evaluate, state.params, run.judge_params, run.eval_batches())
-    row = {"step": int(state.step), "split": "held_out"} | means
+    row = {"step": int(state.step), "split": "held_out"} | run.evaluate(state.params)
     _write(run.log, row, show)
     return row
 

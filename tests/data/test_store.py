@@ -9,7 +9,7 @@ import pytest
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.prepare import prepare
 from flaxdistill.data.sources import Source
-from flaxdistill.data.store import FORMAT, Blocks, open_store
+from flaxdistill.data.store import FORMAT, open_store
 from flaxdistill.errors import UserError
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -28,17 +28,6 @@ def store(tmp_path):
         sources=(one, two), held_out_sources=(held,), tokenizer=str(tmp_path / "vocab.txt"), length=32
     )
     return prepare(corpus, tmp_path / "stores")
-
-
-def test_blocks_are_read_in_any_order():
-    random = np.random.default_rng(0)
-    blocks = Blocks(ids=random.integers(0, 9, (7, 32)), segments=random.integers(0, 3, (7, 32)), first_id=4)
-    wanted = np.array([6, 0, 3, 3])
-    ids, segments = blocks.read(wanted)
-    assert np.array_equal(ids, blocks.ids[wanted]) and np.array_equal(segments, blocks.segments[wanted])
-    assert blocks.read(np.array([], np.int64))[0].shape == (0, 32)
-    with pytest.raises(IndexError):
-        blocks.read(np.array([7]))
 
 
 def test_counts_are_those_of_training_blocks_without_padding(store):

@@ -1,6 +1,7 @@
 """The contract of every family: what Hugging Face saves we read, what we write it loads, bit by bit."""
 
 import json
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flaxdistill import families
 from flaxdistill.errors import UserError
 from flaxdistill.families.base import expected_shapes
 from flaxdistill.hub import read_model, write_model
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.config import EncoderConfig, Head
 from flaxdistill.models.encoder import make_apply, make_init
 from flaxdistill.pytrees import Batch
 from flaxdistill.tree import flatten
@@ -32,15 +33,21 @@ def config_of(family, **changes) -> EncoderConfig:
     return EncoderConfig(**(sizes | {"max_positions": 12, "type_vocab_size": types} | changes))
 
 
-def random_model(family, *, head=True, dtype="float32", **fields):
+LABELS = {"sequence": ("no", "yes", "maybe"), "tokens": ("O", "B-X", "I-X")}
+
+
+def random_model(family, *, head="mlm", dtype="float32", **fields):
     """Theirs, with every bias and norm away from its start."""
     import torch
     import transformers
 
     config = transformers.AutoConfig.for_model(
-        family.model_type, **family.write_config(config_of(family)), **fields
+        family.model_type,
+        **family.write_config(config_of(family)),
+        **({"id2label": dict(enumerate(LABELS[head]))} if head in LABELS else {}),
+        **fields,
     )
-    model = getattr(transformers, family.masked_lm if head else family.bare)(config).eval()
+    model = getattr(transformers, family.architectures[head])(config).eval()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -53,6 +60,8 @@ def logits_of(model) -> np.ndarray:
 
     with torch.no_grad():
         out = model(torch.as_tensor(IDS))
+    if "start_logits" in out:
+        return torch.stack((out.start_logits, out.end_logits), 1).float().numpy()
     return (out.logits if "logits" in out else out.last_hidden_state).float().numpy()
 
 
@@ -62,18 +71,26 @@ def our_logits(model) -> np.ndarray:
     row = none[:, 0]
     batch = Batch(jnp.asarray(IDS), ones, positions, none, none[:, :0], none[:, :0], row + 1.0, row, row)
     with jax.default_matmul_precision("highest"):
-        vocab = make_apply(model.config, jnp.float32)(
-            jax.tree.map(jnp.asarray, model.params), batch, None
-        ).vocab
+        out = make_apply(model.config, jnp.float32)(jax.tree.map(jnp.asarray, model.params), batch, None)
+    if out.logits is not None:
+        return np.asarray(out.logits[:, 0] if model.config.head == "sequence" else out.logits)
+    vocab = out.vocab
+    with jax.default_matmul_precision("highest"):
         return np.asarray(vocab.hidden @ vocab.kernel.T + vocab.bias[None, None])
 
 
-def load(directory, *, head=True):
+def load(directory, *, head="mlm"):
     """Load with transformers, which must find nothing to complain of."""
     import transformers
 
-    auto = transformers.AutoModelForMaskedLM if head else transformers.AutoModel
-    model, info = auto.from_pretrained(directory, output_loading_info=True)
+    auto = {
+        "none": "AutoModel",
+        "mlm": "AutoModelForMaskedLM",
+        "sequence": "AutoModelForSequenceClassification",
+        "tokens": "AutoModelForTokenClassification",
+        "span": "AutoModelForQuestionAnswering",
+    }[head]
+    model, info = getattr(transformers, auto).from_pretrained(directory, output_loading_info=True)
     assert not any(info.values()), info
     return model.eval()
 
@@ -103,14 +120,19 @@ def relative(a, b) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("head", [True, False], ids=["masked-lm", "bare"])
+@pytest.mark.parametrize("head", typing.get_args(Head))
 def test_there_and_back(family, dtype, head, tmp_path):
     import torch
 
     theirs = random_model(family, head=head, dtype=dtype)
     theirs.save_pretrained(tmp_path / "theirs")
     model = read_model(str(tmp_path / "theirs"))
-    assert model.config == config_of(family, mlm_head=head, pooler=not head and bool(family.pooler))
+    pooler = head == "sequence" or (head == "none" and family.pooler.startswith(family.prefix))
+    labels = {
+        "labels": LABELS.get(head, ()),
+        "pooler_activation": family.pooler_activation if pooler else "tanh",
+    }
+    assert model.config == config_of(family, head=head, pooler=pooler, **labels)
     assert model.note == ""
     write(model, tmp_path / "ours")
     a, b = tensors_of(tmp_path / "theirs"), tensors_of(tmp_path / "ours")
@@ -121,11 +143,23 @@ def test_there_and_back(family, dtype, head, tmp_path):
     again = load(tmp_path / "ours", head=head)
     assert again.dtype == getattr(torch, dtype)
     assert np.array_equal(logits_of(again), logits_of(theirs))
+    assert tuple(again.config.id2label.values()) == LABELS.get(head, ("LABEL_0", "LABEL_1"))
+    if dtype == "float32" and head != "none":
+        assert relative(our_logits(model), logits_of(theirs)) <= 1e-5
     assert read_model(str(tmp_path / "ours")).digest == model.digest
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"tied_head": False}, {"mlm_head": False}, {"mlm_head": False, "pooler": True}]
+    "changes",
+    [
+        {},
+        {"tied_head": False},
+        {"head": "none"},
+        {"head": "none", "pooler": True},
+        {"head": "sequence", "labels": ("a", "b", "c"), "pooler": True},
+        {"head": "tokens", "labels": ("a", "b", "c")},
+        {"head": "span"},
+    ],
 )
 def test_expected_shapes_are_those_of_init(family, changes):
     config = config_of(family, **changes)
@@ -180,7 +214,7 @@ def test_bert_for_pretraining(tmp_path):
         "left out: bert.embeddings.position_ids, bert.pooler.dense.bias, bert.pooler.dense.weight, "
         "cls.seq_relationship.bias, cls.seq_relationship.weight"
     )
-    assert not model.config.pooler and model.config.mlm_head
+    assert not model.config.pooler and model.config.head == "mlm"
     assert relative(our_logits(model), logits_of(masked)) <= 1e-5
 
 

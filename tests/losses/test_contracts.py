@@ -255,7 +255,7 @@ def test_finite(name, case):
 @every_loss
 def test_counts_are_literal(name):
     loss = LOSSES[name]
-    expected = {"mlm": COUNTS["masked"]}
+    expected = {"mlm": COUNTS["masked"], "labels": COUNTS["masked"]}
     expected |= {
         term: COUNTS[getattr(loss, "tokens", "masked")]
         for term in ("kl", "ce", "mse", "jsd", "cosine", "hidden", "accuracy", "agreement")
@@ -334,7 +334,15 @@ def test_teacher_only_where_it_is_needed(name):
 
 
 def test_every_file_of_losses_is_walked():
-    assert {"Vocab", "MaskedLM", "Cosine", "HiddenMSE", "Relation", "Scores", "VocabReport"} <= {
-        c.__name__ for c in loss_classes()
-    }
+    assert {
+        "Vocab",
+        "MaskedLM",
+        "Labels",
+        "SoftLabels",
+        "Cosine",
+        "HiddenMSE",
+        "Relation",
+        "Scores",
+        "VocabReport",
+    } <= {c.__name__ for c in loss_classes()}
     assert {"Vocab-tokens-masked", "Vocab-tokens-content", "Cosine-tokens-content"} <= set(LOSSES)

@@ -141,7 +141,7 @@ def ours(model, batch: Batch, dtype=jnp.float32) -> dict[str, np.ndarray]:
     def run(params, batch):
         out = make_apply(model.config, dtype)(params, batch, None)
         values = {f"hidden {i}": h for i, h in enumerate(out.hidden)} | {"pooled": out.pooled}
-        if model.config.mlm_head:
+        if model.config.head == "mlm":
             v = out.vocab
             values["logits"] = jnp.einsum("btd,vd->btv", v.hidden, v.kernel.astype(v.hidden.dtype))
             values["logits"] += v.bias[None, None]
@@ -192,7 +192,7 @@ def test_pooler(tmp_path_factory):
         vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     pair = saved(BertModel(config), tmp_path_factory)
-    assert pair.model.config.pooler and not pair.model.config.mlm_head
+    assert pair.model.config.pooler and pair.model.config.head == "none"
     errors = pair.padded()
     assert max(errors.values()) <= CLOSE, errors
 
@@ -215,7 +215,7 @@ def test_real_weights(directory, shared):
 
     path = directory(shared)
     model = read_model(str(path))
-    auto = AutoModelForMaskedLM if model.config.mlm_head else AutoModel
+    auto = AutoModelForMaskedLM if model.config.head == "mlm" else AutoModel
     theirs = auto.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     tokenizer.no_padding()

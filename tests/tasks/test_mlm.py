@@ -21,9 +21,7 @@ PAPER = MLM(scope="batch", smoothing=0.7, random_specials=True)
 
 @functools.cache
 def compiled(task: MLM, seed: int = 3, counts: tuple[float, ...] = (1.0,) * WORDS):
-    return jax.jit(
-        task.make_prepare(mask_id=MASK, special_ids=SPECIALS, counts=np.asarray(counts), seed=seed)
-    )
+    return jax.jit(task.make_masks(mask_id=MASK, special_ids=SPECIALS, counts=np.asarray(counts), seed=seed))
 
 
 @functools.cache
@@ -219,7 +217,7 @@ def test_refusals(fields, message):
 def test_masks_are_drawn_under_strict_types():
     with jax.numpy_dtype_promotion("strict"):
         for task in (MLM(), MLM(scope="batch")):
-            prepare = task.make_prepare(mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0)
+            prepare = task.make_masks(mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0)
             shape = jax.eval_shape(prepare, rows(8))
             assert shape.labels.dtype == jnp.int32
 
@@ -242,7 +240,7 @@ def words_of(ids: np.ndarray, real: np.ndarray) -> list[list[int]]:
 
 def test_whole_words_are_whole_and_spend_the_budget():
     batch, task = rows(), MLM(whole_words=True, rate=0.3)
-    prepare = task.make_prepare(
+    prepare = task.make_masks(
         mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=3, continues=CONTINUES
     )
     got = jax.device_get(jax.jit(prepare)(batch))
@@ -264,7 +262,7 @@ def test_whole_words_are_whole_and_spend_the_budget():
 
 def test_long_and_short_words_are_chosen_alike():
     ids = np.tile(np.array([2] + [7, 6, 9, 8] * 5 + [3]), (4096, 1))  # words of three tokens and of one
-    prepare = MLM(whole_words=True, rate=0.5).make_prepare(
+    prepare = MLM(whole_words=True, rate=0.5).make_masks(
         mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0, continues=CONTINUES
     )
     taken = spread(jax.device_get(jax.jit(prepare)(flat_batch(ids)))) >= 0

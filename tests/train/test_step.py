@@ -35,7 +35,7 @@ def run(
     """Take SGD steps and return parameters and the last metrics as numpy; with SGD, equal gradients are equal steps."""
     mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
     apply, teacher = make_apply(STUDENT, jnp.float32), make_apply(TEACHER, jnp.float32)
-    prepare = MLM().make_prepare(
+    prepare = MLM().make_masks(
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
     )
     tx = optax.sgd(0.5)
@@ -98,7 +98,7 @@ def test_every_student_parameter_moves_and_the_state_advances():
 
 
 def test_filler_rows_change_nothing():
-    prepare = MLM().make_prepare(
+    prepare = MLM().make_masks(
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
     )
     apply = make_apply(STUDENT, jnp.float32)
@@ -126,7 +126,7 @@ def test_golden_step():
 def test_no_buffer_holds_tokens_by_vocabulary():
     config = dataclasses.replace(STUDENT, vocab_size=1999)
     apply = make_apply(config, jnp.float32)
-    prepare = MLM().make_prepare(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(1999), seed=3)
+    prepare = MLM().make_masks(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(1999), seed=3)
     tx = optax.sgd(1.0)
     losses = {"vocab": Vocab(chunk=4)}
     forward = lambda p, b: apply(p, b, None)  # noqa: E731

@@ -1,0 +1,198 @@
+"""From labelled sources to a store: one row an example, its labels beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.pack import id_dtype
+from flaxdistill.data.prepare import Report, stored
+from flaxdistill.data.sources import Example, Shard, Source
+from flaxdistill.data.split import document_hash
+from flaxdistill.data.store import FORMAT, Store
+from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
+from flaxdistill.data.writer import ArrayFile, writing
+from flaxdistill.errors import UserError
+
+PIECE = 1000  # examples that are tokenised at once
+
+
+class Labelled(NamedTuple):
+    """One row before it is padded."""
+
+    ids: np.ndarray  # int [n], special tokens too
+    second: int  # where the second text begins; 0 without one
+    labels: np.ndarray  # [K], K the same for all rows
+
+
+class Reading(NamedTuple):
+    """How a task turns examples into rows."""
+
+    meaning: dict[str, Any]  # JSON: all that changes the rows
+    settle: Callable[
+        [Iterator[Example]], list[str]
+    ]  # the names of the labels, in order, from the training examples
+    rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[Labelled]]
+
+
+def prepare_examples(
+    corpus: Corpus, reading: Reading, directory: Path, *, report: Report = lambda text: None
+) -> Store:
+    """Turn labelled sources into a store below ``directory``, or open it if it is there; as ``prepare`` does for text.
+
+    Held-out rows are all of ``held_out_sources`` or, without these, a share of the examples chosen by the hash of their
+    text. Labels' names stand in the manifest. Raises UserError naming file and line of what cannot be read.
+    """
+    if corpus.tokenizer is None:
+        raise UserError("labelled rows need a vocabulary: start from a model, or set corpus.tokenizer")
+    train = [source.labelled() for source in corpus.sources]
+    held_out = [shard for source in corpus.held_out_sources for shard in source.labelled()]
+    vocabulary = load_vocabulary(corpus.tokenizer)
+    settings = {
+        "format": FORMAT,
+        "task": reading.meaning,
+        "length": corpus.length,
+        "tokenizer": {"digest": vocabulary.digest},
+        "sources": [_described(source, shards) for source, shards in zip(corpus.sources, train, strict=True)],
+        "held_out": [shard.fingerprint for shard in held_out] or corpus.held_out,
+    }
+
+    def write(folder: Path) -> dict[str, Any]:
+        return _write(folder, corpus, train, held_out, vocabulary, reading, report)
+
+    return stored(directory, settings, write, report)
+
+
+def _described(source: Source, shards: list[Shard]) -> dict[str, Any]:
+    columns = {"column": source.column, "pair": source.pair, "label": source.label, "header": source.header}
+    return columns | {"split": source.split, "shards": [shard.fingerprint for shard in shards]}
+
+
+def _write(
+    folder: Path,
+    corpus: Corpus,
+    train: list[list[Shard]],
+    held_out: list[Shard],
+    vocabulary: Vocabulary,
+    reading: Reading,
+    report: Report,
+) -> dict[str, Any]:
+    with writing(folder):
+        vocabulary.save(folder)
+
+    def examples(shards: list[Shard], *, out: bool | None = None) -> Iterator[Example]:
+        for shard in shards:
+            for example in shard.documents():
+                if out is None or out == _is_held_out(example, corpus.held_out):
+                    yield example
+
+    part = None if held_out else False
+    labels = reading.settle(e for shards in train for e in examples(shards, out=part) if e.label is not None)
+    report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
+    counts = np.zeros(vocabulary.size, np.int64)
+
+    def rows(name: str, found: Iterator[Example], *, labelled: bool) -> dict[str, Any]:
+        def checked() -> Iterator[Example]:
+            for example in found:
+                if labelled and example.label is None:
+                    raise UserError(
+                        f"{example.place}: the label is missing; evaluation needs one for every row"
+                    )
+                yield example
+
+        left = checked()
+        pieces = iter(lambda: list(itertools.islice(left, PIECE)), [])
+        made = (row for piece in pieces for row in reading.rows(piece, labels, vocabulary, corpus.length))
+        return _write_rows(folder, name, made, vocabulary, corpus.length, counts)
+
+    pool = held_out or [shard for shards in train for shard in shards]
+    evaluation = rows("held_out", examples(pool, out=None if held_out else True), labelled=True)
+    if not evaluation["rows"]:
+        raise UserError(
+            "no example is held out: name corpus.held_out_sources, add rows or raise corpus.held_out "
+            f"({corpus.held_out})"
+        )
+    counts[:] = 0
+    sources = []
+    for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=True)):
+        written = rows(f"train-{number}", examples(shards, out=part), labelled=False)
+        if not written["rows"]:
+            raise UserError(f"source {source.path} holds no row to train on; add rows or leave it out")
+        report(
+            f"{source.path}: {written['rows']} rows, {written['cut']} of them cut at {corpus.length} tokens"
+        )
+        sources.append({"path": source.path} | written)
+    with ArrayFile(folder / "counts.npy", (), counts.dtype) as counts_file:
+        counts_file.append(counts)
+    tokens, real = (sum(e[key] for e in (evaluation, *sources)) for key in ("tokens", "real_tokens"))
+    return {
+        "tokens": tokens,
+        "real_tokens": real,
+        "padding": 1 - real / tokens,
+        "tokenizer": {"digest": vocabulary.digest, "size": vocabulary.size},
+        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "tokenizers", "pyarrow")},
+        "labels": labels,
+        "held_out": evaluation,
+        "train": sources,
+        "counts": counts_file.entry(),
+    }
+
+
+def _is_held_out(example: Example, share: float) -> bool:
+    return document_hash(f"{example.text}\0{example.pair}") < share * 2**64
+
+
+def _write_rows(
+    folder: Path, name: str, rows: Iterable[Labelled], vocabulary: Vocabulary, length: int, counts: np.ndarray
+) -> dict[str, Any]:
+    """Write rows into four files and say what the manifest needs to know of them."""
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
+        return {"rows": 0, "tokens": 0, "real_tokens": 0, "cut": 0}
+    real = cut = 0
+    with contextlib.ExitStack() as files:
+
+        def file(suffix: str, row: tuple[int, ...], dtype: Any) -> ArrayFile:
+            return files.enter_context(ArrayFile(folder / f"{name}{suffix}.npy", row, np.dtype(dtype)))
+
+        ids = file("", (length,), id_dtype(vocabulary.size))
+        segments = file("-segments", (length,), np.uint8)
+        second = file("-second", (), np.uint16)
+        labels = file("-labels", first.labels.shape, first.labels.dtype)
+        for row in itertools.chain([first], rows):
+            n = len(row.ids)
+            line = np.full((1, length), vocabulary.pad, ids.dtype)
+            line[0, :n] = row.ids
+            ids.append(line)
+            segments.append((np.arange(length) < n)[None].astype(np.uint8))
+            second.append(np.array([row.second], np.uint16))
+            labels.append(row.labels[None])
+            counts += np.bincount(row.ids, minlength=len(counts))
+            real += n
+            cut += n == length
+    entries = {"ids": ids, "segments": segments, "second": second, "labels": labels}
+    return {
+        "rows": ids.rows,
+        "tokens": ids.rows * length,
+        "real_tokens": real,
+        "cut": cut,
+    } | {key: file.entry() for key, file in entries.items()}
+
+
+def text_of(example: Example) -> list[str]:
+    """Give an example's one or two texts; raises UserError naming the place of what is no text."""
+    for value in (example.text, example.pair):
+        if not isinstance(value, str) and (value is not None or value is example.text):
+            raise UserError(
+                f"{example.place}: expected text but found {type(value).__name__} {value!r:.80}; name the column of "
+                "the text in `column`"
+            )
+    return [text for text in (example.text, example.pair) if text is not None]

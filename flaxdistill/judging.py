@@ -1,0 +1,98 @@
+"""How a model is judged on held-out rows: the same rows and masks in every run, so that figures compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxdistill import feed, sharding
+from flaxdistill.data.store import Store
+from flaxdistill.experiment import Experiment, Teacher
+from flaxdistill.hub import Model
+from flaxdistill.losses.base import Loss
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import VocabReport
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.encoder import make_apply
+from flaxdistill.ops.dense import operand_dtype
+from flaxdistill.pytrees import Params
+from flaxdistill.tasks.base import Labelled
+from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train import answers
+from flaxdistill.train import evaluate as evaluation
+from flaxdistill.train.step import Apply
+
+EVAL_SEED = 20190810
+"""Held-out masks are the same in every run, for every seed and every model of one vocabulary: losses compare."""
+
+Judge = Callable[[Params, tuple[Params, ...]], dict[str, float]]
+"""Evaluate parameters, beside those of the models they are compared with."""
+
+
+def make_judge(
+    e: Experiment,
+    config: EncoderConfig,
+    judges: Collection[Model],
+    applies: tuple[Apply, ...],
+    store: Store,
+    mesh: Any,
+) -> Judge:
+    """Compile the evaluation of a model of ``config`` on a store's held-out rows, computed as the student is.
+
+    Masked-LM figures for text, the task's own for labelled rows. Compares with the judges where there are any; cosine
+    only where all widths are equal.
+    """
+    encode = make_apply(config, e.student.dtype, e.student.attention)
+
+    def apply(params: Params, rows: Any) -> Any:
+        return encode(params, rows, None)
+
+    if isinstance(e.task, Labelled):
+        task, predict = e.task, [sharding.jit(answers.make_predict(a), mesh) for a in (apply, *applies)]
+
+        def score(params: Params, others: tuple[Params, ...]) -> dict[str, float]:
+            batches = feed.bucketed(store.held_out, e.eval_batch_size, mesh)
+            said, labels = answers.collect(predict, (params["student"], *others), batches)
+            compared = answers.agreement(said[0], said[1:], labels) if others else {}
+            return task.score(said[0], labels) | compared
+
+        return score
+
+    vocabulary = store.vocabulary()
+    draw = MLM().make_masks(
+        mask_id=vocabulary.mask,
+        special_ids=vocabulary.special_ids,
+        counts=np.ones(vocabulary.size),
+        seed=EVAL_SEED,
+    )
+    losses: dict[str, Loss] = {"report": VocabReport(judged=bool(judges))}
+    if judges and {judge.config.hidden_size for judge in judges} == {config.hidden_size}:
+        losses["cosine"] = Cosine()
+    evaluate = sharding.jit(
+        evaluation.make_evaluate(apply, applies, draw, losses), mesh, out_shardings=sharding.replicated(mesh)
+    )
+
+    def report(params: Params, others: tuple[Params, ...]) -> dict[str, float]:
+        return evaluation.run(
+            evaluate, params, others, feed.held_out_batches(store.held_out, e.eval_batch_size, mesh)
+        )
+
+    return report
+
+
+def freeze(
+    models: Iterable[Model], hows: Iterable[Teacher], mesh: Any
+) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
+    """Make models frozen functions, and their weights, one copy a device; weights and arithmetic as ``hows`` say."""
+
+    def one(model: Model, how: Teacher) -> tuple[Apply, Params]:
+        encode = make_apply(model.config, how.dtype, how.attention)
+        params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(how.dtype)), model.params)
+        placed = jax.device_put(params, sharding.replicated(mesh))
+        return lambda params, batch: encode(params, batch, None), placed
+
+    frozen = [one(model, how) for model, how in zip(models, hows, strict=True)]
+    return tuple(apply for apply, _ in frozen), tuple(params for _, params in frozen)

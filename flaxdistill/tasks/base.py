@@ -1,0 +1,48 @@
+"""What every task is: which head it needs, and what a batch asks of it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flaxdistill.data.tokenizer import Vocabulary
+from flaxdistill.pytrees import Batch
+
+
+class Task(abc.ABC):
+    """One thing that a student is trained for; subclasses are frozen dataclasses."""
+
+    head: ClassVar[Any]  # a ``models.config.Head``
+
+    @abc.abstractmethod
+    def make_prepare(
+        self, vocabulary: Vocabulary, counts: Callable[[], np.ndarray], seed: int
+    ) -> Callable[[Batch], Batch]:
+        """Make the pure function that turns stored rows into what the step sees, such as masked ones.
+
+        ``counts`` gives the occurrences of the words in the training rows, int64 [V].
+        """
+
+
+class Labelled(Task):
+    """A task whose rows have labels; logits are float32 [B, N, C] and labels [B, N]: N questions, C answers each.
+
+    An int32 label is -1 where nothing is asked and -2 where the answer is not known; a float32 one that is not known is
+    NaN.
+    """
+
+    def make_prepare(
+        self, vocabulary: Vocabulary, counts: Callable[[], np.ndarray], seed: int
+    ) -> Callable[[Batch], Batch]:
+        return lambda batch: batch
+
+    @abc.abstractmethod
+    def reading(self) -> Any:
+        """Tell how examples become rows, a ``data.examples.Reading``."""
+
+    @abc.abstractmethod
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
+        """Score the answers of each row, [N, C], against its labels, [N]."""

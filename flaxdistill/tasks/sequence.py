@@ -1,0 +1,134 @@
+"""Classes, or a number, for a whole text or a pair of texts: GLUE, sentiment, topics, similarity."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from flaxdistill import metrics
+from flaxdistill.data.examples import Labelled as Row
+from flaxdistill.data.examples import Reading, text_of
+from flaxdistill.data.sources import Example
+from flaxdistill.data.tokenizer import Vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.tasks.base import Labelled
+
+UNKNOWN = -2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Labelled):
+    """Choose one of several classes for a text, or for a pair of texts.
+
+    ``labels``: the classes as they are written in the data, in the order of their logits; empty: all that the training rows
+    hold, sorted. Rows without a label teach by their teacher's answers only.
+    """
+
+    head = "sequence"
+
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise UserError(
+                f"task.labels is {', '.join(self.labels)}; name two classes or more, each of them once"
+            )
+
+    def reading(self) -> Reading:
+        def settle(examples: Iterator[Example]) -> list[str]:
+            found = {_name(example) for example in examples}
+            if self.labels:
+                return list(self.labels)
+            if len(found) < 2:
+                raise UserError(
+                    f"the training rows hold the label {', '.join(sorted(found)) or 'none'}; a classifier needs two or "
+                    "more: name their column in source.label"
+                )
+            if len(found) > 1000:
+                raise UserError(
+                    f"the training rows hold {len(found):,} different labels, such as {sorted(found)[0]!r}; for numbers "
+                    "use the task Regression, or name another column in source.label"
+                )
+            return sorted(found)
+
+        def rows(
+            examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
+        ) -> Iterable[Row]:
+            known = {name: number for number, name in enumerate(labels)}
+            for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
+                label = UNKNOWN
+                if example.label is not None:
+                    label = known.get(_name(example), UNKNOWN)
+                    if label == UNKNOWN:
+                        raise UserError(
+                            f"{example.place}: the label {_name(example)!r} is none of {', '.join(labels)}; mend the "
+                            "row, or name all labels in task.labels"
+                        )
+                yield Row(ids, second, np.array([label], np.int32))
+
+        return Reading({"task": "classes", "labels": list(self.labels)}, settle, rows)
+
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
+        return metrics.classes(np.concatenate(logits).argmax(-1), np.concatenate(labels))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regression(Labelled):
+    """Predict a number for a text, or for a pair of texts, such as how similar they are."""
+
+    head = "sequence"
+
+    def reading(self) -> Reading:
+        def rows(
+            examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
+        ) -> Iterable[Row]:
+            for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
+                yield Row(ids, second, np.array([_number(example)], np.float32))
+
+        return Reading({"task": "number"}, lambda examples: ["score"], rows)
+
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
+        return metrics.numbers(np.concatenate(logits)[:, 0], np.concatenate(labels))
+
+
+def _name(example: Example) -> str:
+    """Write a label as text; what a file holds as the number 1 is the class '1'."""
+    if isinstance(example.label, bool | int | str) and str(example.label).strip():
+        return str(example.label).strip()
+    raise UserError(
+        f"{example.place}: {example.label!r} is no label; a class is a word or a whole number (of a row without one the "
+        "column is empty in parquet and null in jsonl)"
+    )
+
+
+def _number(example: Example) -> float:
+    if example.label is None:
+        return math.nan
+    try:
+        number = float(example.label)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{example.place}: the label {example.label!r} is no number; mend the row")
+    return number
+
+
+def _texts(examples: list[Example], vocabulary: Vocabulary, length: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Tokenise one or two texts each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP] cut longest first, and where b begins."""
+    texts: list[list[str]] = [text_of(example) for example in examples]
+    flat: Any = iter(vocabulary.encode([text for pair in texts for text in pair]))
+    for pair in texts:
+        first, *more = (next(flat) for _ in pair)
+        parts = [first, *more]
+        over = sum(map(len, parts)) + 1 + len(parts) - length
+        for _ in range(max(over, 0)):
+            longest = max(range(len(parts)), key=lambda n: len(parts[n]))
+            parts[longest] = parts[longest][:-1]
+        ids = [np.array([vocabulary.cls])]
+        for part in parts:
+            ids += [part, np.array([vocabulary.sep])]
+        yield np.concatenate(ids).astype(np.int32), len(parts[0]) + 2 if more else 0

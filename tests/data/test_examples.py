@@ -1,0 +1,204 @@
+"""Labelled files become rows: what is in them, and what a mistake in them says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flaxdistill.data.buckets import Buckets
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.examples import prepare_examples
+from flaxdistill.data.rows import Order, rows
+from flaxdistill.data.sources import Source
+from flaxdistill.errors import UserError
+from flaxdistill.tasks.sequence import Classification, Regression
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
+CLS, SEP = 2, 3
+TRAIN = "sentence\tlabel\nw0 w1\tno\nw2\tyes\nw3 w4 w5\tno\n"
+DEV = "sentence\tlabel\nw6 w7\tyes\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (tmp_path / "train.tsv").write_text(TRAIN)
+    (tmp_path / "dev.tsv").write_text(DEV)
+    return tmp_path
+
+
+def corpus(folder, train=("train.tsv",), dev="dev.tsv", column="sentence", label="label", **settings):
+    def source(name):
+        return Source(path=str(folder / name), column=column, label=label, **settings)
+
+    return Corpus(
+        sources=tuple(map(source, train)),
+        held_out_sources=(source(dev),) if dev else (),
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+        held_out=0.3,
+    )
+
+
+def prepared(folder, task=None, **how):
+    task = task or Classification()
+    return prepare_examples(corpus(folder, **how), task.reading(), folder / "stores")
+
+
+def every_row(blocks):
+    order = Order((len(blocks),), (1.0,), seed=0, shuffle=False)
+    return rows((blocks,), order, np.arange(len(blocks)))
+
+
+def ids(*words):
+    return [WORDS.index(word) for word in words]
+
+
+def test_a_row_is_an_example(folder):
+    store = prepared(folder)
+    assert store.labels == ("no", "yes")
+    made = every_row(store.train[0])
+    assert made["labels"].tolist() == [[0], [1], [0]] and made["labels"].dtype == np.int32
+    assert made["input_ids"][0, :5].tolist() == [CLS, *ids("w0", "w1"), SEP, 0]
+    assert made["segment_ids"].sum(1).tolist() == [4, 3, 5]
+    assert made["positions"][2].tolist() == [0, 1, 2, 3, 4] + [0] * 11
+    assert not made["token_type_ids"].any()
+    assert every_row(store.held_out)["labels"].tolist() == [[1]]
+    assert prepared(folder).path == store.path
+    named = prepared(folder, Classification(labels=("yes", "no")))
+    assert named.path != store.path and every_row(named.train[0])["labels"].tolist() == [[1], [0], [1]]
+
+
+def test_pairs_have_two_types_and_are_cut_longest_first(folder):
+    rows_ = [("w0 w1", "w2", "a"), (" ".join(["w3"] * 20), "w4 w5", "b"), ("w1", " ".join(["w6"] * 30), "a")]
+    (folder / "pairs.jsonl").write_text(
+        "".join(json.dumps({"one": a, "two": b, "label": c}) + "\n" for a, b, c in rows_)
+    )
+    store = prepared(folder, train=("pairs.jsonl",), dev="pairs.jsonl", column="one", pair="two")
+    made = every_row(store.train[0])
+    assert made["input_ids"][0, :6].tolist() == [CLS, *ids("w0", "w1"), SEP, *ids("w2"), SEP]
+    assert made["token_type_ids"][0].tolist() == [0, 0, 0, 0, 1, 1] + [0] * 10
+    assert made["input_ids"][1].tolist() == [CLS, *ids("w3") * 11, SEP, *ids("w4", "w5"), SEP]
+    assert made["token_type_ids"][1].sum() == 3
+    assert made["input_ids"][2].tolist() == [CLS, *ids("w1"), SEP, *ids("w6") * 12, SEP]
+    assert store.manifest["train"][0]["cut"] == 2
+
+
+def test_rows_without_a_label_teach_too(folder):
+    text = '{"sentence": "w8", "label": "no"}\n{"sentence": "w9", "label": null}\n{"sentence": "w1", "label": "yes"}\n'
+    (folder / "some.jsonl").write_text(text)
+    store = prepared(folder, train=("some.jsonl",))
+    assert every_row(store.train[0])["labels"].tolist() == [[0], [-2], [1]]
+    (folder / "raw.txt").write_text("w10 w11\n\nw12\n")
+    both = Corpus(
+        sources=(*corpus(folder).sources, Source(path=str(folder / "raw.txt"), weight=0.5)),
+        held_out_sources=corpus(folder).held_out_sources,
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    store = prepare_examples(both, Classification().reading(), folder / "stores")
+    assert every_row(store.train[1])["labels"].tolist() == [[-2], [-2]]
+
+
+def test_numbers(folder):
+    (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2.5\nw1\t0\n")
+    store = prepared(folder, Regression(), train=("n.tsv",), dev="n.tsv")
+    made = every_row(store.train[0])["labels"]
+    assert made.dtype == np.float32 and made.tolist() == [[2.5], [0.0]] and store.labels == ("score",)
+
+
+def test_a_file_without_a_line_of_names(folder):
+    (folder / "bare.tsv").write_text("s1\t1\t*\tw0 w1\ns2\t0\t\tw2\n")
+    how = {"header": "source, label, mark, sentence"}
+    store = prepared(folder, train=("bare.tsv",), dev="bare.tsv", **how)
+    assert store.labels == ("0", "1") and every_row(store.train[0])["labels"].tolist() == [[1], [0]]
+
+
+def test_a_share_is_held_out_by_text(folder):
+    lines = "".join(f"w{i % 20} w{i // 20}\t{'ab'[i % 2]}\n" for i in range(200))
+    (folder / "many.tsv").write_text("sentence\tlabel\n" + lines)
+    store = prepared(folder, train=("many.tsv",), dev=None)
+    assert 30 < len(store.held_out) < 90 and len(store.held_out) + len(store.train[0]) == 200
+    seen = {tuple(row) for row in every_row(store.train[0])["input_ids"]}
+    assert not seen & {tuple(row) for row in every_row(store.held_out)["input_ids"]}
+
+
+MISTAKES = {
+    "unknown label": (TRAIN, DEV + "w1\tmaybe\n", r"dev\.tsv, line 3: the label 'maybe' is none of no, yes; mend"),
+    "ragged row": (TRAIN + "w1\n", DEV, r"train\.tsv, line 5: 1 fields but the header has 2"),
+    "no such column": (TRAIN.replace("label", "tag"), DEV, r"train\.tsv, line 1: no column 'label', only 'sentence', 'tag'"),
+    "one label": ("sentence\tlabel\nw0\tno\n", DEV, "hold the label no; a classifier needs two or more"),
+    "empty label": (TRAIN + "w1\t \n", DEV, r"train\.tsv, line 5: ' ' is no label"),
+    "empty split": (TRAIN, "sentence\tlabel\n", "no example is held out: name corpus.held_out_sources"),
+    "nothing to train on": ("sentence\tlabel\n", DEV, "the training rows hold the label none"),
+    "numbers as classes": (
+        "sentence\tlabel\n" + "".join(f"w0\t{i / 7}\n" for i in range(1500)),
+        DEV,
+        "hold 1,500 different labels, such as '0.0'; for numbers use the task Regression",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("train", "dev", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_names_file_and_line(folder, train, dev, message):
+    (folder / "train.tsv").write_text(train)
+    (folder / "dev.tsv").write_text(dev)
+    with pytest.raises(UserError, match=message):
+        prepared(folder)
+    assert not list((folder / "stores").iterdir())
+
+
+def test_other_mistakes(folder):
+    with pytest.raises(UserError, match=r"dev\.tsv, line 2: the label 'yes' is no number; mend the row"):
+        prepared(folder, Regression())
+    (folder / "none.jsonl").write_text('{"sentence": "w1", "label": null}\n')
+    with pytest.raises(UserError, match=r"none\.jsonl, line 1: the label is missing; evaluation needs one"):
+        prepared(folder, dev="none.jsonl")
+    (folder / "list.jsonl").write_text(
+        '{"sentence": ["w1"], "label": "no"}\n{"sentence": "w1", "label": "yes"}\n'
+    )
+    with pytest.raises(UserError, match=r"list\.jsonl, line 1: expected text but found list"):
+        prepared(folder, train=("list.jsonl",))
+    (folder / "plain.txt").write_text("w1\n")
+    with pytest.raises(UserError, match=r"plain\.txt is plain text, which has no column 'label'"):
+        prepared(folder, train=("plain.txt",), column="text")
+    with pytest.raises(UserError, match="name two classes or more, each of them once"):
+        Classification(labels=("yes", "yes"))
+
+
+def lengths_store(folder, lengths):
+    lines = "".join(f"{' '.join(['w1'] * (n - 2))}\t{'ab'[i % 2]}\n" for i, n in enumerate(lengths))
+    (folder / "l.tsv").write_text("sentence\tlabel\n" + lines)
+    source = Source(path=str(folder / "l.tsv"), column="sentence", label="label")
+    vocabulary = str(folder / "vocab.txt")
+    return prepare_examples(
+        Corpus(sources=(source,), held_out_sources=(source,), tokenizer=vocabulary, length=64),
+        Classification().reading(),
+        folder / "stores",
+    )
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_every_row_comes_once_an_epoch_in_a_batch_that_holds_it(folder, size):
+    lengths = np.random.default_rng(0).integers(3, 65, 50)
+    store = lengths_store(folder, lengths)
+    buckets = Buckets(store.train, Order((50,), (1.0,), seed=3), size)
+    assert buckets.epoch_length == -(-50 // size)
+    epochs = []
+    for epoch in range(2):
+        numbers = range(epoch * buckets.epoch_length, (epoch + 1) * buckets.epoch_length)
+        batches = [buckets(number) for number in numbers]
+        seen = np.concatenate([index for index, _ in batches])
+        assert sorted(seen[seen >= 0]) == list(range(epoch * 50, epoch * 50 + 50))
+        assert np.count_nonzero(seen < 0) == buckets.epoch_length * size - 50
+        assert sum((index < 0).any() for index, _ in batches) <= 1
+        for index, length in batches:
+            made = rows(store.train, buckets.order, index, length=length)
+            assert made["input_ids"].shape == (size, length) and (made["weight"] == (index >= 0)).all()
+            whole = rows(store.train, buckets.order, index)
+            assert (whole["segment_ids"].sum(1) == made["segment_ids"].sum(1)).all(), "nothing is cut off"
+        epochs.append([length for _, length in batches])
+        assert np.mean(epochs[-1]) < 64
+    assert size == 1 or epochs[0] != epochs[1], "each epoch has an order of its own"
+    again = Buckets(store.train, Order((50,), (1.0,), seed=3), size)
+    assert all((again(n)[0] == buckets(n)[0]).all() for n in range(2 * buckets.epoch_length))

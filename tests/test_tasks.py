@@ -1,0 +1,204 @@
+"""Labelled tasks as a user runs them: a teacher, a student of it, the same alone, and what transformers says of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from test_cli import compiled, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
+
+from flaxdistill import hub
+
+GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "dull")
+CONFIG = """
+from dataclasses import replace
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.vocab import MaskedLM
+from flaxdistill.optim import AdamW
+from flaxdistill.student import Start
+from flaxdistill.tasks.sequence import Classification, Regression
+
+source = Source(path={train!r}, column="sentence", label="label")
+teacher = Experiment(
+    student=Student(start=Start(path={model!r}), dtype="float32", dropout=0.02, attention_dropout=0.02),
+    corpus=Corpus(sources=(source,), held_out_sources=(replace(source, path={dev!r}),), length=16),
+    task=Classification(),
+    losses={{"labels": Labels()}},
+    optim=AdamW(rate=1e-2, clip=1.0),
+    batch_size=16,
+    steps=80,
+    eval_batch_size=16,
+)
+student = replace(
+    teacher,
+    teacher=Teacher(path=Stage("teacher"), dtype="float32"),
+    student=replace(teacher.student, start=Start(path=Stage("teacher"))),
+    losses={{"labels": Labels(), "soft": SoftLabels(), "hidden": HiddenMSE()}},
+    steps=40,
+)
+control = replace(student, teacher=None, judge=Stage("teacher"), losses={{"labels": Labels()}})
+"""
+
+
+def sentences(seed: int, n: int) -> list[tuple[str, str]]:
+    draw = np.random.default_rng(seed)
+    made = []
+    for _ in range(n):
+        label = int(draw.integers(2))
+        filler = ["the", "cat", "dog", "a", "sees"]
+        words = [*draw.choice(filler, draw.integers(1, 9)), str(draw.choice((BAD, GOOD)[label]))]
+        made.append((" ".join(words), ("no", "yes")[label]))
+    return made
+
+
+def table(path, rows):
+    path.write_text("sentence\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    words = ("the", "cat", "dog", "a", "sees", *GOOD, *BAD)
+    model = write_model(folder / "model", words, num_layers=2)
+    train = table(folder / "train.tsv", sentences(0, 200))
+    dev = table(folder / "dev.tsv", sentences(1, 40))
+    (folder / "common.txt").write_text(CONFIG.format(model=str(model), train=str(train), dev=str(dev)))
+    return folder
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    def write(lines: str):
+        path = tmp_path / "mine.py"
+        path.write_text((folder / "common.txt").read_text() + lines + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def story(folder, compiled):  # noqa: F811
+    """The three stages, run once."""
+    path = folder / "story.py"
+    path.write_text(
+        (folder / "common.txt").read_text()
+        + 'config = {"teacher": teacher, "student": student, "control": control}\n'
+    )
+    out = succeed("distill", path, "--workdir", folder / "story")
+    assert out.count("read back bit-equal") == 3
+    return folder / "story"
+
+
+def test_a_teacher_learns_and_its_student_agrees(story):
+    (teacher,), (student,), (control,) = (
+        rows_of(story / n, "held_out") for n in ("teacher", "student", "control")
+    )
+    assert teacher["accuracy"] > 0.9 and "agreement" not in teacher
+    assert student["accuracy"] > 0.8 and student["agreement"] > 0.8
+    assert {"accuracy", "f1", "matthews", "agreement"} <= set(control)
+    terms = rows_of(story / "student")[-1]
+    assert {"labels", "kl", "hidden"} <= set(terms)
+    printed = succeed("eval", story / "student")
+    assert f"{student['accuracy']:.2%}" in printed and f"{student['agreement']:.2%}" in printed
+    assert f"{teacher['accuracy']:.2%}" in succeed("eval", story / "student", "--model", story / "teacher")
+    model = hub.read_model(str(story / "teacher" / "export"))
+    assert model.config.labels == ("no", "yes") and model.config.num_layers == 2
+    assert hub.read_model(str(story / "student" / "export")).config.num_layers == 1
+    assert "student 1" in succeed("eval", story / "student", "--layers")
+
+
+def test_stopped_and_lengthened_is_as_in_one_go(story, config, tmp_path):
+    """With an epoch that ends inside the run, and dropout."""
+    path = config(
+        'config = replace(teacher, log_every=1, optim=AdamW(rate=1e-2, warmup=0.0, decay="constant"))'
+    )
+    succeed("train", path, "--workdir", tmp_path / "two", "--steps", "7")
+    succeed("train", path, "--workdir", tmp_path / "two", "--steps", "20")
+    succeed("train", path, "--workdir", tmp_path / "one", "--steps", "20")
+    two, one = rows_of(tmp_path / "two"), rows_of(tmp_path / "one")
+    assert [row["step"] for row in two] == list(range(1, 21)) and two == one
+
+
+@pytest.mark.hf
+@pytest.mark.torch
+def test_transformers_says_the_same(story, folder):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    export = story / "student" / "export"
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    model = AutoModelForSequenceClassification.from_pretrained(export).eval()
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    rows = [line.split("\t") for line in (folder / "dev.tsv").read_text().splitlines()[1:]]
+    with torch.no_grad():
+        right = [classify(text)[0]["label"] == label for text, label in rows]
+    (held_out,) = rows_of(story / "student", "held_out")
+    assert np.mean(right) == pytest.approx(held_out["accuracy"], abs=1e-3)
+
+
+def test_numbers(folder, config, tmp_path):
+    rows = [(text, 1.5 if label == "yes" else -0.5) for text, label in sentences(2, 120)]
+    path = table(tmp_path / "n.tsv", rows)
+    out = succeed(
+        "train",
+        config(
+            f"source = replace(source, path={str(path)!r})\n"
+            "corpus = replace(teacher.corpus, sources=(source,), held_out_sources=(source,))\n"
+            "config = replace(teacher, corpus=corpus, task=Regression())"
+        ),
+        "--workdir",
+        tmp_path / "w",
+    )
+    (held_out,) = rows_of(tmp_path / "w", "held_out")
+    assert held_out["pearson"] > 0.8 and held_out["mse"] < 1.0 and "Pearson" in out
+    described = json.loads((tmp_path / "w" / "export" / "config.json").read_text())
+    assert described["problem_type"] == "regression" and len(described["id2label"]) == 1
+
+
+REFUSED = {
+    "words": (
+        'config = replace(teacher, losses={"labels": Labels(), "mlm": MaskedLM()})',
+        "losses.mlm is about words that a text hides, but the task, Classification",
+    ),
+    "answers": (
+        "from flaxdistill.tasks.mlm import MLM\nconfig = replace(teacher, task=MLM())",
+        "losses.labels is about answers of a labelled task, but the task, MLM",
+    ),
+    "no column": (
+        "source = replace(source, label=None)\n"
+        "config = replace(teacher, corpus=replace(teacher.corpus, sources=(source,)))",
+        "the task has labels, but no source has a column of them; name it in corpus.sources.0.label",
+    ),
+    "labels of the teacher": (
+        "config = replace(student, teacher=Teacher(path={teacher!r}), student=replace(student.student, "
+        'start=Start(path={teacher!r})), task=Classification(labels=("yes", "no")))',
+        "chooses between no, yes and the data between yes, no",
+    ),
+    "a teacher without the head": (
+        "config = replace(student, teacher=Teacher(path={model!r}))\n"
+        "config = replace(config, student=replace(config.student, start=Start(path={model!r})))",
+        "has no sequence head; choose a ...ForSequenceClassification checkpoint of it",
+    ),
+    "offline": (
+        "config = replace(student, teacher=Teacher(path={teacher!r}, offline=8), student=replace(student.student, "
+        "start=Start(path={teacher!r})))",
+        "teacher.offline keeps words of a text, and the task has other answers; set it to 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("lines", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_run_is_refused(story, folder, config, tmp_path, lines, message):
+    named = {"{teacher!r}": repr(str(story / "teacher")), "{model!r}": repr(str(folder / "model"))}
+    for name, value in named.items():
+        lines = lines.replace(name, value)
+    verb = "distill" if "student" in lines else "train"
+    assert message in refused(verb, config(lines), "--workdir", tmp_path / "w")
+    assert not (tmp_path / "w" / "experiment.json").exists()
