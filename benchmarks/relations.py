@@ -1,8 +1,8 @@
 """What relations between tokens cost to hold: ``python benchmarks/relations.py``.
 
 The step of ``configs/tinybert_general.py`` and of ``configs/minilm_v2.py`` on rows of 512 tokens, one device, float32,
-compiled from shapes alone: temporaries by the package, which holds no scores [T, T], beside the same step by plain formulas and
-autodiff, and beside the step with neither. Everything else is alike.
+compiled from shapes alone: temporaries by the package, which holds no scores [T, T], beside the same step by the plain
+formulas and autodiff, and beside a step that compares no relations at all. Everything else is alike.
 """
 
 from __future__ import annotations
