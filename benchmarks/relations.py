@@ -1,8 +1,8 @@
 """What relations between tokens cost to hold: ``python benchmarks/relations.py``.
 
 The step of ``configs/tinybert_general.py`` and of ``configs/minilm_v2.py`` on rows of 512 tokens, one device, float32,
-compiled from shapes alone: temporaries by the package, which holds no scores [T, T], beside the same step by the plain
-formulas and autodiff, and beside a step that compares no relations at all. Everything else is alike.
+compiled from shapes alone: temporaries by the package, which holds no scores [T, T] of two models and their difference,
+beside the same step by the plain formulas and autodiff. Everything else is alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import train_step
 from flaxdistill import configuration, sharding
 from flaxdistill.losses import relation
 from flaxdistill.losses.base import Loss
-from flaxdistill.losses.hidden import HiddenMSE
 
 RECIPES = ("tinybert_general", "minilm_v2")
 ROWS, LENGTH = 8, 512
@@ -59,7 +58,7 @@ def temporaries(case: train_step.Case, losses: dict[str, Loss]) -> float:
 
 
 def measure() -> Iterator[bench.Row]:
-    """Compile each recipe three times: one row each."""
+    """Compile each recipe twice: one row each."""
     for name in RECIPES:
         config = configuration.load(configuration.find(name))
         sizes = {
@@ -73,13 +72,10 @@ def measure() -> Iterator[bench.Row]:
         ours = temporaries(case, config.losses)
         with mock.patch.multiple(relation, relation_kl=plain_kl, score_mse=plain_mse):
             plain = temporaries(case, config.losses)
-        # Hidden states alone: what the models, and not the relations, have to hold.
-        without = temporaries(case, {"hidden": HiddenMSE(layers="-1:-1", project="shared")})
         yield {
             "name": f"{name}, {ROWS} x {LENGTH}",
             "ours_gib": ours,
             "plain_gib": plain,
-            "without_gib": without,
         }
 
 
@@ -88,7 +84,7 @@ def main() -> None:
     where = bench.surroundings()
     print(bench.describe(where), flush=True)
     rows = list(measure())
-    bars = ("ours_gib", "plain_gib", "without_gib")
+    bars = ("ours_gib", "plain_gib")
     bench.show("temporaries of a step", rows, {"name": ""} | dict.fromkeys(bars, ".2f"))
     bench.keep(options, rows, where, bars=bars)
 

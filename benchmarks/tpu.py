@@ -61,11 +61,11 @@ def main() -> None:
     options = parser.parse_args()
     where = bench.surroundings()
     print(bench.describe(where), flush=True)
-    rows = [
-        measure(name, fsdp, accumulate)
-        for name in TOPOLOGIES
-        for fsdp, accumulate in ((1, 1), (4, 1), (1, 2))
-    ]
+    rows = []
+    for name in TOPOLOGIES:
+        for fsdp, accumulate in ((1, 1), (4, 1), (1, 2)):
+            rows.append(measure(name, fsdp, accumulate))
+            print(rows[-1], flush=True)  # a compilation takes minutes
     columns = {
         "name": "", "chips": "d", "hbm_gib": ".2f", "temp_gib": ".2f", "flop_ratio": ".3f",
         "vocabulary_rows": ",d", "chunk_rows": ",d", "collectives_mib": ",.0f", "collectives_in_loops_mib": ",.1f",
