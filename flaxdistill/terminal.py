@@ -23,6 +23,8 @@ COLUMNS = {
     "mlm": ("MLM loss", lambda x: f"{x:.4f}"),
     "accuracy": ("acc", lambda x: f"{x:.2%}"),
     "f1": ("F1", lambda x: f"{x:.2%}"),
+    "precision": ("precision", lambda x: f"{x:.2%}"),
+    "recall": ("recall", lambda x: f"{x:.2%}"),
     "matthews": ("Matthews", lambda x: f"{x:.4f}"),
     "pearson": ("Pearson", lambda x: f"{x:.4f}"),
     "spearman": ("Spearman", lambda x: f"{x:.4f}"),

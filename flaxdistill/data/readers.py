@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import itertools
 import json
 import tempfile
 import zlib
@@ -86,11 +87,10 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
-    """Split at blank lines; a document keeps its own line breaks."""
+    """Split at blank lines; a document keeps its own line breaks. With two columns, a word and its tag stand on a line."""
     if len(columns) > 1:
-        raise UserError(
-            f"{path} is plain text, which has no column {columns[1]!r}; write labelled rows as tsv, csv, jsonl or parquet"
-        )
+        yield from _read_tagged(file, path, columns)
+        return
     document: list[str] = []
     start = 1
     for number, line in _lines(file, path):
@@ -102,6 +102,34 @@ def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> 
             document = []
     if document:
         yield f"{path}, line {start}", ("".join(document).rstrip("\n"),)
+
+
+def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Record]:
+    """Split at blank lines: of each sentence its words and their tags, in columns that are numbered (as in CoNLL files)."""
+    try:
+        at = [int(column) for column in columns]
+    except ValueError:
+        raise UserError(
+            f"{path} is plain text, whose columns have numbers and no names: set source.column to 0 and source.label to -1 "
+            "for lines of a word and its tag, or write labelled rows as tsv, csv, jsonl or parquet"
+        ) from None
+    lines: list[list[str]] = []
+    start = 1
+    for number, line in itertools.chain(_lines(file, path), [(0, "")]):
+        fields = line.split()
+        if fields[:1] == ["-DOCSTART-"]:
+            fields = []
+        if fields:
+            if not all(-len(fields) <= n < len(fields) for n in at) or len(fields) < 2:
+                raise UserError(
+                    f"{path}, line {number}: {len(fields)} fields, of which {columns[0]} and {columns[1]} are asked for; "
+                    "give every line a word and its tag"
+                )
+            start = start if lines else number
+            lines.append(fields)
+        elif lines:
+            yield f"{path}, line {start}", tuple([fields[n] for fields in lines] for n in at)
+            lines = []
 
 
 def _read_jsonl(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:

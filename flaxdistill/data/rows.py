@@ -167,6 +167,8 @@ def rows(
     labels = np.zeros((len(index), 0), np.int32)
     if blocks[0].labels is not None:
         labels = _read(blocks, "labels", source, block)
+        if length and labels.shape[1] == blocks[0].ids.shape[1]:  # one for each token
+            labels = labels[:, :length]
         labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
         second = _read(blocks, "second", source, block).astype(np.int32)[:, None]
         types[(segments > 0) & (second > 0) & (positions >= second)] = 1

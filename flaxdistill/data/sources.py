@@ -220,6 +220,9 @@ def _read_dataset(dataset, name: str, columns: Columns, start: int) -> Iterator[
 
 def _named(feature: Any, values: list) -> list:
     """Turn the numbers of classes into their names, -1 (the Hub's way to hide a label) into none."""
+    inner: Any = getattr(feature, "feature", None)
+    if hasattr(inner, "int2str"):  # a list of classes, such as the tags of words
+        return [None if value is None else inner.int2str(value) for value in values]
     if not hasattr(feature, "int2str"):
         return values
     return [None if value is None or value < 0 else feature.int2str(value) for value in values]

@@ -44,5 +44,7 @@ class Labelled(Task):
         """Tell how examples become rows, a ``data.examples.Reading``."""
 
     @abc.abstractmethod
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
-        """Score the answers of each row, [N, C], against its labels, [N]."""
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...]
+    ) -> dict[str, float]:
+        """Score the answers of each row, [N, C], against its labels, [N]; ``names`` are the classes'."""

@@ -72,7 +72,9 @@ class Classification(Labelled):
 
         return Reading({"task": "classes", "labels": list(self.labels)}, settle, rows)
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...]
+    ) -> dict[str, float]:
         return metrics.classes(np.concatenate(logits).argmax(-1), np.concatenate(labels))
 
 
@@ -91,7 +93,9 @@ class Regression(Labelled):
 
         return Reading({"task": "number"}, lambda examples: ["score"], rows)
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, float]:
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...]
+    ) -> dict[str, float]:
         return metrics.numbers(np.concatenate(logits)[:, 0], np.concatenate(labels))
 
 

@@ -160,7 +160,7 @@ def test_other_mistakes(folder):
     with pytest.raises(UserError, match=r"list\.jsonl, line 1: expected text but found list"):
         prepared(folder, train=("list.jsonl",))
     (folder / "plain.txt").write_text("w1\n")
-    with pytest.raises(UserError, match=r"plain\.txt is plain text, which has no column 'label'"):
+    with pytest.raises(UserError, match=r"plain\.txt is plain text, whose columns have numbers and no names"):
         prepared(folder, train=("plain.txt",), column="text")
     with pytest.raises(UserError, match="name two classes or more, each of them once"):
         Classification(labels=("yes", "yes"))

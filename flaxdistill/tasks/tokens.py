@@ -1,0 +1,135 @@
+"""A tag for every word: entities, parts of speech."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+
+from flaxdistill import metrics
+from flaxdistill.data.examples import Labelled as Row
+from flaxdistill.data.examples import Reading
+from flaxdistill.data.sources import Example
+from flaxdistill.data.tokenizer import Vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.tasks.base import Labelled
+
+NOT_ASKED, UNKNOWN = -1, -2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tagging(Labelled):
+    """Choose a tag for each word, asked at the first of its tokens (Devlin et al., 2019).
+
+    Sources hold a list of words and a list of their tags, or are plain text with a word and its tag on a line and a blank
+    line between sentences (``column`` 0, ``label`` -1). ``scheme`` bio scores whole entities by F1 and refuses an inside
+    tag that follows no other tag of its entity; ``plain`` scores tags by themselves. ``labels``: the tags in the order of
+    their logits; empty: all that the training rows hold, sorted, O first. A sentence too long for a row goes on in the
+    next.
+    """
+
+    head = "tokens"
+
+    scheme: Literal["bio", "plain"] = "bio"
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise UserError(
+                f"task.labels is {', '.join(self.labels)}; name two tags or more, each of them once"
+            )
+
+    def reading(self) -> Reading:
+        def settle(examples: Iterator[Example]) -> list[str]:
+            found = {tag for example in examples for tag in self._tags(example, _words(example))}
+            if self.labels:
+                return list(self.labels)
+            if len(found) < 2:
+                raise UserError(
+                    f"the training rows hold the tag {', '.join(sorted(found)) or 'none'}; there is nothing to choose "
+                    "between: name the column of the tags in source.label"
+                )
+            return sorted(found, key=lambda tag: (tag != "O", tag))
+
+        def rows(
+            examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
+        ) -> Iterable[Row]:
+            known = {name: number for number, name in enumerate(labels)}
+            sentences = [_words(example) for example in examples]
+            pieces = iter(vocabulary.encode([word for words in sentences for word in words]))
+            for example, words in zip(examples, sentences, strict=True):
+                tags = self._tags(example, words)
+                ids: list[int] = []
+                asked: list[int] = []
+                for n in range(len(words)):
+                    # A word of characters that the vocabulary leaves out is asked about all the same.
+                    piece = next(pieces)[: length - 2]
+                    piece = piece if len(piece) else np.array([vocabulary.unk], np.int32)
+                    label = known.get(tags[n], UNKNOWN) if tags else UNKNOWN
+                    if tags and label == UNKNOWN:
+                        raise UserError(
+                            f"{example.place}, word {n + 1} {words[n]!r}: the tag {tags[n]!r} is none of "
+                            f"{', '.join(labels)}; mend it, or name all tags in task.labels"
+                        )
+                    if len(ids) + len(piece) > length - 2:
+                        yield _row(ids, asked, vocabulary, length)
+                        ids, asked = [], []
+                    ids += piece.tolist()
+                    asked += [label] + [NOT_ASKED] * (len(piece) - 1)
+                yield _row(ids, asked, vocabulary, length)
+
+        meaning = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
+        return Reading(meaning, settle, rows)
+
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...]
+    ) -> dict[str, float]:
+        said = [row.argmax(-1)[asked >= 0] for row, asked in zip(logits, labels, strict=True)]
+        right = [asked[asked >= 0] for asked in labels]
+        if self.scheme == "plain":
+            return metrics.classes(np.concatenate(said), np.concatenate(right))
+        return metrics.entities(*([[names[n] for n in row] for row in rows] for rows in (said, right)))
+
+    def _tags(self, example: Example, words: list[str]) -> list[str]:
+        """Give a sentence's tags, [] if it has none; raises UserError for a wrong number of them and a broken entity."""
+        if example.label is None:
+            return []
+        tags = example.label
+        if not (isinstance(tags, list) and all(isinstance(tag, str) and tag for tag in tags)):
+            raise UserError(
+                f"{example.place}: expected a list of tags but found {tags!r:.80}; name their column in source.label"
+            )
+        if len(tags) != len(words):
+            raise UserError(f"{example.place}: {len(words)} words and {len(tags)} tags; give every word one")
+        if self.scheme == "bio":
+            for n, tag in enumerate(tags):
+                kind = tag[2:]
+                if tag != "O" and not (tag[:2] in ("B-", "I-") and kind):
+                    raise UserError(
+                        f"{example.place}, word {n + 1} {words[n]!r}: the tag {tag!r} is neither O nor B-... nor I-...; "
+                        "mend it, or set task.scheme to plain"
+                    )
+                before = tags[n - 1] if n else "O"
+                if tag[:2] == "I-" and before not in ("B-" + kind, "I-" + kind):
+                    raise UserError(
+                        f"{example.place}, word {n + 1} {words[n]!r}: the tag {tag} follows {before if n else 'nothing'}, "
+                        f"but an entity begins with B-{kind}; convert the file to BIO (IOB2), or set task.scheme to plain"
+                    )
+        return tags
+
+
+def _words(example: Example) -> list[str]:
+    words = example.text
+    if not (isinstance(words, list) and words and all(isinstance(word, str) and word for word in words)):
+        raise UserError(
+            f"{example.place}: expected a list of words but found {words!r:.80}; name their column in source.column"
+        )
+    return words
+
+
+def _row(ids: list[int], asked: list[int], vocabulary: Vocabulary, length: int) -> Row:
+    labels = np.full(length, NOT_ASKED, np.int16)
+    labels[1 : len(asked) + 1] = asked
+    return Row(np.array([vocabulary.cls, *ids, vocabulary.sep], np.int32), 0, labels)

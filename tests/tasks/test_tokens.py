@@ -1,0 +1,134 @@
+"""Tags of words: rows, broken entities, and figures that are seqeval's."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.examples import prepare_examples
+from flaxdistill.data.rows import Order, rows
+from flaxdistill.data.sources import Source
+from flaxdistill.errors import UserError
+from flaxdistill.tasks.tokens import Tagging
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(10)), "##a", "##b"]
+TRAIN = "-DOCSTART- O\n\nw0 B-PER\nw1ab I-PER\nw2 O\n\nw3 B-LOC\n☃ O\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (tmp_path / "train.txt").write_text(TRAIN)
+    return tmp_path
+
+
+def prepared(folder, task=None, name="train.txt", column="0", label="-1", dev=None):
+    source = Source(path=str(folder / name), column=column, label=label)
+    held_out = dataclasses.replace(source, path=str(folder / (dev or name)))
+    corpus = Corpus(
+        sources=(source,), held_out_sources=(held_out,), tokenizer=str(folder / "vocab.txt"), length=16
+    )
+    return prepare_examples(corpus, (task or Tagging()).reading(), folder / "stores")
+
+
+def every_row(blocks, length=0):
+    order = Order((len(blocks),), (1.0,), seed=0, shuffle=False)
+    return rows((blocks,), order, np.arange(len(blocks)), length=length)
+
+
+def test_a_word_is_asked_about_at_its_first_token(folder):
+    store = prepared(folder)
+    assert store.labels == ("O", "B-LOC", "B-PER", "I-PER")
+    made = every_row(store.train[0], length=8)
+    w = {word: n for n, word in enumerate(WORDS)}
+    assert made["input_ids"].tolist() == [
+        [2, w["w0"], w["w1"], w["##a"], w["##b"], w["w2"], 3, 0],
+        [2, w["w3"], w["[UNK]"], 3, 0, 0, 0, 0],
+    ]
+    assert made["labels"].tolist() == [[-1, 2, 3, -1, -1, 0, -1, -1], [-1, 1, 0, -1, -1, -1, -1, -1]]
+
+
+def test_a_long_sentence_goes_on_in_the_next_row(folder):
+    (folder / "long.txt").write_text("".join(f"w{i % 10} O\n" for i in range(33)) + "w1ab B-X\n")
+    store = prepared(folder, name="long.txt")
+    made = every_row(store.train[0])
+    assert made["labels"].shape == (3, 16)
+    assert [(row >= 0).sum() for row in made["labels"]] == [14, 14, 6]
+    assert made["segment_ids"].sum(1).tolist() == [16, 16, 10]
+
+
+def test_lists_of_words_and_rows_without_tags(folder):
+    lines = [{"words": ["w0", "w1"], "tags": ["O", "B-X"]}, {"words": ["w2"], "tags": None}]
+    (folder / "l.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "dev.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    store = prepared(folder, name="l.jsonl", column="words", label="tags", dev="dev.jsonl")
+    assert every_row(store.train[0], length=5)["labels"].tolist() == [
+        [-1, 0, 1, -1, -1],
+        [-1, -2, -1, -1, -1],
+    ]
+
+
+MISTAKES = {
+    "inside first": ("w0 O\nw1 I-X\n", r"line 1, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
+    "inside another": ("w0 B-Y\nw1 I-X\n", r"word 2 'w1': the tag I-X follows B-Y"),
+    "first of all": ("\n\nw0 I-X\n", r"line 3, word 1 'w0': the tag I-X follows nothing"),
+    "other scheme": ("w0 S-X\nw1 O\n", r"the tag 'S-X' is neither O nor B-\.\.\. nor I-\.\.\.; mend it, or set"),
+    "ragged": ("w0 O\nw1\n", r"train\.txt, line 2: 1 fields, of which 0 and -1 are asked for"),
+    "one tag": ("w0 O\n", "the training rows hold the tag O; there is nothing to choose between"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_names_the_word(folder, text, message):
+    (folder / "train.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        prepared(folder)
+
+
+def test_other_mistakes(folder):
+    (folder / "dev.txt").write_text("w0 B-ORG\n")
+    with pytest.raises(
+        UserError, match=r"dev\.txt, line 1, word 1 'w0': the tag 'B-ORG' is none of O, B-LOC"
+    ):
+        prepared(folder, dev="dev.txt")
+    with pytest.raises(UserError, match="whose columns have numbers and no names"):
+        prepared(folder, column="word")
+    for line, said in (
+        ({"words": "w0", "tags": ["O"]}, "expected a list of words but found 'w0'"),
+        ({"words": ["w0"], "tags": "O"}, "expected a list of tags but found 'O'"),
+        ({"words": ["w0", "w1"], "tags": ["O"]}, "2 words and 1 tags; give every word one"),
+    ):
+        (folder / "bad.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(UserError, match=said):
+            prepared(folder, name="bad.jsonl", column="words", label="tags")
+    prepared(folder, Tagging(scheme="plain", labels=("O", "B-PER", "I-PER", "B-LOC")))
+
+
+def test_figures():
+    names = ("O", "B-X", "I-X", "B-Y")
+    gold = [np.array([-1, 1, 2, -1, 0, -1]), np.array([-1, 3, 0, 1, -1])]
+    said = [np.array([0, 1, 2, 3, 0, 0]), np.array([0, 0, 0, 1, 0])]
+    logits = [np.eye(4)[row] for row in said]
+    scores = Tagging().score(logits, gold, names)
+    # Of 3 entities 2 are found, and nothing else.
+    assert scores["precision"] == 1.0 and scores["recall"] == pytest.approx(2 / 3)
+    assert scores["f1"] == pytest.approx(0.8) and scores["accuracy"] == pytest.approx(5 / 6)
+    assert scores["f1_X"] == 1.0 and scores["f1_Y"] == 0.0
+    assert Tagging(scheme="plain").score(logits, gold, names)["accuracy"] == pytest.approx(5 / 6)
+
+
+def test_conll(shared, tmp_path):
+    source = Source(path=str(shared / "data/conll2003/test.txt"), column="0", label="-1")
+    corpus = Corpus(
+        sources=(source,),
+        held_out_sources=(source,),
+        tokenizer=str(shared / "tokenizers/bert-base-uncased"),
+        length=128,
+    )
+    store = prepare_examples(corpus, Tagging().reading(), tmp_path)
+    labels = every_row(store.held_out)["labels"]
+    assert np.count_nonzero(labels >= 0) == 46_435 and len(store.labels) == 9
+    begins = [n for n, name in enumerate(store.labels) if name.startswith("B-")]
+    assert np.isin(labels, begins).sum() == 5_648
