@@ -30,7 +30,7 @@ from flaxdistill.feed import abstract_batch
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab
-from flaxdistill.models.encoder import make_apply, shapes_of
+from flaxdistill.models.encoder import make_apply, shapes_of, untied
 from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.optim import AdamW
 from flaxdistill.tasks.mlm import MLM
@@ -59,7 +59,8 @@ def compile_step(
     dtype: DType = "float32",
 ) -> Any:
     """Compile a step of a case on a mesh, nothing allocated; with the triple loss if no others are given."""
-    student, teacher = make_apply(case.student, dtype), make_apply(case.teacher, dtype)
+    stepped, view = untied(case.student) if accumulate > 1 else (case.student, lambda params: params)
+    student, teacher = make_apply(stepped, dtype), make_apply(case.teacher, dtype)
     losses = losses or {"vocab": Vocab(tokens=case.tokens, chunk=chunk), "cosine": Cosine()}
     tx = AdamW(rate=RATE, clip=CLIP).build(1000)
     step = make_step(
@@ -69,11 +70,12 @@ def compile_step(
         losses,
         tx,
         accumulate,
+        view,
     )
     row = abstract_batch(case.length)
     said = [
         jax.eval_shape(lambda p, b, apply=apply: apply(p, b, None), shapes_of(config), row)
-        for apply, config in ((student, case.student), (teacher, case.teacher))
+        for apply, config in ((student, stepped), (teacher, case.teacher))
     ]
     own = {
         name: jax.eval_shape(lambda loss=loss: loss.init(jax.random.key(0), said[0], (said[1],)))

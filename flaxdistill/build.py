@@ -29,7 +29,7 @@ from flaxdistill.fit import (
 from flaxdistill.hub import Model
 from flaxdistill.judging import freeze, make_judge
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply, make_init, shapes_of
+from flaxdistill.models.encoder import make_apply, make_init, shapes_of, untied
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Params
 from flaxdistill.student import start_from
@@ -77,10 +77,11 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
     # Even numbers for masks, odd ones for dropout: the two must never share a key.
     prepare_batch = e.task.make_prepare(vocabulary, store.counts, 2 * e.seed)
-    encode = make_apply(config, e.student.dtype, e.student.attention, remat=e.student.remat)
+    stepped, view = untied(config) if e.accumulate > 1 else (config, lambda params: params)
+    encode = make_apply(stepped, e.student.dtype, e.student.attention, remat=e.student.remat)
     drops = config.dropout > 0 or config.attention_dropout > 0
     tx = e.optim.build(e.steps)
-    losses_params = _init_losses(e, encode, teacher_applies, config, teacher_params, store)
+    losses_params = _init_losses(e, config, teacher_applies, teacher_params, store)
 
     copied = start if e.student.start.layers != "random" else None
 
@@ -129,6 +130,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         e.losses,
         tx,
         e.accumulate,
+        view,
     )
     inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
     lock = workdir.claim(path, e, family, config, inputs, vocabulary)
@@ -216,9 +218,10 @@ def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.W
 
 
 def _init_losses(
-    e: Experiment, encode: Any, teachers: tuple[Apply, ...], config: EncoderConfig, params: Any, store: Store
+    e: Experiment, config: EncoderConfig, teachers: tuple[Apply, ...], params: Any, store: Store
 ) -> Params:
     batch = feed.abstract_batch(store.length)
+    encode = make_apply(config, e.student.dtype)
     student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
     outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(e.seed), 1), len(e.losses))

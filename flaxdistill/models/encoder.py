@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,23 @@ class Encoder(nn.Module):
 def shapes_of(config: EncoderConfig) -> Params:
     """Give the parameters of ``config`` as ``ShapeDtypeStruct`` leaves, without making any."""
     return jax.eval_shape(make_init(config), jax.random.key(0))
+
+
+def untied(config: EncoderConfig) -> tuple[EncoderConfig, Callable[[Params], Params]]:
+    """Give the config of a student whose head has a table of its own, and the linear map that fills it from the tied one.
+
+    For accumulation on many devices: XLA moves the all-reduce of a gradient out of a loop that adds it up, but not the
+    sum of two, and a tied table has two, as embeddings and as head.
+    """
+
+    def view(params: Params) -> Params:
+        student = params["student"]
+        head = student["mlm"] | {"decoder": student["embeddings"]["word"]}
+        return params | {"student": student | {"mlm": head}}
+
+    if config.head != "mlm" or not config.tied_head:
+        return config, lambda params: params
+    return dataclasses.replace(config, tied_head=False), view
 
 
 Apply = Callable[[Params, Batch, jax.Array | None], Outputs]

@@ -26,12 +26,14 @@ def make_step(
     losses: Mapping[str, Loss],
     tx: optax.GradientTransformation,
     accumulate: int = 1,
+    view: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[TrainState, tuple[Params, ...], Batch], tuple[TrainState, Metrics]]:
     """Make ``step(state, teacher_params, batch) -> (state, metrics)``, pure and ready for ``jit``.
 
     Means are exact whatever the split: every term's count is taken over the whole global batch before the first
     forward pass, so that gradients of micro-batches simply add up, in float32. Metrics are one Mean per term, the
-    ``loss`` (sum of weight x mean), the ``grad_norm`` before clipping and the number of real ``tokens``.
+    ``loss`` (sum of weight x mean), the ``grad_norm`` before clipping and the number of real ``tokens``. ``view`` is a
+    linear map from the parameters to those that the student takes: gradients add up there, and are pulled back once.
     """
 
     def objective(params: Params, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array):
@@ -50,23 +52,23 @@ def make_step(
         counts = count_terms(losses, batch)
         weights = functools.reduce(dict.__or__, (loss.weights(state.step) for loss in losses.values()))
         scale = {term: weights[term] / jnp.maximum(counts[term], 1.0) for term in counts}
+        params, pull = jax.vjp(view, state.params)
 
         def add_micro_batch(sums: Any, micro: Batch) -> tuple[Any, None]:
             teachers = tuple(
                 apply(p, micro) for apply, p in zip(teacher_applies, teacher_params, strict=True)
             )
             teachers = jax.lax.stop_gradient(teachers)
-            gradient = jax.grad(objective, has_aux=True)(state.params, teachers, micro, scale, state.step)
+            gradient = jax.grad(objective, has_aux=True)(params, teachers, micro, scale, state.step)
             return jax.tree.map(jnp.add, sums, gradient), None
 
-        zeros = jax.tree.map(
-            jnp.zeros_like, (state.params, {term: jnp.zeros((), jnp.float32) for term in counts})
-        )
+        zeros = jax.tree.map(jnp.zeros_like, (params, {term: jnp.zeros((), jnp.float32) for term in counts}))
         if accumulate == 1:
             (gradient, totals), _ = add_micro_batch(zeros, batch)
         else:
             (gradient, totals), _ = jax.lax.scan(add_micro_batch, zeros, micro_batches(batch, accumulate))
 
+        (gradient,) = pull(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         metrics = {term: Mean(totals[term], counts[term]) for term in counts}
         metrics["loss"] = Mean(sum(scale[t] * totals[t] for t in counts), jnp.ones(()))

@@ -13,7 +13,7 @@ from tiny import batch_of, tiny_config
 from flaxdistill import sharding, tree
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import MaskedLM, Vocab
-from flaxdistill.models.encoder import make_apply, make_init
+from flaxdistill.models.encoder import make_apply, make_init, untied
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
@@ -34,7 +34,8 @@ def run(
 ):
     """Take SGD steps and return parameters and the last metrics as numpy; with SGD, equal gradients are equal steps."""
     mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
-    apply, teacher = make_apply(STUDENT, jnp.float32), make_apply(TEACHER, jnp.float32)
+    stepped, view = untied(STUDENT) if accumulate > 1 else (STUDENT, lambda params: params)  # as a run does
+    apply, teacher = make_apply(stepped, jnp.float32), make_apply(TEACHER, jnp.float32)
     prepare = MLM().make_masks(
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
     )
@@ -47,6 +48,7 @@ def run(
         losses,
         tx,
         accumulate,
+        view,
     )
     params = {
         "student": jax.jit(make_init(STUDENT))(jax.random.key(0)),
