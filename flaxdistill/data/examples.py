@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.pack import id_dtype
-from flaxdistill.data.prepare import Report, stored
+from flaxdistill.data.prepare import Report, closing, stored
 from flaxdistill.data.sources import Example, Shard, Source
 from flaxdistill.data.split import document_hash
 from flaxdistill.data.store import FORMAT, Store
@@ -129,20 +128,7 @@ def _write(
             f"{source.path}: {written['rows']} rows, {written['cut']} of them cut at {corpus.length} tokens"
         )
         sources.append({"path": source.path} | written)
-    with ArrayFile(folder / "counts.npy", (), counts.dtype) as counts_file:
-        counts_file.append(counts)
-    tokens, real = (sum(e[key] for e in (evaluation, *sources)) for key in ("tokens", "real_tokens"))
-    return {
-        "tokens": tokens,
-        "real_tokens": real,
-        "padding": 1 - real / tokens,
-        "tokenizer": {"digest": vocabulary.digest, "size": vocabulary.size},
-        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "tokenizers", "pyarrow")},
-        "labels": labels,
-        "held_out": evaluation,
-        "train": sources,
-        "counts": counts_file.entry(),
-    }
+    return {"labels": labels} | closing(folder, vocabulary, counts, evaluation, sources)
 
 
 def _is_held_out(example: Example, share: float) -> bool:

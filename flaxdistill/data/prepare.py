@@ -181,6 +181,17 @@ def _write_blocks(
         counts += writer.counts
         sources.append({"path": source.path, **total, **writer.entries(), "shards": entries})
 
+    return closing(folder, vocabulary, counts, evaluation, sources)
+
+
+def closing(
+    folder: Path,
+    vocabulary: Vocabulary,
+    counts: np.ndarray,
+    evaluation: dict[str, Any],
+    sources: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write the words' occurrences in training rows, and return what a manifest says of a store as a whole."""
     with ArrayFile(folder / "counts.npy", (), counts.dtype) as counts_file:
         counts_file.append(counts)
     tokens, real_tokens = (sum(e[key] for e in (evaluation, *sources)) for key in ("tokens", "real_tokens"))

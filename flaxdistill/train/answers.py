@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 
-from flaxdistill.errors import UserError, out_of_memory
+from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch, Params
+from flaxdistill.train.evaluate import no_room
 from flaxdistill.train.step import Apply
 
 Predict = Callable[[Params, Batch], jax.Array]
@@ -41,12 +42,7 @@ def collect(
             said = [predict(p, batch) for predict, p in zip(predicts, params, strict=True)]
             found.append(jax.device_get((batch.example_id, batch.weight, batch.labels, said)))
     except jax.errors.JaxRuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        size = batch.weight.shape[0]
-        raise UserError(
-            f"the device is out of memory while evaluating {size} rows at a time; try --eval-batch-size {max(size // 2, 1)}"
-        ) from None
+        raise no_room(error, batch.weight.shape[0]) from None
     rows = sorted(
         (int(ids[r]), labels[r], [logits[r] for logits in said])
         for ids, weight, labels, said in found

@@ -56,9 +56,13 @@ def run(
             sums = jax.tree.map(jnp.add, sums, metrics) if sums else metrics
         return {term: float(mean.value()) for term, mean in jax.device_get(sums).items()}
     except jax.errors.JaxRuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        size = batch.weight.shape[0]
-        raise UserError(
-            f"the device is out of memory while evaluating {size} rows at a time; try --eval-batch-size {max(size // 2, 1)}"
-        ) from None
+        raise no_room(error, batch.weight.shape[0]) from None
+
+
+def no_room(error: jax.errors.JaxRuntimeError, rows: int) -> UserError:
+    """Say that so many rows do not fit the memory of a device; an error of another kind is raised as it is."""
+    if not out_of_memory(error):
+        raise error
+    return UserError(
+        f"the device is out of memory while evaluating {rows} rows at a time; try --eval-batch-size {max(rows // 2, 1)}"
+    )
