@@ -57,7 +57,7 @@ def make_judge(
             batches = feed.bucketed(store.held_out, e.eval_batch_size, mesh)
             said, labels = answers.collect(predict, (params["student"], *others), batches)
             compared = answers.agreement(said[0], said[1:], labels) if others else {}
-            return task.score(said[0], labels, store.labels) | compared
+            return task.score(said[0], labels, store) | compared
 
         return score
 

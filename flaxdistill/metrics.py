@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import string
 import warnings
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -49,3 +52,33 @@ def numbers(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
             "spearman": float(spearmanr(predicted, labels).statistic),
             "mse": float(np.mean(np.square(predicted - labels))),
         }
+
+
+def spans(predicted: dict[str, str], answers: dict[str, list[str]]) -> dict[str, float]:
+    """Score answers by question id as SQuAD's own scripts do: exact match and F1 of words, in [0, 1].
+
+    ``answers`` lists what is right for each question, [] where there is no answer ('' is then right; SQuAD 2). A question
+    without a prediction counts 0. Follows evaluate-v1.1.py and evaluate-v2.0.py (Rajpurkar et al., 2016 and 2018).
+    """
+    exact = overlap = 0.0
+    for name, right in answers.items():
+        said = predicted.get(name)
+        if said is None:
+            continue
+        references = [_plain(text) for text in right] or [""]
+        exact += max(_plain(said) == reference for reference in references)
+        overlap += max(_word_f1(_plain(said).split(), reference.split()) for reference in references)
+    return {"f1": overlap / len(answers), "exact": exact / len(answers)}
+
+
+def _plain(text: str) -> str:
+    """Lower a text and leave out punctuation and articles."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def _word_f1(said: list[str], right: list[str]) -> float:
+    if not said or not right:
+        return float(said == right)
+    common = sum((Counter(said) & Counter(right)).values())
+    return 2 * common / (len(said) + len(right))

@@ -22,6 +22,7 @@ COLUMNS = {
     "parameters": ("params", lambda n: f"{n / 1e6:.2f}M"),
     "mlm": ("MLM loss", lambda x: f"{x:.4f}"),
     "accuracy": ("acc", lambda x: f"{x:.2%}"),
+    "exact": ("EM", lambda x: f"{x:.2%}"),
     "f1": ("F1", lambda x: f"{x:.2%}"),
     "precision": ("precision", lambda x: f"{x:.2%}"),
     "recall": ("recall", lambda x: f"{x:.2%}"),

@@ -162,6 +162,48 @@ def test_numbers(folder, config, tmp_path):
     assert described["problem_type"] == "regression" and len(described["id2label"]) == 1
 
 
+@pytest.mark.parametrize("kind", ["tags", "spans"])
+def test_other_heads_learn_from_a_teacher_too(folder, config, tmp_path, kind):
+    """Both are trained, distilled and exported; what they must know is where `good` stands."""
+    draw = np.random.default_rng(0)
+    texts = [list(draw.choice(("the", "cat", "dog", "a"), 6)) for _ in range(60)]
+    for words in texts:
+        words[int(draw.integers(6))] = "good"
+    if kind == "tags":
+        path = tmp_path / "rows.txt"
+        lines = ["".join(f"{w} {'B-X' if w == 'good' else 'O'}\n" for w in words) for words in texts]
+        path.write_text("\n".join(lines))
+        columns, task = 'column="0", label="-1"', "Tagging()"
+    else:
+        path = tmp_path / "rows.jsonl"
+        rows = [
+            {
+                "question": "the",
+                "context": (text := " ".join(words)),
+                "answers": [{"text": "good", "answer_start": text.find("good")}],
+            }
+            for words in texts
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        columns, task = 'column="question", pair="context", label="answers"', "Answering(stride=2)"
+    both = config(
+        "from flaxdistill.tasks.span import Answering\nfrom flaxdistill.tasks.tokens import Tagging\n"
+        f"source = Source(path={str(path)!r}, {columns})\n"
+        "corpus = replace(teacher.corpus, sources=(source,), held_out_sources=(source,))\n"
+        f"teacher = replace(teacher, corpus=corpus, task={task}, steps=60)\n"
+        f"student = replace(student, corpus=corpus, task={task}, steps=30)\n"
+        'config = {"teacher": teacher, "student": student}'
+    )
+    out = succeed("distill", both, "--workdir", tmp_path / "w")
+    assert out.count("read back bit-equal") == 2
+    (taught,), (learnt,) = (rows_of(tmp_path / "w" / n, "held_out") for n in ("teacher", "student"))
+    assert taught["f1"] > 0.8 and learnt["f1"] > 0.5 and learnt["agreement"] > 0.8
+    architecture = json.loads((tmp_path / "w" / "student" / "export" / "config.json").read_text())
+    assert architecture["architectures"] == [
+        {"tags": "BertForTokenClassification", "spans": "BertForQuestionAnswering"}[kind]
+    ]
+
+
 REFUSED = {
     "words": (
         'config = replace(teacher, losses={"labels": Labels(), "mlm": MaskedLM()})',

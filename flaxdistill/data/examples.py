@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,16 +30,23 @@ class Labelled(NamedTuple):
     ids: np.ndarray  # int [n], special tokens too
     second: int  # where the second text begins; 0 without one
     labels: np.ndarray  # [K], K the same for all rows
+    beside: Mapping[
+        str, np.ndarray
+    ] = {}  # what else the task must know of it, arrays of one shape for all rows
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Name all that stands beside the tokens."""
+        return {"second": np.array(self.second, np.uint16), "labels": self.labels, **self.beside}
 
 
 class Reading(NamedTuple):
     """How a task turns examples into rows."""
 
     meaning: dict[str, Any]  # JSON: all that changes the rows
-    settle: Callable[
-        [Iterator[Example]], list[str]
-    ]  # the names of the labels, in order, from the training examples
-    rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[Labelled]]
+    # The names of the labels, in order, from the training examples.
+    settle: Callable[[Iterator[Example]], list[str]]
+    rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[list[Labelled]]]  # of each example
+    keep: Callable[[Example], Any] | None = None  # JSON of a held-out example, for scoring
 
 
 def prepare_examples(
@@ -97,22 +105,34 @@ def _write(
     report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
     counts = np.zeros(vocabulary.size, np.int64)
 
-    def rows(name: str, found: Iterator[Example], *, labelled: bool) -> dict[str, Any]:
-        def checked() -> Iterator[Example]:
-            for example in found:
-                if labelled and example.label is None:
-                    raise UserError(
-                        f"{example.place}: the label is missing; evaluation needs one for every row"
-                    )
-                yield example
+    def rows(name: str, found: Iterator[Example], *, held_out: bool) -> dict[str, Any]:
+        kept: list[str] = []
 
-        left = checked()
-        pieces = iter(lambda: list(itertools.islice(left, PIECE)), [])
-        made = (row for piece in pieces for row in reading.rows(piece, labels, vocabulary, corpus.length))
-        return _write_rows(folder, name, made, vocabulary, corpus.length, counts)
+        def made() -> Iterator[Labelled]:
+            number = 0
+            while piece := list(itertools.islice(found, PIECE)):
+                for example in piece if held_out else ():
+                    if example.label is None:
+                        raise UserError(
+                            f"{example.place}: the label is missing; evaluation needs one for every row"
+                        )
+                    if reading.keep:
+                        kept.append(json.dumps(reading.keep(example)))
+                for windows in reading.rows(piece, labels, vocabulary, corpus.length):
+                    whose = {"example": np.array(number, np.int32)} if reading.keep else {}
+                    yield from (row._replace(beside={**row.beside, **whose}) for row in windows)
+                    number += 1
+
+        written = _write_rows(folder, name, made(), vocabulary, corpus.length, counts)
+        if kept:
+            path = folder / f"{name}-examples.jsonl"
+            with writing(path):
+                path.write_text("\n".join(kept) + "\n")
+            written["examples"] = {"file": path.name, "bytes": path.stat().st_size}
+        return written
 
     pool = held_out or [shard for shards in train for shard in shards]
-    evaluation = rows("held_out", examples(pool, out=None if held_out else True), labelled=True)
+    evaluation = rows("held_out", examples(pool, out=None if held_out else True), held_out=True)
     if not evaluation["rows"]:
         raise UserError(
             "no example is held out: name corpus.held_out_sources, add rows or raise corpus.held_out "
@@ -121,11 +141,11 @@ def _write(
     counts[:] = 0
     sources = []
     for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=True)):
-        written = rows(f"train-{number}", examples(shards, out=part), labelled=False)
+        written = rows(f"train-{number}", examples(shards, out=part), held_out=False)
         if not written["rows"]:
             raise UserError(f"source {source.path} holds no row to train on; add rows or leave it out")
         report(
-            f"{source.path}: {written['rows']} rows, {written['cut']} of them cut at {corpus.length} tokens"
+            f"{source.path}: {written['rows']} rows, {written['cut']} of them full with {corpus.length} tokens"
         )
         sources.append({"path": source.path} | written)
     return {"labels": labels} | closing(folder, vocabulary, counts, evaluation, sources)
@@ -151,26 +171,27 @@ def _write_rows(
 
         ids = file("", (length,), id_dtype(vocabulary.size))
         segments = file("-segments", (length,), np.uint8)
-        second = file("-second", (), np.uint16)
-        labels = file("-labels", first.labels.shape, first.labels.dtype)
+        others = {array: file(f"-{array}", x.shape, x.dtype) for array, x in first.arrays().items()}
         for row in itertools.chain([first], rows):
             n = len(row.ids)
             line = np.full((1, length), vocabulary.pad, ids.dtype)
             line[0, :n] = row.ids
             ids.append(line)
             segments.append((np.arange(length) < n)[None].astype(np.uint8))
-            second.append(np.array([row.second], np.uint16))
-            labels.append(row.labels[None])
+            for array, x in row.arrays().items():
+                others[array].append(x[None])
             counts += np.bincount(row.ids, minlength=len(counts))
             real += n
             cut += n == length
-    entries = {"ids": ids, "segments": segments, "second": second, "labels": labels}
     return {
         "rows": ids.rows,
         "tokens": ids.rows * length,
         "real_tokens": real,
         "cut": cut,
-    } | {key: file.entry() for key, file in entries.items()}
+        "ids": ids.entry(),
+        "segments": segments.entry(),
+        "beside": {name: file.entry() for name, file in others.items()},
+    }
 
 
 def text_of(example: Example) -> list[str]:

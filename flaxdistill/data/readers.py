@@ -1,5 +1,6 @@
 """Readers of file formats: each yields (place, values of the columns asked for)."""
 
+import contextlib
 import csv
 import gzip
 import itertools
@@ -151,6 +152,35 @@ def _read_jsonl(file: BinaryIO, path: Path, columns: Columns, header: Columns) -
         yield place, tuple(row[column] for column in columns)
 
 
+def _read_json(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
+    """Read SQuAD's own layout, one object that holds ``data``, or else one object on each line."""
+    try:
+        whole = json.loads(file.readline())
+    except (ValueError, RecursionError):
+        whole = None
+        if file.tell() < 8:  # a brace alone on its line: one object over many lines, or nothing of ours
+            file.seek(0)
+            with contextlib.suppress(ValueError, RecursionError):
+                whole = json.loads(file.read())
+    if not (isinstance(whole, dict) and isinstance(whole.get("data"), list)):
+        file.seek(0)
+        yield from _read_jsonl(file, path, columns, header)
+        return
+    try:
+        for article in whole["data"]:
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    row = {name: asked[name] for name in ("id", "question", "answers")}
+                    row["context"] = paragraph["context"]
+                    check_columns(columns, list(row), str(path))
+                    yield f"{path}, question {row['id']}", tuple(row[column] for column in columns)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} begins like a file of SQuAD's layout, but misses {error}; it holds data, paragraphs, qas, and of each "
+            "question id, question and answers"
+        ) from None
+
+
 def _read_csv(file: BinaryIO, path: Path, columns: Columns, header: Columns, **dialect) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_FIELD)
     rows = csv.reader((line for _, line in _lines(file, path)), strict=True, **dialect)
@@ -217,7 +247,7 @@ def check_columns(columns: Columns, present: list[str], place: str) -> None:
 READERS: dict[str, Callable[[Any, Path, Columns, Columns], Iterator[Record]]] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
-    ".json": _read_jsonl,
+    ".json": _read_json,
     ".csv": _read_csv,
     # A TSV field cannot hold a tab or a line break, so a quotation mark in it is only a quotation mark.
     ".tsv": partial(_read_csv, delimiter="\t", quoting=csv.QUOTE_NONE),

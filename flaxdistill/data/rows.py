@@ -160,17 +160,19 @@ def rows(
             f"block {example_id.max()} does not fit into an int32 example_id (at most {np.iinfo(np.int32).max}): "
             "split the corpus into several stores"
         )
-    ids, segments = (_read(blocks, name, source, block) for name in ("ids", "segments"))
+    ids, segments = (
+        _read(arrays, source, block) for arrays in ([b.ids for b in blocks], [b.segments for b in blocks])
+    )
     if length:
         ids, segments = ids[:, :length], segments[:, :length]
     positions, types = _positions(segments), np.zeros(ids.shape, np.int32)
     labels = np.zeros((len(index), 0), np.int32)
-    if blocks[0].labels is not None:
-        labels = _read(blocks, "labels", source, block)
+    if blocks[0].beside:
+        labels = _read([b.beside["labels"] for b in blocks], source, block)
         if length and labels.shape[1] == blocks[0].ids.shape[1]:  # one for each token
             labels = labels[:, :length]
         labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
-        second = _read(blocks, "second", source, block).astype(np.int32)[:, None]
+        second = _read([b.beside["second"] for b in blocks], source, block).astype(np.int32)[:, None]
         types[(segments > 0) & (second > 0) & (positions >= second)] = 1
     return {
         "input_ids": ids.astype(np.int32),
@@ -184,8 +186,7 @@ def rows(
     }
 
 
-def _read(blocks: tuple[Blocks, ...], name: str, source: np.ndarray, block: np.ndarray) -> np.ndarray:
-    arrays: list[np.ndarray] = [getattr(b, name) for b in blocks]
+def _read(arrays: list[np.ndarray], source: np.ndarray, block: np.ndarray) -> np.ndarray:
     if len(arrays) == 1:
         return arrays[0].take(block, axis=0)
     out = np.empty((len(block), *arrays[0].shape[1:]), arrays[0].dtype)

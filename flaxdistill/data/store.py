@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ class Blocks:
     ids: np.ndarray  # [rows, T] uint16 or uint32
     segments: np.ndarray  # [rows, T] uint8 or uint16
     first_id: int  # global id of the first block; ids are unique in the whole store
-    labels: np.ndarray | None = None  # of labelled rows: [rows, K]
-    second: np.ndarray | None = None  # of labelled rows: where the second text begins, 0 without one: [rows]
+    # Of labelled rows: `labels` [rows, K], `second` [rows], where the second text begins (0 without one), and what else
+    # their task has to know of a row.
+    beside: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,6 +52,22 @@ class Store:
     def labels(self) -> tuple[str, ...]:
         """Names of the classes of labelled rows, in order; () of text."""
         return tuple(self.manifest.get("labels", ()))
+
+    def examples(self) -> list[Any]:
+        """Read what was kept of each held-out example; [] where nothing is."""
+        entry = self.manifest["held_out"].get("examples")
+        if entry is None:
+            return []
+        path = self.path / entry["file"]
+        try:
+            text = path.read_bytes()
+            if len(text) == entry["bytes"]:
+                return [json.loads(line) for line in text.splitlines()]
+        except (OSError, ValueError):
+            pass
+        raise UserError(
+            f"{path} is not the file of {entry['bytes']} bytes that its manifest names: {REBUILD}"
+        )
 
     def vocabulary(self) -> Vocabulary:
         """Load the vocabulary that the blocks are written in."""
@@ -82,8 +99,8 @@ def open_store(path: str | os.PathLike) -> Store:
         blocks, first_id = [], 0
         for entry in (manifest["held_out"], *manifest["train"]):
             ids, segments = _mapped(path, entry["ids"]), _mapped(path, entry["segments"])
-            beside = {name: _mapped(path, entry[name]) for name in ("labels", "second") if name in entry}
-            blocks.append(Blocks(ids=ids, segments=segments, first_id=first_id, **beside))
+            beside = {name: _mapped(path, e) for name, e in entry.get("beside", {}).items()}
+            blocks.append(Blocks(ids=ids, segments=segments, first_id=first_id, beside=beside))
             first_id += len(ids)
         _mapped(path, manifest["counts"])
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -56,6 +56,17 @@ class Vocabulary:
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [plain[np.array(encoding.ids, dtype=np.int32)] for encoding in encodings]
 
+    def encode_places(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Do what ``encode`` does, and tell where each token stands: first character and the one after, int32 [n, 2]."""
+        self.tokenizer.encode_special_tokens = True
+        plain = np.arange(self.size, dtype=np.int32)
+        plain[list(self.special_ids)] = self.unk
+        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (plain[np.array(e.ids, dtype=np.int32)], np.array(e.offsets, np.int32).reshape(-1, 2))
+            for e in encodings
+        ]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Turn token ids into text; special tokens stay visible."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.pytrees import Batch
 
@@ -44,7 +45,5 @@ class Labelled(Task):
         """Tell how examples become rows, a ``data.examples.Reading``."""
 
     @abc.abstractmethod
-    def score(
-        self, logits: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...]
-    ) -> dict[str, float]:
-        """Score the answers of each row, [N, C], against its labels, [N]; ``names`` are the classes'."""
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
+        """Score the answers of each held-out row of a store, [N, C], against its labels, [N]."""

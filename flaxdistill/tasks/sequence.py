@@ -13,6 +13,7 @@ from flaxdistill import metrics
 from flaxdistill.data.examples import Labelled as Row
 from flaxdistill.data.examples import Reading, text_of
 from flaxdistill.data.sources import Example
+from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.base import Labelled
@@ -57,7 +58,7 @@ class Classification(Labelled):
 
         def rows(
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
-        ) -> Iterable[Row]:
+        ) -> Iterable[list[Row]]:
             known = {name: number for number, name in enumerate(labels)}
             for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
                 label = UNKNOWN
@@ -68,13 +69,11 @@ class Classification(Labelled):
                             f"{example.place}: the label {_name(example)!r} is none of {', '.join(labels)}; mend the "
                             "row, or name all labels in task.labels"
                         )
-                yield Row(ids, second, np.array([label], np.int32))
+                yield [Row(ids, second, np.array([label], np.int32))]
 
         return Reading({"task": "classes", "labels": list(self.labels)}, settle, rows)
 
-    def score(
-        self, logits: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...]
-    ) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
         return metrics.classes(np.concatenate(logits).argmax(-1), np.concatenate(labels))
 
 
@@ -87,15 +86,13 @@ class Regression(Labelled):
     def reading(self) -> Reading:
         def rows(
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
-        ) -> Iterable[Row]:
+        ) -> Iterable[list[Row]]:
             for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
-                yield Row(ids, second, np.array([_number(example)], np.float32))
+                yield [Row(ids, second, np.array([_number(example)], np.float32))]
 
         return Reading({"task": "number"}, lambda examples: ["score"], rows)
 
-    def score(
-        self, logits: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...]
-    ) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
         return metrics.numbers(np.concatenate(logits)[:, 0], np.concatenate(labels))
 
 

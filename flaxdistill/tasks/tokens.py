@@ -12,6 +12,7 @@ from flaxdistill import metrics
 from flaxdistill.data.examples import Labelled as Row
 from flaxdistill.data.examples import Reading
 from flaxdistill.data.sources import Example
+from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.base import Labelled
@@ -55,12 +56,13 @@ class Tagging(Labelled):
 
         def rows(
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
-        ) -> Iterable[Row]:
+        ) -> Iterable[list[Row]]:
             known = {name: number for number, name in enumerate(labels)}
             sentences = [_words(example) for example in examples]
             pieces = iter(vocabulary.encode([word for words in sentences for word in words]))
             for example, words in zip(examples, sentences, strict=True):
                 tags = self._tags(example, words)
+                made: list[Row] = []
                 ids: list[int] = []
                 asked: list[int] = []
                 for n in range(len(words)):
@@ -74,23 +76,21 @@ class Tagging(Labelled):
                             f"{', '.join(labels)}; mend it, or name all tags in task.labels"
                         )
                     if len(ids) + len(piece) > length - 2:
-                        yield _row(ids, asked, vocabulary, length)
+                        made.append(_row(ids, asked, vocabulary, length))
                         ids, asked = [], []
                     ids += piece.tolist()
                     asked += [label] + [NOT_ASKED] * (len(piece) - 1)
-                yield _row(ids, asked, vocabulary, length)
+                yield [*made, _row(ids, asked, vocabulary, length)]
 
         meaning = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
         return Reading(meaning, settle, rows)
 
-    def score(
-        self, logits: list[np.ndarray], labels: list[np.ndarray], names: tuple[str, ...]
-    ) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
         said = [row.argmax(-1)[asked >= 0] for row, asked in zip(logits, labels, strict=True)]
         right = [asked[asked >= 0] for asked in labels]
         if self.scheme == "plain":
             return metrics.classes(np.concatenate(said), np.concatenate(right))
-        return metrics.entities(*([[names[n] for n in row] for row in rows] for rows in (said, right)))
+        return metrics.entities(*([[store.labels[n] for n in row] for row in rows] for rows in (said, right)))
 
     def _tags(self, example: Example, words: list[str]) -> list[str]:
         """Give a sentence's tags, [] if it has none; raises UserError for a wrong number of them and a broken entity."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_other_mistakes(folder):
 
 
 def test_figures():
-    names = ("O", "B-X", "I-X", "B-Y")
+    names = types.SimpleNamespace(labels=("O", "B-X", "I-X", "B-Y"))
     gold = [np.array([-1, 1, 2, -1, 0, -1]), np.array([-1, 3, 0, 1, -1])]
     said = [np.array([0, 1, 2, 3, 0, 0]), np.array([0, 0, 0, 1, 0])]
     logits = [np.eye(4)[row] for row in said]

@@ -1,0 +1,181 @@
+"""Answers that stand in a text: SQuAD 1.1 and 2, by sliding windows and the n best spans."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from flaxdistill import metrics
+from flaxdistill.data.examples import Labelled as Row
+from flaxdistill.data.examples import Reading
+from flaxdistill.data.sources import Example
+from flaxdistill.data.store import Blocks, Store
+from flaxdistill.data.tokenizer import Vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.tasks.base import Labelled
+
+NOWHERE, UNKNOWN = 0, -2
+"""The place of an answer that is not in a window, [CLS], and of one that nobody has given."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answering(Labelled):
+    """Find the answer to a question in a text, by where it begins and ends (Devlin et al., 2019).
+
+    Sources name the question (``column``), the text (``pair``) and the answers (``label``), as in ``datasets``' squad or in
+    files of SQuAD's own layout, where these are question, context and answers. A text too long for a row is cut into
+    windows that share ``stride`` tokens. Of the ``n_best`` beginnings and ends of each window the likeliest pair of at
+    most ``longest`` tokens is the answer. ``unanswerable``: a question may have none (SQuAD 2), which is the answer where
+    [CLS] is likelier than any span.
+    """
+
+    head = "span"
+
+    stride: int = 128
+    longest_question: int = 64
+    n_best: int = 20
+    longest: int = 30
+    unanswerable: bool = False
+
+    def __post_init__(self):
+        for name in ("longest_question", "n_best", "longest"):
+            if getattr(self, name) < 1:
+                raise UserError(f"task.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.stride < 0:
+            raise UserError(f"task.stride is {self.stride}; it is a number of tokens, such as 128, or 0")
+
+    def reading(self) -> Reading:
+        def rows(
+            examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
+        ) -> Iterable[list[Row]]:
+            for example in examples:
+                _text(example, "question", example.text)
+                _text(example, "text", example.pair)
+            questions = vocabulary.encode([example.text for example in examples])
+            contexts = vocabulary.encode_places([example.pair for example in examples])
+            for example, question, (ids, places) in zip(examples, questions, contexts, strict=True):
+                yield self._windows(example, question, ids, places, vocabulary, length)
+
+        def keep(example: Example) -> Any:
+            return {"text": example.pair, "answers": [text for text, _ in _answers(example) or []]}
+
+        meaning = {"task": "span", "stride": self.stride, "longest_question": self.longest_question}
+        return Reading(meaning | {"unanswerable": self.unanswerable}, lambda examples: [], rows, keep)
+
+    def _windows(
+        self,
+        example: Example,
+        question: np.ndarray,
+        ids: np.ndarray,
+        places: np.ndarray,
+        vocabulary: Vocabulary,
+        length: int,
+    ) -> list[Row]:
+        question = question[: self.longest_question]
+        room = length - len(question) - 3
+        if room <= self.stride:
+            raise UserError(
+                f"{example.place}: a question of {len(question)} tokens leaves {room} of corpus.length {length} for the "
+                f"text, of which windows share {self.stride}; raise corpus.length or lower task.stride"
+            )
+        span = self._span(example, places)
+        begin = np.array([vocabulary.cls, *question, vocabulary.sep])
+        made = []
+        for first in range(0, max(len(ids) - self.stride, 1), room - self.stride):
+            window, second = ids[first : first + room], len(begin)
+            labels = np.full(2, NOWHERE if span is not None else UNKNOWN, np.int32)
+            if span and first <= span[0] and span[1] < first + len(window):
+                labels[:] = np.array(span) - first + second
+            beside = np.zeros((length, 2), np.int32)
+            beside[second : second + len(window)] = places[first : first + room]
+            row = np.concatenate([begin, window, [vocabulary.sep]]).astype(np.int32)
+            made.append(Row(row, second, labels, {"places": beside}))
+        return made
+
+    def _span(self, example: Example, places: np.ndarray) -> tuple[int, int] | tuple[()] | None:
+        """Find the tokens of the first answer; () where there is none in the text, None where nobody has given one."""
+        answers = _answers(example)
+        if answers is None:
+            return None
+        if not answers and not self.unanswerable:
+            raise UserError(
+                f"{example.place}: no answer is given; leave the question out, or set task.unanswerable"
+            )
+        for text, start in answers:
+            if not text or example.pair[start : start + len(text)] != text:
+                found = example.pair[max(start, 0) : start + len(text)]
+                raise UserError(
+                    f"{example.place}: the answer {text!r:.60} does not stand at {start}, where the text has {found!r:.60}; "
+                    "mend answer_start"
+                )
+        if not answers or not len(places):
+            return ()
+        text, start = answers[0]
+        inside = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < start + len(text)))
+        return (int(inside[0]), int(inside[-1])) if len(inside) else ()
+
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
+        examples = store.examples()
+        predicted = {str(n): text for n, text in self.answers(logits, store.held_out, examples).items()}
+        return metrics.spans(predicted, {str(n): example["answers"] for n, example in enumerate(examples)})
+
+    def answers(
+        self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
+    ) -> dict[int, str]:
+        """Choose each example's answer from the logits [2, T] of its windows: text by number of the example."""
+        best: dict[int, tuple[float, str]] = {}
+        nothing: dict[int, float] = {}
+        for row, (start, end) in enumerate(logits):
+            example, second = (int(rows.beside[name][row]) for name in ("example", "second"))
+            last = int(np.count_nonzero(rows.segments[row])) - 1  # the closing [SEP]
+            score, text = self._best(
+                start[second:last],
+                end[second:last],
+                rows.beside["places"][row, second:last],
+                examples[example]["text"],
+            )
+            if score > best.get(example, (-np.inf, ""))[0]:
+                best[example] = score, text
+            nothing[example] = min(nothing.get(example, np.inf), float(start[0] + end[0]))
+        if self.unanswerable:
+            return {n: "" if nothing[n] > best.get(n, (-np.inf, ""))[0] else best[n][1] for n in nothing}
+        return {n: best.get(n, (0.0, ""))[1] for n in nothing}
+
+    def _best(self, start: np.ndarray, end: np.ndarray, places: np.ndarray, text: str) -> tuple[float, str]:
+        starts, ends = (np.argsort(-side, kind="stable")[: self.n_best] for side in (start, end))
+        fits = (ends[None] >= starts[:, None]) & (ends[None] < starts[:, None] + self.longest)
+        scores = np.where(fits, start[starts][:, None] + end[ends][None], -np.inf)
+        if not fits.any():
+            return -np.inf, ""
+        i, j = np.unravel_index(scores.argmax(), scores.shape)
+        return float(scores[i, j]), text[places[starts[i], 0] : places[ends[j], 1]]
+
+
+def _text(example: Example, what: str, value: Any) -> None:
+    if not (isinstance(value, str) and value.strip()):
+        side = "column" if what == "question" else "pair"
+        raise UserError(
+            f"{example.place}: expected a {what} but found {value!r:.60}; name its column in source.{side}"
+        )
+
+
+def _answers(example: Example) -> list[tuple[str, int]] | None:
+    """Give texts and places of an example's answers; None where it has no answers at all, not even that there is none."""
+    given = example.label
+    if given is None:
+        return None
+    if isinstance(given, dict):  # as `datasets` has them
+        given = [
+            {"text": t, "answer_start": s}
+            for t, s in zip(given.get("text", []), given.get("answer_start", []), strict=False)
+        ]
+    try:
+        return [(str(answer["text"]), int(answer["answer_start"])) for answer in given]
+    except (TypeError, KeyError, ValueError):
+        raise UserError(
+            f"{example.place}: {given!r:.60} are no answers; write a list of text and answer_start, and name its column in "
+            "source.label"
+        ) from None

@@ -1,0 +1,175 @@
+"""Questions about a text: windows, places, the n best, and what a mistake in a file says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.examples import prepare_examples
+from flaxdistill.data.rows import Order, rows
+from flaxdistill.data.sources import Source
+from flaxdistill.errors import UserError
+from flaxdistill.models.heads import NO_ANSWER
+from flaxdistill.tasks.span import Answering
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(30)), "##a"]
+CLS, SEP = 2, 3
+TEXT = " ".join(f"w{i}" for i in range(25))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return tmp_path
+
+
+def squad(path, *asked, text=TEXT):
+    """Write (question, answer or None) in SQuAD's layout."""
+
+    def answers(answer):
+        return [] if answer is None else [{"text": answer, "answer_start": text.find(answer)}]
+
+    questions = [
+        {"id": f"q{n}", "question": question, "answers": answers(answer)}
+        for n, (question, answer) in enumerate(asked)
+    ]
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": text, "qas": questions}]}]}))
+
+
+def prepared(folder, task, name="q.json", length=24):
+    source = Source(path=str(folder / name), column="question", pair="context", label="answers")
+    corpus = Corpus(
+        sources=(source,), held_out_sources=(source,), tokenizer=str(folder / "vocab.txt"), length=length
+    )
+    return prepare_examples(corpus, task.reading(), folder / "stores")
+
+
+def every_row(blocks):
+    order = Order((len(blocks),), (1.0,), seed=0, shuffle=False)
+    return rows((blocks,), order, np.arange(len(blocks)))
+
+
+def certain(labels, length):
+    """The logits of a model that is sure of the given places."""
+    logits = np.full((2, length), -5.0)
+    logits[[0, 1], labels] = 5.0
+    return logits
+
+
+def test_windows_share_tokens_and_know_where_the_answer_is(folder):
+    squad(folder / "q.json", ("w1 w2", "w12 w13"))
+    store = prepared(folder, Answering(stride=4))
+    made = every_row(store.train[0])
+    # 24 - 2 - 3 = 19 tokens of the text a window, 4 of them again in the next.
+    assert made["segment_ids"].sum(1).tolist() == [24, 15]
+    assert made["input_ids"][0, :5].tolist() == [CLS, 6, 7, SEP, 5] and made["input_ids"][1, 4] == 5 + 15
+    assert made["token_type_ids"].sum(1).tolist() == [20, 11]
+    assert made["labels"].tolist() == [[4 + 12, 4 + 13], [0, 0]]
+    places = store.held_out.beside["places"]
+    assert TEXT[places[0, 16, 0] : places[0, 17, 1]] == "w12 w13"
+    assert store.held_out.beside["example"].tolist() == [0, 0]
+    assert store.examples() == [{"text": TEXT, "answers": ["w12 w13"]}]
+
+
+def test_the_best_span_of_all_windows_is_the_answer(folder):
+    squad(folder / "q.json", ("w1", "w20 w21"), ("w2", "w3"))
+    task = Answering(stride=4)
+    store = prepared(folder, task)
+    labels = list(every_row(store.held_out)["labels"])
+    logits = [certain(row, 24) for row in labels]
+    assert task.score(logits, labels, store) == {"f1": 1.0, "exact": 1.0}
+    # An end before its beginning, or too far behind it, is no answer, however likely.
+    wide = [row.copy() for row in logits]
+    wide[2][1, 5] = 9.0
+    short = Answering(stride=4, longest=1).answers(wide, store.held_out, store.examples())
+    assert short[1] == "w3" and " " not in short[0]
+    # Padding and the question are none either.
+    wide[2][:, :3] = 20.0
+    assert task.answers(wide, store.held_out, store.examples())[1].startswith("w3")
+    assert NO_ANSWER < -100
+
+
+def test_no_answer(folder):
+    squad(folder / "q.json", ("w1", "w20"), ("w2", None))
+    task = Answering(stride=4, unanswerable=True)
+    store = prepared(folder, task)
+    labels = list(every_row(store.held_out)["labels"])
+    assert labels[2].tolist() == [0, 0] and labels[3].tolist() == [0, 0]
+    logits = [certain(row, 24) for row in labels]
+    assert task.answers(logits, store.held_out, store.examples()) == {0: "w20", 1: ""}
+    assert task.score(logits, labels, store)["exact"] == 1.0
+    sure = Answering(stride=4).answers(logits, store.held_out, store.examples())
+    assert sure[1] != "", "who must answer does"
+
+
+def test_questions_without_an_answer_yet_teach_by_the_teacher(folder):
+    lines = [
+        {"question": "w1", "context": TEXT, "answers": {"text": ["w3"], "answer_start": [9]}},
+        {"question": "w2", "context": TEXT, "answers": None},
+    ]
+    (folder / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "dev.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    sources = [
+        Source(path=str(folder / name), column="question", pair="context", label="answers")
+        for name in ("q.jsonl", "dev.jsonl")
+    ]
+    corpus = Corpus(
+        sources=sources[:1],
+        held_out_sources=tuple(sources[1:]),
+        tokenizer=str(folder / "vocab.txt"),
+        length=64,
+    )
+    store = prepare_examples(corpus, Answering(stride=4).reading(), folder / "stores")
+    assert every_row(store.train[0])["labels"].tolist() == [[3 + 3, 3 + 3], [-2, -2]]
+
+
+MISTAKES = {
+    "elsewhere": ({"text": "w5", "answer_start": 1}, r"q0: the answer 'w5' does not stand at 1, where the text has '0 '"),
+    "behind the end": ({"text": "w5", "answer_start": 999}, r"does not stand at 999, where the text has ''"),
+    "no place": ({"text": "w5"}, r"q0: \[\{'text': 'w5'\}\] are no answers; write a list of text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_names_the_question(folder, answer, message):
+    squad(folder / "q.json", ("w1", "w2"))
+    data = json.loads((folder / "q.json").read_text())
+    data["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [answer]
+    (folder / "q.json").write_text(json.dumps(data, indent=1))  # over many lines, too
+    with pytest.raises(UserError, match=message):
+        prepared(folder, Answering(stride=4))
+
+
+def test_other_mistakes(folder):
+    squad(folder / "q.json", ("w1", None))
+    with pytest.raises(UserError, match="question q0: no answer is given; leave the question out, or set"):
+        prepared(folder, Answering(stride=4))
+    squad(folder / "q.json", ("w1", "w2"))
+    with pytest.raises(
+        UserError, match=r"leaves 20 of corpus\.length 24 for the text, of which windows share 20"
+    ):
+        prepared(folder, Answering(stride=20))
+    (folder / "q.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "x"}]}]}))
+    with pytest.raises(UserError, match=r"begins like a file of SQuAD's layout, but misses 'qas'"):
+        prepared(folder, Answering(stride=4))
+    with pytest.raises(UserError, match=r"task\.n_best is 0; it must be at least 1"):
+        Answering(n_best=0)
+
+
+def test_squad(shared, tmp_path):
+    """A model that is sure of the right tokens answers nearly every question of the dev set as its people did."""
+    path = str(shared / "data/squad/train-shifts-wiki.json")
+    source = Source(path=path, column="question", pair="context", label="answers")
+    corpus = Corpus(
+        sources=(source,),
+        held_out_sources=(source,),
+        tokenizer=str(shared / "tokenizers/bert-base-uncased"),
+        length=256,
+    )
+    task = Answering()
+    store = prepare_examples(corpus, task.reading(), tmp_path)
+    assert len(store.examples()) == 7_938 <= len(store.held_out)
+    labels = list(every_row(store.held_out)["labels"])
+    scores = task.score([certain(row, 256) for row in labels], labels, store)
+    assert scores["exact"] > 0.98 and scores["f1"] > 0.99
