@@ -24,7 +24,7 @@ from flaxdistill.errors import UserError
 PIECE = 1000  # examples that are tokenised at once
 
 
-class Labelled(NamedTuple):
+class Row(NamedTuple):
     """One row before it is padded."""
 
     ids: np.ndarray  # int [n], special tokens too
@@ -45,7 +45,7 @@ class Reading(NamedTuple):
     meaning: dict[str, Any]  # JSON: all that changes the rows
     # The names of the labels, in order, from the training examples.
     settle: Callable[[Iterator[Example]], list[str]]
-    rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[list[Labelled]]]  # of each example
+    rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[list[Row]]]  # of each example
     keep: Callable[[Example], Any] | None = None  # JSON of a held-out example, for scoring
 
 
@@ -102,13 +102,14 @@ def _write(
 
     part = None if held_out else False
     labels = reading.settle(e for shards in train for e in examples(shards, out=part) if e.label is not None)
-    report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
+    if labels:
+        report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
     counts = np.zeros(vocabulary.size, np.int64)
 
     def rows(name: str, found: Iterator[Example], *, held_out: bool) -> dict[str, Any]:
         kept: list[str] = []
 
-        def made() -> Iterator[Labelled]:
+        def made() -> Iterator[Row]:
             number = 0
             while piece := list(itertools.islice(found, PIECE)):
                 for example in piece if held_out else ():
@@ -152,11 +153,12 @@ def _write(
 
 
 def _is_held_out(example: Example, share: float) -> bool:
-    return document_hash(f"{example.text}\0{example.pair}") < share * 2**64
+    # What has no label cannot be judged by.
+    return example.label is not None and document_hash(f"{example.text}\0{example.pair}") < share * 2**64
 
 
 def _write_rows(
-    folder: Path, name: str, rows: Iterable[Labelled], vocabulary: Vocabulary, length: int, counts: np.ndarray
+    folder: Path, name: str, rows: Iterable[Row], vocabulary: Vocabulary, length: int, counts: np.ndarray
 ) -> dict[str, Any]:
     """Write rows into four files and say what the manifest needs to know of them."""
     rows = iter(rows)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.examples import Labelled as Row
-from flaxdistill.data.examples import Reading, text_of
+from flaxdistill.data.examples import Reading, Row, text_of
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary

@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.examples import Labelled as Row
-from flaxdistill.data.examples import Reading
+from flaxdistill.data.examples import Reading, Row
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary

@@ -117,7 +117,10 @@ def test_a_file_without_a_line_of_names(folder):
 def test_a_share_is_held_out_by_text(folder):
     lines = "".join(f"w{i % 20} w{i // 20}\t{'ab'[i % 2]}\n" for i in range(200))
     (folder / "many.tsv").write_text("sentence\tlabel\n" + lines)
-    store = prepared(folder, train=("many.tsv",), dev=None)
+    rest = "".join(json.dumps({"sentence": f"w{i % 20}", "label": None}) + "\n" for i in range(20))
+    (folder / "rest.jsonl").write_text(rest)
+    store = prepared(folder, train=("many.tsv", "rest.jsonl"), dev=None)
+    assert len(store.train[1]) == 20, "what has no label is never held out"
     assert 30 < len(store.held_out) < 90 and len(store.held_out) + len(store.train[0]) == 200
     seen = {tuple(row) for row in every_row(store.train[0])["input_ids"]}
     assert not seen & {tuple(row) for row in every_row(store.held_out)["input_ids"]}
