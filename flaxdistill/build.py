@@ -23,6 +23,7 @@ from flaxdistill.fit import (
     check_compared,
     check_kernels,
     check_losses,
+    check_pairs,
     check_vocabulary,
     student_config,
 )
@@ -72,6 +73,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         e.student, start or model, vocabulary.size, whole=whole, head=e.task.head, labels=store.labels
     )
     check_compared("the student", config, judges.values(), store.length)
+    check_pairs([config, *(judge.config for judge in judges.values())], store)
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())

@@ -8,6 +8,7 @@ from collections.abc import Collection
 import jax
 import numpy as np
 
+from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Student
@@ -16,6 +17,7 @@ from flaxdistill.families.base import Family
 from flaxdistill.hub import Model
 from flaxdistill.models.config import EncoderConfig, Head
 from flaxdistill.ops.dense import operand_dtype
+from flaxdistill.tasks.base import Labelled
 from flaxdistill.tasks.mlm import MLM
 
 
@@ -109,6 +111,10 @@ def check_kernels(e: Experiment) -> None:
         backend, wanted = jax.default_backend(), {"cudnn": "gpu", "splash": "tpu"}[chosen]
         if backend != wanted:
             raise UserError(f"{name}.attention {chosen} is for a {wanted} and this is a {backend}; use auto")
+        if chosen == "splash" and isinstance(e.task, Labelled):
+            raise UserError(
+                f"{name}.attention splash takes rows of 128 tokens, and labelled rows come in many lengths; use auto"
+            )
         if chosen == "splash" and e.corpus.length % 128:
             raise UserError(
                 f"{name}.attention splash takes blocks of 128 tokens and corpus.length is {e.corpus.length}; use auto"
@@ -143,10 +149,14 @@ def check_head(model: Model, head: Head, labels: tuple[str, ...] = ()) -> None:
         kind = {"mlm": "MaskedLM", "sequence": "SequenceClassification"}.get(head, head)
         named = "masked-LM" if head == "mlm" else head
         raise UserError(f"{model.source} has no {named} head; choose a ...For{kind} checkpoint of it")
-    if model.config.labels != labels:
+    theirs = model.config.labels
+    # One output is a number, whatever it is called; LABEL_0, LABEL_1 are what transformers calls classes without names.
+    unnamed = len(theirs) == 1 or all(name == f"LABEL_{i}" for i, name in enumerate(theirs))
+    if theirs != labels and not (unnamed and len(theirs) == len(labels)):
         raise UserError(
-            f"{model.source} chooses between {', '.join(model.config.labels)} and the data between {', '.join(labels)}; "
-            "name the model's labels in its order in task.labels, or train a teacher on this data"
+            f"{model.source} chooses between {', '.join(theirs)} and the data between {', '.join(labels)}, in this order; "
+            "write the labels in the data, and their order in task.labels, as the model has them, or train a teacher on "
+            "this data"
         )
 
 
@@ -164,3 +174,14 @@ def check_compared(name: str, config: EncoderConfig, judges: Collection[Model], 
                 f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "
                 "start from that model, or drop one of the two"
             )
+
+
+def check_pairs(configs: Collection[EncoderConfig], store: Store) -> None:
+    """Raise UserError for pairs of texts that a model with one token type cannot tell apart."""
+    if all(config.type_vocab_size != 1 for config in configs):
+        return
+    if any(np.any(blocks.beside["second"]) for blocks in (store.held_out, *store.train) if blocks.beside):
+        raise UserError(
+            "the rows hold pairs of texts, and a model has one token type (type_vocab_size 1); use another model, or leave "
+            "source.pair out"
+        )

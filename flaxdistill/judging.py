@@ -51,7 +51,10 @@ def make_judge(
         return encode(params, rows, None)
 
     if isinstance(e.task, Labelled):
-        task, predict = e.task, [sharding.jit(answers.make_predict(a), mesh) for a in (apply, *applies)]
+        task, everywhere = e.task, sharding.replicated(mesh)  # on every process: each scores all rows
+        predict = [
+            sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a in (apply, *applies)
+        ]
 
         def score(params: Params, others: tuple[Params, ...]) -> dict[str, float]:
             batches = feed.bucketed(store.held_out, e.eval_batch_size, mesh)

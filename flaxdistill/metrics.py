@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 import warnings
@@ -11,14 +12,15 @@ from typing import Any
 import numpy as np
 
 
-def classes(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Compare class numbers int [N]: accuracy, F1 (of class 1 where there are two, else the mean over classes), Matthews."""
+def classes(predicted: np.ndarray, labels: np.ndarray, number: int) -> dict[str, float]:
+    """Compare int [N] of ``number`` classes: accuracy, F1 (of class 1 where there are two, else a mean), Matthews."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    binary = max(predicted.max(), labels.max()) < 2
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
-        "f1": float(f1_score(labels, predicted, average="binary" if binary else "macro", zero_division=0)),
+        "f1": float(
+            f1_score(labels, predicted, average="binary" if number == 2 else "macro", zero_division=0)
+        ),
         "matthews": float(matthews_corrcoef(labels, predicted)),
     }
 
@@ -47,9 +49,10 @@ def numbers(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a constant answer has no correlation: nan says so
+        several = len(labels) > 1
         return {
-            "pearson": float(pearsonr(predicted, labels).statistic),
-            "spearman": float(spearmanr(predicted, labels).statistic),
+            "pearson": float(pearsonr(predicted, labels).statistic) if several else math.nan,
+            "spearman": float(spearmanr(predicted, labels).statistic) if several else math.nan,
             "mse": float(np.mean(np.square(predicted - labels))),
         }
 

@@ -33,10 +33,11 @@ class Batch:
 
     ``input_ids segment_ids positions token_type_ids`` int32 [B, T]; segment 0 is padding, 1, 2, ... are the
     sequences packed into a row, whose first tokens stand where ``positions == 0``. ``labels`` int32 or
-    float32: [B, K] with -1 for no label, standing at ``label_positions`` int32 [B, K]; [B] for whole rows;
-    [B, 0] before a task has drawn them. ``weight`` float32 [B] (0 for a row that only fills the batch),
-    ``example_id`` and ``epoch`` int32 [B]: every random draw is keyed by them and by nothing else. ``targets``
-    [B, ...]: what a teacher said of these rows before training, by name; empty where teachers run.
+    float32: [B, K], -1 for no label, standing at ``label_positions`` int32 [B, K] where they are words of a text; of
+    labelled rows one for each question, -2 (or NaN) for an answer not known; [B, 0] before a task has drawn them.
+    ``weight`` float32 [B] (0 for a row that only fills the batch), ``example_id`` and ``epoch`` int32 [B]: every
+    random draw is keyed by them and by nothing else. ``targets`` [B, ...]: what a teacher said of these rows before
+    training, by name; empty where teachers run.
     """
 
     input_ids: jax.Array

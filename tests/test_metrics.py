@@ -10,11 +10,11 @@ from flaxdistill import metrics
 
 def test_classes():
     said, right = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 0, 1])
-    scores = metrics.classes(said, right)
+    scores = metrics.classes(said, right, 2)
     assert scores["accuracy"] == pytest.approx(0.8)
     assert scores["f1"] == pytest.approx(0.8)  # precision 2/3, recall 1, of class 1
     assert scores["matthews"] == pytest.approx((2 * 2 - 1 * 0) / np.sqrt(3 * 2 * 3 * 2))
-    three = metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]))
+    three = metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]), 3)
     assert three["f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)  # a mean over classes
 
 
@@ -22,6 +22,7 @@ def test_numbers():
     scores = metrics.numbers(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
     assert scores["spearman"] == pytest.approx(1.0) and scores["mse"] == pytest.approx(1 / 3)
     assert scores["pearson"] == pytest.approx(np.corrcoef([1, 2, 4], [1, 2, 3])[0, 1])
+    assert np.isnan(metrics.numbers(np.ones(1), np.ones(1))["spearman"])
     assert np.isnan(metrics.numbers(np.ones(3), np.arange(3.0))["pearson"])
 
 

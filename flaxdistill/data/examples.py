@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
     meaning: dict[str, Any]  # JSON: all that changes the rows
     # The names of the labels, in order, from the training examples.
-    settle: Callable[[Iterator[Example]], list[str]]
+    settle: Callable[[Iterator[Example], tuple[str, ...]], list[str]]  # and those that a dataset declares
     rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[list[Row]]]  # of each example
     keep: Callable[[Example], Any] | None = None  # JSON of a held-out example, for scoring
 
@@ -60,7 +60,7 @@ def prepare_examples(
     if corpus.tokenizer is None:
         raise UserError("labelled rows need a vocabulary: start from a model, or set corpus.tokenizer")
     train = [source.labelled() for source in corpus.sources]
-    held_out = [shard for source in corpus.held_out_sources for shard in source.labelled()]
+    held_out = [source.labelled() for source in corpus.held_out_sources]
     vocabulary = load_vocabulary(corpus.tokenizer)
     settings = {
         "format": FORMAT,
@@ -68,11 +68,16 @@ def prepare_examples(
         "length": corpus.length,
         "tokenizer": {"digest": vocabulary.digest},
         "sources": [_described(source, shards) for source, shards in zip(corpus.sources, train, strict=True)],
-        "held_out": [shard.fingerprint for shard in held_out] or corpus.held_out,
+        "held_out": [
+            _described(source, shards)
+            for source, shards in zip(corpus.held_out_sources, held_out, strict=True)
+        ]
+        or corpus.held_out,
     }
 
     def write(folder: Path) -> dict[str, Any]:
-        return _write(folder, corpus, train, held_out, vocabulary, reading, report)
+        judged = [shard for shards in held_out for shard in shards]
+        return _write(folder, corpus, train, judged, vocabulary, reading, report)
 
     return stored(directory, settings, write, report)
 
@@ -101,7 +106,9 @@ def _write(
                     yield example
 
     part = None if held_out else False
-    labels = reading.settle(e for shards in train for e in examples(shards, out=part) if e.label is not None)
+    seen = (e for shards in train for e in examples(shards, out=part) if e.label is not None)
+    declared = next((shard.classes for shards in train for shard in shards if shard.classes), ())
+    labels = reading.settle(seen, declared)
     if labels:
         report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
     counts = np.zeros(vocabulary.size, np.int64)
@@ -120,7 +127,7 @@ def _write(
                     if reading.keep:
                         kept.append(json.dumps(reading.keep(example)))
                 for windows in reading.rows(piece, labels, vocabulary, corpus.length):
-                    whose = {"example": np.array(number, np.int32)} if reading.keep else {}
+                    whose = {"example": np.array(number, np.int32)}
                     yield from (row._replace(beside={**row.beside, **whose}) for row in windows)
                     number += 1
 
@@ -198,10 +205,22 @@ def _write_rows(
 
 def text_of(example: Example) -> list[str]:
     """Give an example's one or two texts; raises UserError naming the place of what is no text."""
-    for value in (example.text, example.pair):
-        if not isinstance(value, str) and (value is not None or value is example.text):
-            raise UserError(
-                f"{example.place}: expected text but found {type(value).__name__} {value!r:.80}; name the column of "
-                "the text in `column`"
-            )
-    return [text for text in (example.text, example.pair) if text is not None]
+    texts = [example.text] + ([example.pair] if example.paired else [])
+    for value in texts:
+        check_text(value, example.place)
+    return texts
+
+
+def check_text(value: Any, place: str) -> None:
+    """Raise UserError unless a value is text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        raise UserError(
+            f"{place}: expected text but found {type(value).__name__} {value!r:.80}; name the columns of the texts in "
+            "`column` and `pair`"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+        raise UserError(
+            f"{place}: the text holds half a surrogate pair, which is no character; remove it"
+        ) from None

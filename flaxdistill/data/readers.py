@@ -117,7 +117,7 @@ def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Recor
     lines: list[list[str]] = []
     start = 1
     for number, line in itertools.chain(_lines(file, path), [(0, "")]):
-        fields = line.split()
+        fields = line.rstrip("\n").split("\t") if "\t" in line else line.split()
         if fields[:1] == ["-DOCSTART-"]:
             fields = []
         if fields:

@@ -33,6 +33,7 @@ class Shard:
     name: str  # unique within its source
     fingerprint: str  # changes when the documents may have changed
     documents: Callable[[], Iterator]  # non-empty strings, or Examples; can be pickled
+    classes: tuple[str, ...] = ()  # names that a dataset declares for its labels, in its order
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Example:
     text: Any
     pair: Any = None
     label: Any = None
+    paired: bool = False  # whether there must be a second text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def _examples(
     pair: bool, label: bool, records: Callable[[], Iterator[Record]], where: str, named: bool = True
 ) -> Iterator[Example]:
     for place, (text, *more) in records():
-        yield Example(place, text, more[0] if pair else None, more[-1] if label else None)
+        yield Example(place, text, more[0] if pair else None, more[-1] if label else None, pair)
 
 
 # Finding files
@@ -143,7 +145,7 @@ def _file_shard(
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     # Plain text has no columns, so asking for another one leaves its documents as they are.
-    parts = [content, path.name.lower().endswith(".gz"), form, *(columns if form != ".txt" else ()), *header]
+    parts = [content, path.name.lower().endswith(".gz"), form, columns if form != ".txt" else (), header]
     records = partial(read_records, path, form, columns, header)
     return Shard(name, _hash(parts), partial(read, records, str(path), form != ".txt"))
 
@@ -182,6 +184,7 @@ def _dataset_shards(name: str, columns: Columns, split: str, read: Callable[...,
                 partial(_read_dataset, dataset.select_columns(list(columns)), name, columns, start),
                 f"Dataset {name}",
             ),
+            _classes(dataset.features[columns[-1]]),
         )
         for index, start in enumerate(starts)
     ]
@@ -218,11 +221,21 @@ def _read_dataset(dataset, name: str, columns: Columns, start: int) -> Iterator[
             yield f"Dataset {name}, row {row}", record
 
 
+def _classes(feature: Any) -> tuple[str, ...]:
+    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
+
+
 def _named(feature: Any, values: list) -> list:
     """Turn the numbers of classes into their names, -1 (the Hub's way to hide a label) into none."""
     inner: Any = getattr(feature, "feature", None)
     if hasattr(inner, "int2str"):  # a list of classes, such as the tags of words
-        return [None if value is None else inner.int2str(value) for value in values]
+        # A list with a hidden label in it says nothing as a whole.
+        return [
+            None
+            if value is None or any(one is None or one < 0 for one in value)
+            else [inner.int2str(one) for one in value]
+            for value in values
+        ]
     if not hasattr(feature, "int2str"):
         return values
     return [None if value is None or value < 0 else feature.int2str(value) for value in values]

@@ -58,16 +58,13 @@ class Store:
         entry = self.manifest["held_out"].get("examples")
         if entry is None:
             return []
-        path = self.path / entry["file"]
         try:
-            text = path.read_bytes()
-            if len(text) == entry["bytes"]:
-                return [json.loads(line) for line in text.splitlines()]
-        except (OSError, ValueError):
+            path = self.path / entry["file"]
+            if path.parent == self.path and path.stat().st_size == entry["bytes"]:
+                return [json.loads(line) for line in path.read_bytes().splitlines()]
+        except (OSError, ValueError, KeyError, TypeError):
             pass
-        raise UserError(
-            f"{path} is not the file of {entry['bytes']} bytes that its manifest names: {REBUILD}"
-        )
+        raise UserError(f"the examples of {self.path} are not those that its manifest names: {REBUILD}")
 
     def vocabulary(self) -> Vocabulary:
         """Load the vocabulary that the blocks are written in."""

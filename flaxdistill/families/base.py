@@ -160,11 +160,11 @@ class Family:
         if found:
             guess: Head = "sequence" if pooler and "sequence" in found else sorted(found - {"sequence"})[0]
             head = config.head if config.head in found else guess
-            rows = len(tensors[self.classifiers[head] + ".weight"])
+            rows = next(iter(tensors[self.classifiers[head] + ".weight"].shape), 0)
             labels = config.labels if len(config.labels) == rows else tuple(f"LABEL_{i}" for i in range(rows))
             config = dataclasses.replace(config, head=head, labels=() if head == "span" else labels)
-        # A pooler that rides beside another head was never trained for anything we compute.
-        pooler = pooler and head in ("none", "sequence")
+        # A pooler beside another head says nothing that we compute; classes of a row are read from one.
+        pooler = head == "sequence" or (pooler and head == "none")
         config = dataclasses.replace(
             config,
             head=head,
@@ -198,6 +198,7 @@ def read_head(given: Mapping[str, Any], config: EncoderConfig, family: Family) -
     names = given.get("id2label")
     names = {str(key): value for key, value in names.items()} if isinstance(names, Mapping) else {}
     labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(len(names)))
+    refuse_unless(given, "problem_type", None, "single_label_classification", "regression")
     if head not in ("sequence", "tokens"):
         labels = ()
     elif not labels:

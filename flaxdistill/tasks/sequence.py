@@ -39,10 +39,10 @@ class Classification(Labelled):
             )
 
     def reading(self) -> Reading:
-        def settle(examples: Iterator[Example]) -> list[str]:
+        def settle(examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
             found = {_name(example) for example in examples}
-            if self.labels:
-                return list(self.labels)
+            if self.labels or (declared and found <= set(declared)):
+                return list(self.labels or declared)
             if len(found) < 2:
                 raise UserError(
                     f"the training rows hold the label {', '.join(sorted(found)) or 'none'}; a classifier needs two or "
@@ -73,7 +73,7 @@ class Classification(Labelled):
         return Reading({"task": "classes", "labels": list(self.labels)}, settle, rows)
 
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
-        return metrics.classes(np.concatenate(logits).argmax(-1), np.concatenate(labels))
+        return metrics.classes(np.concatenate(logits).argmax(-1), np.concatenate(labels), len(store.labels))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,15 +89,15 @@ class Regression(Labelled):
             for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
                 yield [Row(ids, second, np.array([_number(example)], np.float32))]
 
-        return Reading({"task": "number"}, lambda examples: ["score"], rows)
+        return Reading({"task": "number"}, lambda examples, declared: ["score"], rows)
 
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
         return metrics.numbers(np.concatenate(logits)[:, 0], np.concatenate(labels))
 
 
 def _name(example: Example) -> str:
-    """Write a label as text; what a file holds as the number 1 is the class '1'."""
-    if isinstance(example.label, bool | int | str) and str(example.label).strip():
+    """Write a label as text; what a file holds as the number 1 is the class '1'. -1 is how the Hub hides labels."""
+    if example.label != -1 and isinstance(example.label, bool | int | str) and str(example.label).strip():
         return str(example.label).strip()
     raise UserError(
         f"{example.place}: {example.label!r} is no label; a class is a word or a whole number (of a row without one the "
@@ -110,9 +110,9 @@ def _number(example: Example) -> float:
         return math.nan
     try:
         number = float(example.label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= float(np.finfo(np.float32).max):
         raise UserError(f"{example.place}: the label {example.label!r} is no number; mend the row")
     return number
 

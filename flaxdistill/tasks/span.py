@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.examples import Reading, Row
+from flaxdistill.data.examples import Reading, Row, check_text
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Blocks, Store
 from flaxdistill.data.tokenizer import Vocabulary
@@ -59,10 +59,13 @@ class Answering(Labelled):
                 yield self._windows(example, question, ids, places, vocabulary, length)
 
         def keep(example: Example) -> Any:
+            _text(example, "text", example.pair)
             return {"text": example.pair, "answers": [text for text, _ in _answers(example) or []]}
 
         meaning = {"task": "span", "stride": self.stride, "longest_question": self.longest_question}
-        return Reading(meaning | {"unanswerable": self.unanswerable}, lambda examples: [], rows, keep)
+        return Reading(
+            meaning | {"unanswerable": self.unanswerable}, lambda examples, declared: [], rows, keep
+        )
 
     def _windows(
         self,
@@ -159,6 +162,13 @@ def _text(example: Example, what: str, value: Any) -> None:
         raise UserError(
             f"{example.place}: expected a {what} but found {value!r:.60}; name its column in source.{side}"
         )
+    check_text(value, example.place)
+
+
+def _place(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError
+    return value
 
 
 def _answers(example: Example) -> list[tuple[str, int]] | None:
@@ -166,13 +176,12 @@ def _answers(example: Example) -> list[tuple[str, int]] | None:
     given = example.label
     if given is None:
         return None
-    if isinstance(given, dict):  # as `datasets` has them
-        given = [
-            {"text": t, "answer_start": s}
-            for t, s in zip(given.get("text", []), given.get("answer_start", []), strict=False)
-        ]
     try:
-        return [(str(answer["text"]), int(answer["answer_start"])) for answer in given]
+        if isinstance(given, dict):  # as `datasets` has them
+            return [(str(t), _place(s)) for t, s in zip(given["text"], given["answer_start"], strict=True)]
+        if isinstance(given, list):
+            return [(str(answer["text"]), _place(answer["answer_start"])) for answer in given]
+        raise TypeError
     except (TypeError, KeyError, ValueError):
         raise UserError(
             f"{example.place}: {given!r:.60} are no answers; write a list of text and answer_start, and name its column in "

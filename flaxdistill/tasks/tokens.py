@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.examples import Reading, Row
+from flaxdistill.data.examples import Reading, Row, check_text
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
@@ -42,10 +42,10 @@ class Tagging(Labelled):
             )
 
     def reading(self) -> Reading:
-        def settle(examples: Iterator[Example]) -> list[str]:
+        def settle(examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
             found = {tag for example in examples for tag in self._tags(example, _words(example))}
-            if self.labels:
-                return list(self.labels)
+            if self.labels or (declared and found <= set(declared)):
+                return list(self.labels or declared)
             if len(found) < 2:
                 raise UserError(
                     f"the training rows hold the tag {', '.join(sorted(found)) or 'none'}; there is nothing to choose "
@@ -85,11 +85,20 @@ class Tagging(Labelled):
         return Reading(meaning, settle, rows)
 
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
-        said = [row.argmax(-1)[asked >= 0] for row, asked in zip(logits, labels, strict=True)]
-        right = [asked[asked >= 0] for asked in labels]
+        # A sentence of several rows is one again: an entity may stand across them.
+        said: dict[int, list[int]] = {}
+        right: dict[int, list[int]] = {}
+        for example, row, asked in zip(
+            store.held_out.beside["example"].tolist(), logits, labels, strict=True
+        ):
+            said.setdefault(example, []).extend(row.argmax(-1)[asked >= 0])
+            right.setdefault(example, []).extend(asked[asked >= 0])
         if self.scheme == "plain":
-            return metrics.classes(np.concatenate(said), np.concatenate(right))
-        return metrics.entities(*([[store.labels[n] for n in row] for row in rows] for rows in (said, right)))
+            flat = [np.array([n for tags in side.values() for n in tags]) for side in (said, right)]
+            return metrics.classes(flat[0], flat[1], len(store.labels))
+        return metrics.entities(
+            *([[store.labels[n] for n in tags] for tags in side.values()] for side in (said, right))
+        )
 
     def _tags(self, example: Example, words: list[str]) -> list[str]:
         """Give a sentence's tags, [] if it has none; raises UserError for a wrong number of them and a broken entity."""
@@ -125,6 +134,7 @@ def _words(example: Example) -> list[str]:
         raise UserError(
             f"{example.place}: expected a list of words but found {words!r:.80}; name their column in source.column"
         )
+    check_text(" ".join(words), example.place)
     return words
 
 

@@ -12,19 +12,19 @@ from flaxdistill.pytrees import Batch, Params
 from flaxdistill.train.evaluate import no_room
 from flaxdistill.train.step import Apply
 
-Predict = Callable[[Params, Batch], jax.Array]
+Predict = Callable[[Params, Batch], tuple[jax.Array, ...]]
 Rows = list[np.ndarray]
 """One array a row, because rows may be asked different numbers of questions."""
 
 
 def make_predict(apply: Apply) -> Predict:
-    """Make ``predict(params, batch)``: a task head's logits and nothing else, float32 [B, N, C]."""
+    """Make ``predict(params, batch)``: a task head's logits float32 [B, N, C], and whose they are: id, weight, labels."""
 
-    def predict(params: Params, batch: Batch) -> jax.Array:
+    def predict(params: Params, batch: Batch) -> tuple[jax.Array, ...]:
         logits = apply(params, batch).logits
         if logits is None:
             raise UserError("the model has no task head to predict with; train one on the task first")
-        return logits
+        return logits, batch.example_id, batch.weight, batch.labels
 
     return predict
 
@@ -40,7 +40,7 @@ def collect(
     try:
         for batch in batches:
             said = [predict(p, batch) for predict, p in zip(predicts, params, strict=True)]
-            found.append(jax.device_get((batch.example_id, batch.weight, batch.labels, said)))
+            found.append(jax.device_get((*said[0][1:], [logits for logits, *_ in said])))
     except jax.errors.JaxRuntimeError as error:
         raise no_room(error, batch.weight.shape[0]) from None
     rows = sorted(

@@ -12,6 +12,7 @@ from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.sequence import Classification, Regression
+from flaxdistill.tasks.tokens import Tagging
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
 CLS, SEP = 2, 3
@@ -167,6 +168,63 @@ def test_other_mistakes(folder):
         prepared(folder, train=("plain.txt",), column="text")
     with pytest.raises(UserError, match="name two classes or more, each of them once"):
         Classification(labels=("yes", "yes"))
+
+
+def test_other_columns_of_held_out_text_are_another_store(folder):
+    def store(column):
+        source = Source(path=str(folder / "t.txt"), column="0", label="-1")
+        judged = Source(path=str(folder / "t.txt"), column=column, label="-1")
+        corpus = Corpus(
+            sources=(source,), held_out_sources=(judged,), tokenizer=str(folder / "vocab.txt"), length=16
+        )
+        return prepare_examples(corpus, Tagging().reading(), folder / "stores")
+
+    (folder / "t.txt").write_text("w0 w1 O\nw2 w3 B-X\n")
+    wrong, right = store("1"), store("0")
+    assert wrong.path != right.path
+    assert every_row(right.held_out)["input_ids"][0, 1:3].tolist() == ids("w0", "w2")
+
+
+def test_values_that_are_hardly_text(folder):
+    def write(**row):
+        (folder / "v.jsonl").write_text(json.dumps({"sentence": "w1", "label": "1"} | row) + "\n")
+
+    for task, row, said in (
+        (Classification(labels=("1", "2")), {"sentence": "a \ud800"}, "holds half a surrogate pair"),
+        (Regression(), {"label": 1e39}, "the label 1e[+]39 is no number"),
+        (Regression(), {"label": 10**400}, "is no number"),
+        (Classification(labels=("1", "2")), {"label": -1}, "-1 is no label"),
+    ):
+        write(**row)
+        with pytest.raises(UserError, match=rf"v\.jsonl, line 1: .*{said}"):
+            prepared(folder, task, train=("v.jsonl",), dev="v.jsonl")
+    write(other=None)
+    with pytest.raises(UserError, match=r"v\.jsonl, line 1: expected text but found NoneType"):
+        prepared(folder, Classification(labels=("1", "2")), train=("v.jsonl",), dev="v.jsonl", pair="other")
+
+
+@pytest.mark.hf
+def test_a_dataset_keeps_the_order_of_its_classes(folder):
+    import datasets
+
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["not", "equal", "aside"])}
+    )
+    rows_ = {"sentence": ["w1", "w2", "w3"], "label": [0, 1, -1]}
+    (folder / "set").mkdir()
+    datasets.Dataset.from_dict(rows_, features=features).to_parquet(folder / "set" / "train.parquet")
+    source = Source(path=f"hf:{folder / 'set'}", column="sentence", label="label")
+    corpus = Corpus(
+        sources=(source,),
+        held_out_sources=(Source(path=str(folder / "dev.jsonl"), column="sentence", label="label"),),
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    (folder / "dev.jsonl").write_text('{"sentence": "w4", "label": "equal"}\n')
+    store = prepare_examples(corpus, Classification().reading(), folder / "stores")
+    assert store.labels == ("not", "equal", "aside")
+    assert every_row(store.train[0])["labels"].tolist() == [[0], [1], [-2]]
+    assert every_row(store.held_out)["labels"].tolist() == [[1]]
 
 
 def lengths_store(folder, lengths):
