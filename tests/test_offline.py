@@ -90,6 +90,7 @@ def test_answers_are_reused_lengthened_and_resumed(home, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_another_teacher_or_seed_has_its_own_answers(home, tmp_path):  # noqa: F811
     run = (
         "distill",

@@ -114,6 +114,7 @@ def test_a_teacher_learns_and_its_student_agrees(story):
     assert "student 1" in succeed("eval", story / "student", "--layers")
 
 
+@pytest.mark.slow
 def test_stopped_and_lengthened_is_as_in_one_go(story, config, tmp_path):
     """With an epoch that ends inside the run, and dropout."""
     path = config(
@@ -143,6 +144,7 @@ def test_transformers_says_the_same(story, folder):
     assert np.mean(right) == pytest.approx(held_out["accuracy"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_numbers(folder, config, tmp_path):
     rows = [(text, 1.5 if label == "yes" else -0.5) for text, label in sentences(2, 120)]
     path = table(tmp_path / "n.tsv", rows)
@@ -162,6 +164,7 @@ def test_numbers(folder, config, tmp_path):
     assert described["problem_type"] == "regression" and len(described["id2label"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tags", "spans"])
 def test_other_heads_learn_from_a_teacher_too(folder, config, tmp_path, kind):
     """Both are trained, distilled and exported; what they must know is where `good` stands."""
