@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from flaxdistill import feed, offline, sharding, workdir
 from flaxdistill.data.buckets import Buckets
@@ -29,17 +30,18 @@ from flaxdistill.fit import (
 )
 from flaxdistill.hub import Model
 from flaxdistill.judging import freeze, make_judge
+from flaxdistill.lanes import Lane, each
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, make_init, shapes_of, untied
 from flaxdistill.ops.dense import operand_dtype
-from flaxdistill.pytrees import Params
+from flaxdistill.pytrees import Batch, Params
 from flaxdistill.student import start_from
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.log import Log
 from flaxdistill.train.loop import Run
-from flaxdistill.train.state import make_state
-from flaxdistill.train.step import Apply, make_step
+from flaxdistill.train.state import TrainState, keep_best, make_state
+from flaxdistill.train.step import Apply, Metrics, make_step
 
 Report = Callable[[str], None]
 
@@ -77,27 +79,34 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
-    # Even numbers for masks, odd ones for dropout: the two must never share a key.
-    prepare_batch = e.task.make_prepare(vocabulary, store.counts, 2 * e.seed)
+    lanes = e.lanes()
     stepped, view = untied(config) if e.accumulate > 1 else (config, lambda params: params)
     encode = make_apply(stepped, e.student.dtype, e.student.attention, remat=e.student.remat)
     drops = config.dropout > 0 or config.attention_dropout > 0
-    tx = e.optim.build(e.steps)
-    losses_params = _init_losses(e, config, teacher_applies, teacher_params, store)
-
     copied = start if e.student.start.layers != "random" else None
 
     # Start weights are an argument: what a compiled function closes over, it holds as constants.
-    def init(start_params: Params) -> Any:
-        student = make_init(config)(jax.random.key(e.seed))
-        if copied is not None:
-            student = start_from(e.student.start, copied.config, start_params, config, student)
-        return make_state({"student": student, "losses": losses_params}, tx)
+    def init(start_params: Params) -> TrainState:
+        def one(lane: Lane) -> TrainState:
+            student = make_init(config)(jax.random.key(lane.seed))
+            if copied is not None:
+                student = start_from(e.student.start, copied.config, start_params, config, student)
+            losses = _init_losses(e, lane.seed, config, teacher_applies, teacher_params, store)
+            tx = e.optim.build(e.steps, lane.rate)
+            return make_state({"student": student, "losses": losses}, tx, keep=e.keep == "best")
+
+        return each(one, lanes)
 
     start_params = copied.params if copied else {}
     shapes = jax.eval_shape(init, start_params)
-    shardings = sharding.state_shardings(shapes, mesh)
-    order = Order(tuple(map(len, store.train)), tuple(source.weight for source in e.corpus.sources), e.seed)
+    shardings = sharding.state_shardings(shapes, mesh, len(lanes))
+    weights = tuple(source.weight for source in e.corpus.sources)
+    orders = [Order(tuple(map(len, store.train)), weights, lane.seed) for lane in lanes]
+
+    # Even numbers for masks, odd ones for dropout: the two must never share a key.
+    def prepare_in(lane: Lane) -> Callable[[Batch], Batch]:
+        return e.task.make_prepare(vocabulary, store.counts, 2 * lane.seed)
+
     targets = None
     if teacher and e.teacher and e.teacher.offline:
         kept = offline.wanted(
@@ -111,29 +120,41 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             raise UserError(
                 f"teacher.offline is {kept.words} and the vocabulary has {vocabulary.size} words; keep no more"
             )
-        compute = offline.make_compute(teacher_applies[0], prepare_batch, kept)
+        compute = offline.make_compute(teacher_applies[0], prepare_in(lanes[0]), kept)
         targets = offline.store_targets(
             Path(e.data_dir) if e.data_dir else data,
             _behind_targets(e, store, teacher, kept),
             compute,
             teacher_params[0],
             store.train,
-            order,
+            orders[0],
             mesh,
             needed=e.steps * e.batch_size,
             batch_size=e.eval_batch_size,
             report=report,
         )
         teacher_applies, teacher_params = (offline.make_recall(kept),), ({},)
-    step = make_step(
-        lambda params, batch: encode(params, batch, batch.keys(2 * e.seed + 1) if drops else None),
-        teacher_applies,
-        prepare_batch,
-        e.losses,
-        tx,
-        e.accumulate,
-        view,
-    )
+
+    def step(
+        state: TrainState, teacher_params: tuple[Params, ...], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        def one(lane: Lane, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            update = make_step(
+                lambda params, rows: encode(params, rows, rows.keys(2 * lane.seed + 1) if drops else None),
+                teacher_applies,
+                prepare_in(lane),
+                e.losses,
+                e.optim.build(e.steps, lane.rate),
+                e.accumulate,
+                view,
+            )
+            return update(state, teacher_params, batch)
+
+        return each(one, lanes, state, batch)
+
+    def keep(state: TrainState, worths: jax.Array) -> TrainState:
+        return each(lambda _, state, worth: keep_best(state, worth), lanes, state, worths)
+
     inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
     lock = workdir.claim(path, e, family, config, inputs, vocabulary)
     with contextlib.ExitStack() as undo:
@@ -151,23 +172,26 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         run = Run(
             mesh=mesh,
             step=sharding.jit_step(step, shardings, mesh),
-            evaluate=lambda params: judge(params, judge_params),
+            keep=jax.jit(keep, donate_argnums=0, out_shardings=shardings),
+            evaluate=lambda params: judge(params, judge_params).figures,
+            lanes=lanes,
+            figure=e.task.figure,
             state=state,
             teacher_params=teacher_params,
             train_batch=(
-                feed.bucketed_batches(Buckets(store.train, order, e.batch_size), mesh)
+                feed.bucketed_batches([Buckets(store.train, order, e.batch_size) for order in orders], mesh)
                 if isinstance(e.task, Labelled)
                 else feed.train_batches(
                     store.train,
-                    order,
+                    orders,
                     e.batch_size,
                     mesh,
-                    step=int(state.step),
-                    next_index=int(state.next_index),
+                    step=latest or 0,
+                    next_index=int(np.max(state.next_index)),  # the same in all lanes
                     targets=targets.read if targets else None,
                 )
             ),
-            rate=e.optim.schedule(e.steps),
+            rate=e.optim.schedule(e.steps, lanes[0].rate),
             lock=lock,
             checkpoints=checkpoints,
             log=Log(path, step=latest or 0, writes=jax.process_index() == 0),
@@ -220,13 +244,13 @@ def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.W
 
 
 def _init_losses(
-    e: Experiment, config: EncoderConfig, teachers: tuple[Apply, ...], params: Any, store: Store
+    e: Experiment, seed: Any, config: EncoderConfig, teachers: tuple[Apply, ...], params: Any, store: Store
 ) -> Params:
     batch = feed.abstract_batch(store.length)
     encode = make_apply(config, e.student.dtype)
     student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
     outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(e.seed), 1), len(e.losses))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(e.losses))
     return {
         name: loss.init(key, student, outputs)
         for key, (name, loss) in zip(keys, e.losses.items(), strict=True)

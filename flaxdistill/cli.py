@@ -26,7 +26,7 @@ VERBS = {
     "distill": "Train a student against its teacher: distill CONFIG --workdir DIR [overrides]",
     "train": "Train a model without a teacher: train CONFIG --workdir DIR [overrides]",
     "prepare": "Turn the text of a config into blocks: prepare CONFIG --workdir DIR [overrides]",
-    "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID] [--layers]",
+    "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID] [--against ...]",
     "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT",
     "convert": "Between a Hugging Face directory and a converted one: convert IN OUT",
     "inspect": "Show a model, a run or a store of blocks: inspect PATH_OR_ID",
@@ -164,23 +164,33 @@ def _prepare(arguments: list[str]) -> int:
     return 0
 
 
-def _evaluate(workdir: _WORKDIR, model: str | None = None, layers: bool = False) -> int:
-    """Evaluate a run's student, or another model, on the run's held-out blocks.
+def _evaluate(
+    workdir: _WORKDIR,
+    model: str | None = None,
+    against: str | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    layers: bool = False,
+) -> int:
+    """Evaluate a run's student, or another model, on the run's held-out rows or on others.
 
     Args:
         workdir: the folder of the run
         model: a directory or Hub id to evaluate instead of the student
+        against: another run, directory or Hub id, to tell the difference from, with its 95 % interval on labelled rows
+        data: a labelled file, folder or hf:NAME to evaluate on, with the columns of the run's own held-out rows
+        split: the part of a dataset in --data
         layers: tell instead how alike its layers and the teacher's are: linear CKA, and cosines where widths are equal
     """
-    from flaxdistill import compiled, stages, terminal
+    from flaxdistill import compiled, evaluation, terminal
 
     compiled.keep()
     if layers:
-        for title, values in stages.align(workdir, model).items():
+        for title, values in evaluation.align(workdir, model).items():
             _console().print(terminal.heat(title, values))
         return 0
-    row = stages.evaluate(workdir, model)
-    _console().print(terminal.results([{"name": model or str(workdir)} | row]))
+    rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split)
+    _console().print(terminal.results(rows))
     return 0
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.errors import UserError
+from flaxdistill.lanes import Lane
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab
@@ -84,6 +86,11 @@ class Experiment:
     accumulate: int = 1  # micro-batches of one update; the result is the same, the memory is less
     fsdp: int = 1  # devices that share one copy of the parameters; the others share the rows
     seed: int = 0
+    seeds: tuple[int, ...] = ()  # lanes: the same run with each of these seeds, side by side as one program
+    rates: tuple[float, ...] = ()  # lanes: and with each of these in place of optim.rate
+    keep: Literal["last", "best"] = (
+        "last"  # the student that a run gives: its last, or that of its best evaluation
+    )
     judge: str | None = None  # a model that evaluations compare with where there is no teacher
     log_every: int = 10
     eval_every: int = 500
@@ -96,9 +103,19 @@ class Experiment:
         for name in (*counts, "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.seed < 2**30:
+        for seed in (self.seed, *self.seeds):
+            if not 0 <= seed < 2**30:
+                raise UserError(
+                    f"seed is {seed}; it must be at least 0 and below 2^30, twice which a key can tell apart"
+                )
+        for name, values in (("seeds", self.seeds), ("rates", self.rates)):
+            if len(set(values)) < len(values):
+                raise UserError(f"{name} is {', '.join(map(str, values))}; name each of them once")
+        if not all(0 < rate < math.inf for rate in self.rates):
+            raise UserError(f"rates is {', '.join(map(str, self.rates))}; each must be above 0")
+        if len(self.lanes()) > 1 and self.teacher and self.teacher.offline:
             raise UserError(
-                f"seed is {self.seed}; it must be at least 0 and below 2^30, twice which a key can tell apart"
+                "teacher.offline keeps answers in the order of one seed; set it to 0, or leave seeds and rates out"
             )
         if self.student.start.path == "teacher" and self.teacher is None:
             raise UserError(
@@ -128,6 +145,14 @@ class Experiment:
             )
         if not self.losses:
             raise UserError('losses is empty; a run needs at least one, such as {"vocab": Vocab()}')
+
+    def lanes(self) -> tuple[Lane, ...]:
+        """List what is trained side by side: every rate with every seed."""
+        return tuple(
+            Lane(seed, rate)
+            for rate in self.rates or (self.optim.rate,)
+            for seed in self.seeds or (self.seed,)
+        )
 
     def compared(self) -> dict[str, Teacher]:
         """Name the models that the student is compared with: teacher and ensemble, or the judge in float32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from flaxdistill.sharding import place_rows
 
 def train_batches(
     blocks: tuple[Blocks, ...],
-    order: Order,
+    orders: Sequence[Order],
     batch_size: int,
     mesh: Mesh,
     *,
@@ -29,13 +29,13 @@ def train_batches(
 ) -> Callable[[int], Batch]:
     """Make ``batch(at)``: the global batch of a step, addressed by index, so that resuming needs no replay.
 
-    ``next_index`` is the index of the first row of the step after ``step``; ``targets`` reads a teacher's stored
-    answers to rows at some indices.
+    ``orders`` has one for each lane. ``next_index`` is the index of the first row of the step after ``step``; ``targets``
+    reads a teacher's stored answers to rows at some indices, in the one lane.
     """
 
     def batch(at: int) -> Batch:
         index = _mine(next_index + (at - step) * batch_size, batch_size)
-        columns = rows(blocks, order, index)
+        columns = _beside([rows(blocks, order, index) for order in orders])
         return place_rows(columns, mesh, targets(index, columns) if targets else {})
 
     return batch
@@ -52,13 +52,21 @@ def held_out_batches(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Ba
         yield place_rows(rows((blocks,), order, _mine(first, size), limit=len(blocks)), mesh)
 
 
-def bucketed_batches(buckets: Buckets, mesh: Mesh) -> Callable[[int], Batch]:
+def bucketed_batches(lanes: Sequence[Buckets], mesh: Mesh) -> Callable[[int], Batch]:
     """Make ``batch(at)`` as ``train_batches`` does, of labelled rows of about one length."""
 
     def batch(at: int) -> Batch:
-        index, length = buckets(at)
+        drawn = [buckets(at) for buckets in lanes]
+        length = max(length for _, length in drawn)
+        share = _mine(0, lanes[0].batch_size)
         return place_rows(
-            rows(buckets.blocks, buckets.order, index[_mine(0, len(index))], length=length), mesh
+            _beside(
+                [
+                    rows(buckets.blocks, buckets.order, index[share], length=length)
+                    for buckets, (index, _) in zip(lanes, drawn, strict=True)
+                ]
+            ),
+            mesh,
         )
 
     return batch
@@ -69,7 +77,7 @@ def bucketed(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
     size = -(-batch_size // mesh.size) * mesh.size
     order = Order(sizes=(len(blocks),), weights=(1.0,), seed=0, shuffle=False)
     buckets = Buckets((blocks,), order, size)
-    yield from map(bucketed_batches(buckets, mesh), range(buckets.epoch_length))
+    yield from map(bucketed_batches([buckets], mesh), range(buckets.epoch_length))
 
 
 def abstract_batch(length: int, labels: Any = None) -> Batch:
@@ -79,6 +87,13 @@ def abstract_batch(length: int, labels: Any = None) -> Batch:
     weight: Any = jax.ShapeDtypeStruct((1,), jnp.float32)
     labels = tokens if labels is None else labels
     return Batch(tokens, tokens, tokens, tokens, labels, tokens, weight, row, row)
+
+
+def _beside(lanes: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """Give the columns of one lane as they are, of several with a leading axis of lanes."""
+    if len(lanes) == 1:
+        return lanes[0]
+    return {name: np.stack([columns[name] for columns in lanes]) for name in lanes[0]}
 
 
 def _mine(first: int, size: int) -> np.ndarray:

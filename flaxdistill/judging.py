@@ -15,6 +15,7 @@ from flaxdistill.hub import Model
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import VocabReport
+from flaxdistill.metrics import Score
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply
 from flaxdistill.ops.dense import operand_dtype
@@ -28,8 +29,8 @@ from flaxdistill.train.step import Apply
 EVAL_SEED = 20190810
 """Held-out masks are the same in every run, for every seed and every model of one vocabulary: losses compare."""
 
-Judge = Callable[[Params, tuple[Params, ...]], dict[str, float]]
-"""Evaluate parameters, beside those of the models they are compared with."""
+Judge = Callable[[Params, tuple[Params, ...]], Score]
+"""Evaluate parameters, beside those of the models they are compared with, which are the same in every call."""
 
 
 def make_judge(
@@ -56,11 +57,16 @@ def make_judge(
             sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a in (apply, *applies)
         ]
 
-        def score(params: Params, others: tuple[Params, ...]) -> dict[str, float]:
+        theirs: list[answers.Rows] = []  # what the others answer is the same every time
+
+        def score(params: Params, others: tuple[Params, ...]) -> Score:
             batches = feed.bucketed(store.held_out, e.eval_batch_size, mesh)
-            said, labels = answers.collect(predict, (params["student"], *others), batches)
-            compared = answers.agreement(said[0], said[1:], labels) if others else {}
-            return task.score(said[0], labels, store) | compared
+            asked = (params["student"], *(() if theirs else others))
+            said, labels = answers.collect(predict[: len(asked)], asked, batches)
+            theirs.extend(said[1:])
+            compared = answers.agreement(said[0], theirs, labels) if others else {}
+            figures, parts = task.score(said[0], labels, store)
+            return Score(figures | compared, parts)
 
         return score
 
@@ -78,10 +84,9 @@ def make_judge(
         evaluation.make_evaluate(apply, applies, draw, losses), mesh, out_shardings=sharding.replicated(mesh)
     )
 
-    def report(params: Params, others: tuple[Params, ...]) -> dict[str, float]:
-        return evaluation.run(
-            evaluate, params, others, feed.held_out_batches(store.held_out, e.eval_batch_size, mesh)
-        )
+    def report(params: Params, others: tuple[Params, ...]) -> Score:
+        batches = feed.held_out_batches(store.held_out, e.eval_batch_size, mesh)
+        return Score(evaluation.run(evaluate, params, others, batches))
 
     return report
 

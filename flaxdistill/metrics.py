@@ -1,4 +1,4 @@
-"""Figures by which answers are judged, by well-kept libraries on the host."""
+"""Figures by which answers are judged, by well-kept libraries on the host, and how sure they are."""
 
 from __future__ import annotations
 
@@ -7,27 +7,114 @@ import re
 import string
 import warnings
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+LOWER = {"mlm", "kl", "cosine", "mse", "gap"}
+"""Figures that are better where they are less."""
 
-def classes(predicted: np.ndarray, labels: np.ndarray, number: int) -> dict[str, float]:
+
+class Parts(NamedTuple):
+    """What each example adds to a figure, float64 [N, S], and the figure [...] of sums [..., S] over examples."""
+
+    each: np.ndarray
+    figure: Callable[[np.ndarray], np.ndarray]
+
+
+class Score(NamedTuple):
+    """Figures of all examples, and of some of them the parts."""
+
+    figures: dict[str, float]
+    parts: Mapping[str, Parts] = {}
+
+
+def worth(figures: Mapping[str, Any], name: str) -> float:
+    """Tell how good an evaluation is by one of its figures: more is better, -inf where there is no number."""
+    value = figures.get(name)
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -value if name in LOWER else value
+
+
+def interval(ours: Sequence[Parts], theirs: Sequence[Parts] = ()) -> tuple[float, float]:
+    """Give the 95 % bootstrap interval of a figure, or of how much ours is above theirs on the same examples.
+
+    Of several runs on each side their mean is taken. Percentiles of 10,000 resamples of the examples (Efron and Tibshirani,
+    1993, chapter 13); a difference is paired, so that what both find hard is no part of it.
+    """
+    from scipy.stats import bootstrap
+
+    def figure(sample: np.ndarray, axis: int = -1) -> np.ndarray:
+        def side(runs: Sequence[Parts]) -> Any:
+            return np.mean([run.figure(run.each[sample].sum(axis - 1)) for run in runs], axis=0)
+
+        return side(ours) - (side(theirs) if theirs else 0.0)
+
+    n = len(ours[0].each)
+    if n < 2:
+        return math.nan, math.nan
+    found = bootstrap(
+        (np.arange(n),), figure, n_resamples=9999, batch=100, vectorized=True, method="percentile", rng=0
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def classes(predicted: np.ndarray, labels: np.ndarray, number: int) -> Score:
     """Compare int [N] of ``number`` classes: accuracy, F1 (of class 1 where there are two, else a mean), Matthews."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    return {
+    figures = {
         "accuracy": float(accuracy_score(labels, predicted)),
         "f1": float(
             f1_score(labels, predicted, average="binary" if number == 2 else "macro", zero_division=0)
         ),
         "matthews": float(matthews_corrcoef(labels, predicted)),
     }
+    said, right = np.eye(number)[predicted], np.eye(number)[labels]
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        both, seen = sums[..., :number], sums[..., number:]
+        each = 2 * both / np.maximum(seen, 1.0)
+        if number == 2:
+            return each[..., 1]
+        return each.sum(-1) / np.maximum((seen > 0).sum(-1), 1)  # a class that nobody names has no say
+
+    def matthews(sums: np.ndarray) -> np.ndarray:
+        p, t, c = sums[..., :number], sums[..., number : 2 * number], sums[..., -1]
+        n = p.sum(-1)
+        spread = np.sqrt((n**2 - (p * p).sum(-1)) * (n**2 - (t * t).sum(-1)))
+        return np.where(spread > 0, (c * n - (p * t).sum(-1)) / np.where(spread > 0, spread, 1.0), 0.0)
+
+    same = (predicted == labels)[:, None].astype(float)
+    return Score(
+        figures,
+        {
+            "accuracy": _ratio(same[:, 0], np.ones(len(labels))),
+            "f1": Parts(np.concatenate([said * right, said + right], 1), f1),
+            "matthews": Parts(np.concatenate([said, right, same], 1), matthews),
+        },
+    )
 
 
-def entities(predicted: list[list[str]], tags: list[list[str]]) -> dict[str, float]:
+def tags(predicted: list[np.ndarray], labels: list[np.ndarray], number: int) -> Score:
+    """Compare tags of sentences, int [n] each of ``number``, word by word: as ``classes``, but a sentence is one example."""
+    score = classes(np.concatenate(predicted), np.concatenate(labels), number)
+    words = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
+
+    def of_sentences(parts: Parts) -> Parts:
+        each = np.zeros((len(labels), parts.each.shape[1]))
+        np.add.at(each, words, parts.each)
+        return parts._replace(each=each)
+
+    return Score(score.figures, {name: of_sentences(parts) for name, parts in score.parts.items()})
+
+
+def entities(predicted: list[list[str]], tags: list[list[str]]) -> Score:
     """Compare BIO tags of sentences as the CoNLL script does: F1, precision, recall of whole entities, F1 of each kind."""
     from seqeval.metrics import classification_report
+    from seqeval.metrics.sequence_labeling import get_entities
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a kind that is never predicted has no precision: 0 says so
@@ -35,43 +122,70 @@ def entities(predicted: list[list[str]], tags: list[list[str]]) -> dict[str, flo
     total = report.pop("micro avg")
     kinds = {name: float(row["f1-score"]) for name, row in report.items() if not name.endswith(" avg")}
     right = np.concatenate([np.array(a) == np.array(b) for a, b in zip(predicted, tags, strict=True)])
-    return {
+    figures = {
         "f1": float(total["f1-score"]),
         "precision": float(total["precision"]),
         "recall": float(total["recall"]),
         "accuracy": float(np.mean(right)),
     } | {f"f1_{name}": value for name, value in kinds.items()}
+    found = [(set(get_entities(a)), set(get_entities(b))) for a, b in zip(predicted, tags, strict=True)]
+    both = np.array([2.0 * len(a & b) for a, b in found])
+    return Score(figures, {"f1": _ratio(both, np.array([float(len(a) + len(b)) for a, b in found]))})
 
 
-def numbers(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def numbers(predicted: np.ndarray, labels: np.ndarray) -> Score:
     """Compare numbers float [N]: Pearson's and Spearman's correlation (nan where one side is constant), mean square."""
-    from scipy.stats import pearsonr, spearmanr
+    from scipy.stats import pearsonr, rankdata, spearmanr
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a constant answer has no correlation: nan says so
         several = len(labels) > 1
-        return {
+        figures = {
             "pearson": float(pearsonr(predicted, labels).statistic) if several else math.nan,
             "spearman": float(spearmanr(predicted, labels).statistic) if several else math.nan,
             "mse": float(np.mean(np.square(predicted - labels))),
         }
+    # Ranks are those among all examples: ranked anew in every resample they would differ little, at a great cost.
+    ranks = [rankdata(side) for side in (predicted, labels)]
+    return Score(
+        figures, {"pearson": _correlation(predicted, labels), "spearman": _correlation(ranks[0], ranks[1])}
+    )
 
 
-def spans(predicted: dict[str, str], answers: dict[str, list[str]]) -> dict[str, float]:
+def spans(predicted: dict[str, str], answers: dict[str, list[str]]) -> Score:
     """Score answers by question id as SQuAD's own scripts do: exact match and F1 of words, in [0, 1].
 
     ``answers`` lists what is right for each question, [] where there is no answer ('' is then right; SQuAD 2). A question
     without a prediction counts 0. Follows evaluate-v1.1.py and evaluate-v2.0.py (Rajpurkar et al., 2016 and 2018).
     """
-    exact = overlap = 0.0
-    for name, right in answers.items():
+    exact, overlap = np.zeros(len(answers)), np.zeros(len(answers))
+    for n, (name, right) in enumerate(answers.items()):
         said = predicted.get(name)
         if said is None:
             continue
         references = [_plain(text) for text in right] or [""]
-        exact += max(_plain(said) == reference for reference in references)
-        overlap += max(_word_f1(_plain(said).split(), reference.split()) for reference in references)
-    return {"f1": overlap / len(answers), "exact": exact / len(answers)}
+        exact[n] = max(_plain(said) == reference for reference in references)
+        overlap[n] = max(_word_f1(_plain(said).split(), reference.split()) for reference in references)
+    one = np.ones(len(answers))
+    return Score(
+        {"f1": float(overlap.mean()), "exact": float(exact.mean())},
+        {"f1": _ratio(overlap, one), "exact": _ratio(exact, one)},
+    )
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> Parts:
+    return Parts(np.stack([above, below], 1), lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1e-9))
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> Parts:
+    x, y = (side.astype(np.float64) - side.mean(dtype=np.float64) for side in (x, y))
+
+    def figure(sums: np.ndarray) -> np.ndarray:
+        n, sx, sy, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        spread = np.sqrt(np.maximum((n * xx - sx * sx) * (n * yy - sy * sy), 0.0))
+        return np.where(spread > 0, (n * xy - sx * sy) / np.where(spread > 0, spread, 1.0), np.nan)
+
+    return Parts(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1), figure)
 
 
 def _plain(text: str) -> str:

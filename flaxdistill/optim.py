@@ -49,25 +49,31 @@ class AdamW:
             if getattr(self, name) < 0:
                 raise UserError(f"optim.{name} is {getattr(self, name)}; it must be 0 or above")
 
-    def schedule(self, steps: int) -> optax.Schedule:
-        """Give the learning rate at each of ``steps`` steps, the first of which already moves."""
+    def schedule(self, steps: int, rate: Any = None) -> optax.Schedule:
+        """Give the learning rate at each of ``steps`` steps, the first of which already moves; ``rate``: a lane's own."""
+        rate = self.rate if rate is None else rate
         warmup = round(self.warmup * steps) if self.warmup < 1 else min(round(self.warmup), steps)
-        rest, end = max(steps - warmup, 1), self.rate * self.end
+        rest, end = max(steps - warmup, 1), rate * self.end
         falls = {
-            "linear": optax.linear_schedule(self.rate, end, rest),
-            "cosine": optax.cosine_decay_schedule(self.rate, rest, self.end),
-            "constant": optax.constant_schedule(self.rate),
+            "linear": optax.linear_schedule(rate, end, rest),
+            "cosine": optax.cosine_decay_schedule(rate, rest, self.end),
+            "constant": optax.constant_schedule(rate),
         }
         if not warmup:
             return falls[self.decay]
-        rise = optax.linear_schedule(self.rate / warmup, self.rate, max(warmup - 1, 1))
+        rise = optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1))
         return optax.join_schedules([rise, falls[self.decay]], [warmup])
 
-    def build(self, steps: int) -> optax.GradientTransformation:
+    def build(self, steps: int, rate: Any = None) -> optax.GradientTransformation:
         """Build the transformation; an update with a non-finite gradient is skipped and counted in its state."""
         chain = [optax.clip_by_global_norm(self.clip)] if self.clip else []
         adam = (optax.lamb if self.lamb else optax.adamw)(
-            self.schedule(steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed
+            self.schedule(steps, rate),
+            self.b1,
+            self.b2,
+            self.eps,
+            weight_decay=self.weight_decay,
+            mask=decayed,
         )
         return optax.apply_if_finite(optax.chain(*chain, adam), max_consecutive_errors=2**30)
 

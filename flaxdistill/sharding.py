@@ -22,7 +22,7 @@ RULES: list[tuple[str, tuple[P, ...]]] = [
     (r".*/embedding", (P(None, "fsdp"), P())),
     (r".*/kernel", (P("fsdp", None), P(None, "fsdp"), P())),
     # Counters of the optimiser and of the state.
-    (r"[^/]*|(.*/)?(count|step|next_index|notfinite_count|last_finite|total_notfinite)", (P(),)),
+    (r"[^/]*|(.*/)?(count|step|next_index|notfinite_count|last_finite|total_notfinite|worth)", (P(),)),
 ]
 
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
@@ -51,26 +51,30 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
         )
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """Give every leaf of a state (arrays or ShapeDtypeStructs) the first spec of its row that divides it."""
+def state_shardings(state: Any, mesh: Mesh, lanes: int = 1) -> Any:
+    """Give every leaf of a state (arrays or ShapeDtypeStructs) the first spec of its row that divides it.
+
+    Of several ``lanes`` every leaf has a leading axis, which is not split.
+    """
+    ahead = (None,) if lanes > 1 else ()
     flat = tree.flatten(state)
     specs = tree.match(RULES, flat, what="sharding", unused=True)
 
     def place(path: str, leaf: Any) -> NamedSharding:
         for spec in specs[path]:
-            if len(spec) <= leaf.ndim and all(
-                axis is None or size % mesh.shape[axis] == 0
-                for axis, size in zip(spec, leaf.shape, strict=False)
+            shape = leaf.shape[len(ahead) :]
+            if len(spec) <= len(shape) and all(
+                axis is None or size % mesh.shape[axis] == 0 for axis, size in zip(spec, shape, strict=False)
             ):
-                return NamedSharding(mesh, spec)
+                return NamedSharding(mesh, P(*ahead, *spec))
         return NamedSharding(mesh, P())
 
     return tree.map_with_path(place, state)
 
 
-def rows_sharding(mesh: Mesh) -> NamedSharding:
-    """Split the leading axis of a batch over all devices."""
-    return NamedSharding(mesh, P(ROWS))
+def rows_sharding(mesh: Mesh, *, lanes: bool = False) -> NamedSharding:
+    """Split the leading axis of a batch, or the one after that of ``lanes``, over all devices."""
+    return NamedSharding(mesh, P(None, ROWS) if lanes else P(ROWS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -83,9 +87,9 @@ def place_rows(
 ) -> Batch:
     """Put this process's rows, and a teacher's stored answers to them, on its devices as one global batch.
 
-    Label columns are still empty.
+    Columns of several lanes have a leading axis of them. Label columns are still empty.
     """
-    sharding = rows_sharding(mesh)
+    sharding = rows_sharding(mesh, lanes=rows["weight"].ndim == 2)
     columns: dict[str, Any] = {**rows, "label_positions": np.zeros(rows["labels"].shape, np.int32)}
     columns["targets"] = dict(targets or {})
     batch = Batch(**columns)

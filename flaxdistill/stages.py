@@ -9,21 +9,19 @@ import signal
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from flaxdistill import build, feed, fit, judging, sharding, workdir
-from flaxdistill.data.store import Store, open_store
+from flaxdistill import build, evaluation, workdir
 from flaxdistill.errors import UserError, out_of_memory
-from flaxdistill.experiment import Experiment, Teacher
+from flaxdistill.experiment import Experiment
 from flaxdistill.families.base import expected_shapes
 from flaxdistill.files import refuse_brackets
-from flaxdistill.hub import Model
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.train import alignment, loop
+from flaxdistill.train import loop
 from flaxdistill.train.checkpoint import latest_step
-from flaxdistill.train.log import Row, last, read_rows
+from flaxdistill.train.log import Row, read_rows
 
 Show = Callable[[str, Experiment, Row], None]
 Stages = Mapping[str, Experiment]
@@ -84,72 +82,21 @@ def table(stages: Stages, root: Path) -> list[Row]:
         teacher = experiment.teacher.path if experiment.teacher else "@"
         if not teacher.startswith("@") and teacher not in seen:
             parameters = {"parameters": count(workdir.read_model(teacher).config)}
-            rows.append({"name": f"teacher {Path(teacher).name}"} | parameters | evaluate(path, teacher))
+            figures = evaluation.judge(path, teacher).figures
+            rows.append({"name": f"teacher {Path(teacher).name}"} | parameters | figures)
             seen.add(teacher)
-        metrics = read_rows(path / "metrics.jsonl")
-        speeds = [row["tokens_per_second"] for row in metrics if "tokens_per_second" in row]
-        row = {"name": name or "student", "parameters": count(workdir.read_config(path)[1])}
-        row |= last(metrics, "held_out")
-        rows.append(row | ({"tokens_per_second": statistics.median(speeds)} if speeds else {}))
+        speeds = [
+            row["tokens_per_second"]
+            for row in read_rows(path / "metrics.jsonl")
+            if "tokens_per_second" in row
+        ]
+        facts = {"parameters": count(workdir.read_config(path)[1])}
+        facts |= {"tokens_per_second": statistics.median(speeds)} if speeds else {}
+        lanes = workdir.evaluations(path)
+        for row in lanes if len(lanes) > 1 else []:
+            rows.append(row | {"name": f"{name or 'student'}, seed {row['seed']}, rate {row['rate']:g}"})
+        rows.append({"name": name or "student"} | facts | evaluation.median(lanes))
     return rows
-
-
-def evaluate(path: Path, model: str | None = None) -> Row:
-    """Evaluate a run's student, or any model of the same vocabulary, on the run's held-out blocks.
-
-    Compares with the run's teachers or judge where it has any. Raises UserError where vocabularies differ.
-    """
-    seen = _open(path.absolute(), model)
-    e = seen.experiment
-    judge = judging.make_judge(e, seen.subject.config, seen.judges, seen.applies[1:], seen.store, seen.mesh)
-    return judge({"student": seen.params[0], "losses": {}}, seen.params[1:])
-
-
-def align(path: Path, model: str | None = None) -> dict[str, Any]:
-    """Compare every layer of a run's student, or of another model, with every layer of its teacher or judge.
-
-    Gives what ``alignment.similarity`` does, on the run's held-out blocks without masks. Raises UserError where there is
-    nobody to compare with.
-    """
-    seen = _open(path.absolute(), model)
-    if not seen.judges:
-        raise UserError(
-            f"{path} has no teacher or judge whose layers could be compared with; set judge in its config"
-        )
-    compute = sharding.jit(
-        alignment.make_align(*seen.applies[:2]), seen.mesh, out_shardings=sharding.replicated(seen.mesh)
-    )
-    batches = feed.held_out_batches(seen.store.held_out, seen.experiment.eval_batch_size, seen.mesh)
-    return alignment.similarity(compute(*seen.params[:2], batch) for batch in batches)
-
-
-class _Seen(NamedTuple):
-    experiment: Experiment
-    store: Store
-    mesh: Any
-    subject: Model
-    judges: list[Model]
-    applies: tuple[Any, ...]  # of the subject, then of the judges
-    params: tuple[Any, ...]
-
-
-def _open(path: Path, model: str | None) -> _Seen:
-    e = workdir.read_experiment(path)
-    blocks = workdir.read_inputs(path).get("blocks", "")
-    places = (
-        [Path(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
-    )  # the latter for a stage
-    store = open_store(
-        next((place / blocks for place in places if (place / blocks).is_dir()), places[0] / blocks)
-    )
-    subject = workdir.read_model(model or str(path))
-    judges = [build.read(judge.path, path) for judge in e.compared().values()]
-    fit.check_vocabulary(subject, store.vocabulary())
-    fit.check_head(subject, e.task.head, store.labels)
-    fit.check_compared(subject.source, subject.config, judges, store.length)
-    mesh = sharding.make_mesh()
-    hows = [Teacher(path=subject.source, dtype="float32"), *e.compared().values()]
-    return _Seen(e, store, mesh, subject, judges, *judging.freeze([subject, *judges], hows, mesh))
 
 
 def count(config: EncoderConfig) -> int:

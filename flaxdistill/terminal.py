@@ -30,6 +30,7 @@ COLUMNS = {
     "pearson": ("Pearson", lambda x: f"{x:.4f}"),
     "spearman": ("Spearman", lambda x: f"{x:.4f}"),
     "mse": ("MSE", lambda x: f"{x:.4f}"),
+    "interval": ("95 %", lambda bounds: f"{bounds[0]:.4f} .. {bounds[1]:.4f}"),
     "gap": ("gap", lambda x: f"{x:.4f}"),
     "kl": ("KL", lambda x: f"{x:.4f}"),
     "agreement": ("agree", lambda x: f"{x:.2%}"),

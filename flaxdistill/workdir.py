@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import jax
 import numpy as np
 
 from flaxdistill import experiment as config
@@ -22,9 +23,12 @@ from flaxdistill.experiment import Experiment
 from flaxdistill.families import family as find_family
 from flaxdistill.families.base import Family
 from flaxdistill.files import read_json, refuse_brackets, refuse_full, write_json
+from flaxdistill.lanes import split
+from flaxdistill.metrics import worth
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.train.checkpoint import latest_step, read_student
+from flaxdistill.train.log import Row, last, read_rows
 from flaxdistill.tree import flatten
 
 EXPERIMENT = "experiment.json"
@@ -177,8 +181,27 @@ def export(path: Path, out: Path) -> str:
     return f"exported {model.source} to {out} ({model.family.model_type}), read back bit-equal"
 
 
-def read_model(path_or_id: str) -> hub.Model:
-    """Read the student of a workdir at its newest checkpoint, or else any model that ``hub`` can read."""
+def evaluations(path: Path) -> list[Row]:
+    """Find the evaluation of the student that a run gives, the last or the best, of each lane; {} where there is none."""
+    e, step = read_experiment(path), latest_step(path) or 0
+    rows = [row for row in read_rows(path / "metrics.jsonl") if row.get("split") == "held_out"]
+    rows = [row for row in rows if row["step"] <= step]  # of what the checkpoint has seen
+    found = []
+    for lane in e.lanes():
+        own = [row for row in rows if lane == (row.get("seed", lane.seed), row.get("rate", lane.rate))]
+        found.append(
+            max(own, key=lambda row: worth(row, e.task.figure))
+            if own and e.keep == "best"
+            else last(own, "held_out")
+        )
+    return found
+
+
+def read_model(path_or_id: str, lane: int | None = None) -> hub.Model:
+    """Read the student of a workdir at its newest checkpoint, or else any model that ``hub`` can read.
+
+    Of several lanes the one whose evaluation is worth most, if ``lane`` does not say which.
+    """
     path = Path(path_or_id).expanduser()
     if not is_workdir(path):
         return hub.read_model(path_or_id)
@@ -186,9 +209,20 @@ def read_model(path_or_id: str) -> hub.Model:
     step = latest_step(path)
     if step is None:
         raise UserError(f"{path} has no complete checkpoint yet; run it until it saves one")
-    params = read_student(path, step, shapes_of(encoder))
+    e, shapes, source = read_experiment(path), shapes_of(encoder), f"{path} at step {step}"
+    lanes, seen = e.lanes(), evaluations(path)
+    if len(lanes) > 1:
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((len(lanes), *leaf.shape), leaf.dtype), shapes
+        )
+        worths = [worth(row, e.task.figure) for row in seen]
+        lane = worths.index(max(worths)) if lane is None else lane
+        source += f", seed {lanes[lane].seed}, rate {lanes[lane].rate:g}"
+    if e.keep == "best" and seen[lane or 0]:
+        source += f", its best of step {seen[lane or 0]['step']}"
+    params = split(read_student(path, step, shapes, best=e.keep == "best"), len(lanes))[lane or 0]
     return hub.Model(
-        source=f"{path} at step {step}",
+        source=source,
         family=family,
         config=encoder,
         params=params,

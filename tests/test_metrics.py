@@ -10,28 +10,28 @@ from flaxdistill import metrics
 
 def test_classes():
     said, right = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 0, 1])
-    scores = metrics.classes(said, right, 2)
+    scores = metrics.classes(said, right, 2).figures
     assert scores["accuracy"] == pytest.approx(0.8)
     assert scores["f1"] == pytest.approx(0.8)  # precision 2/3, recall 1, of class 1
     assert scores["matthews"] == pytest.approx((2 * 2 - 1 * 0) / np.sqrt(3 * 2 * 3 * 2))
-    three = metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]), 3)
+    three = metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]), 3).figures
     assert three["f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)  # a mean over classes
 
 
 def test_numbers():
-    scores = metrics.numbers(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
+    scores = metrics.numbers(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0])).figures
     assert scores["spearman"] == pytest.approx(1.0) and scores["mse"] == pytest.approx(1 / 3)
     assert scores["pearson"] == pytest.approx(np.corrcoef([1, 2, 4], [1, 2, 3])[0, 1])
-    assert np.isnan(metrics.numbers(np.ones(1), np.ones(1))["spearman"])
-    assert np.isnan(metrics.numbers(np.ones(3), np.arange(3.0))["pearson"])
+    assert np.isnan(metrics.numbers(np.ones(1), np.ones(1)).figures["spearman"])
+    assert np.isnan(metrics.numbers(np.ones(3), np.arange(3.0)).figures["pearson"])
 
 
 def test_spans():
     answers = {"a": ["The Cat.", "a dog"], "b": ["blue whale"], "c": [], "d": ["x"]}
-    scores = metrics.spans({"a": "cat", "b": "the blue shark", "c": ""}, answers)
+    scores = metrics.spans({"a": "cat", "b": "the blue shark", "c": ""}, answers).figures
     assert scores["exact"] == pytest.approx(2 / 4)
     assert scores["f1"] == pytest.approx((1 + 2 * 1 / 4 + 1 + 0) / 4)
-    assert metrics.spans({"c": "something"}, {"c": []}) == {"f1": 0.0, "exact": 0.0}
+    assert metrics.spans({"c": "something"}, {"c": []}).figures == {"f1": 0.0, "exact": 0.0}
 
 
 def test_spans_give_the_published_figures(shared):
@@ -43,6 +43,74 @@ def test_spans_give_the_published_figures(shared):
         for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
     }
-    scores = metrics.spans(predicted, answers)
+    scores = metrics.spans(predicted, answers).figures
     assert len(answers) == 10_570
     assert round(100 * scores["exact"], 2) == 40.14 and round(100 * scores["f1"], 2) == 50.98
+
+
+def scored(n=60):
+    draw = np.random.default_rng(0)
+    said, right = draw.integers(0, 3, n), draw.integers(0, 3, n)
+    tags = [[str(t) for t in draw.choice(["O", "B-X", "I-X", "B-Y"], 5)] for _ in range(2 * n)]
+    words = [["a", "b", "c"][k] for k in draw.integers(0, 3, n)]
+    return {
+        "two": metrics.classes(said % 2, right % 2, 2),
+        "three": metrics.classes(said, right, 3),
+        "unnamed class": metrics.classes(said, right, 5),
+        "numbers": metrics.numbers(draw.normal(size=n), draw.normal(size=n) + np.arange(n) / 40),
+        "entities": metrics.entities(tags[:n], tags[n:]),
+        "tags": metrics.tags(np.split(said, 6), np.split(right, 6), 3),
+        "spans": metrics.spans(dict(enumerate(words)), {k: ["b", "a c"] for k in range(n)}),
+    }
+
+
+@pytest.mark.parametrize("name", list(scored()))
+def test_parts_add_up_to_what_the_libraries_say(name):
+    score = scored()[name]
+    assert score.parts
+    for figure, parts in score.parts.items():
+        assert parts.figure(parts.each.sum(0)) == pytest.approx(score.figures[figure], abs=1e-6), figure
+
+
+def test_parts_of_a_resample_are_those_of_the_resampled_examples():
+    draw = np.random.default_rng(1)
+    said, right = draw.integers(0, 3, 50), draw.integers(0, 3, 50)
+    sample = draw.integers(0, 50, (2, 50))
+    parts = metrics.classes(said, right, 3).parts
+    for row, chosen in enumerate(sample):
+        again = metrics.classes(said[chosen], right[chosen], 3).figures
+        for figure in ("accuracy", "f1", "matthews"):
+            found = parts[figure].figure(parts[figure].each[sample].sum(1))[row]
+            assert found == pytest.approx(again[figure]), figure
+
+
+def test_interval_of_a_share_is_the_binomial_one():
+    right = np.arange(400) < 300
+    parts = metrics.classes(right.astype(int), np.ones(400, int), 2).parts["accuracy"]
+    low, high = metrics.interval([parts])
+    half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert low == pytest.approx(0.75 - half, abs=0.005) and high == pytest.approx(0.75 + half, abs=0.005)
+
+
+def test_differences_are_paired():
+    draw = np.random.default_rng(0)
+    right = draw.random(300) < 0.7
+    better = right | (np.arange(300) < 30)  # the same mistakes but for these
+    ours, theirs = (
+        metrics.classes(x.astype(int), np.ones(300, int), 2).parts["accuracy"] for x in (better, right)
+    )
+    low, high = metrics.interval([ours], [theirs])
+    assert 0 < low < better.mean() - right.mean() < high < 0.07
+    assert metrics.interval([ours], [ours]) == (0.0, 0.0)
+    both = metrics.interval([ours, theirs], [theirs, theirs])  # means over runs
+    assert both == pytest.approx((low / 2, high / 2))
+
+
+def test_what_a_figure_is_worth():
+    assert metrics.worth({"mlm": 2.0}, "mlm") == -2.0 and metrics.worth({"f1": 0.5}, "f1") == 0.5
+    assert (
+        metrics.worth({}, "f1")
+        == metrics.worth({"f1": np.nan}, "f1")
+        == metrics.worth({"f1": None}, "f1")
+        == -np.inf
+    )

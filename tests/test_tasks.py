@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from test_cli import compiled, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
 
-from flaxdistill import hub
+from flaxdistill import evaluation, hub, workdir
+from flaxdistill.models.encoder import shapes_of
+from flaxdistill.train.checkpoint import read_student
 
 GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "dull")
 CONFIG = """
@@ -247,3 +250,84 @@ def test_what_cannot_be_run_is_refused(story, folder, config, tmp_path, lines, m
     verb = "distill" if "student" in lines else "train"
     assert message in refused(verb, config(lines), "--workdir", tmp_path / "w")
     assert not (tmp_path / "w" / "experiment.json").exists()
+
+
+@pytest.fixture(scope="module")
+def lanes(folder, compiled):  # noqa: F811
+    """Two seeds at two rates as one program, stopped once and taken up again, the best of each kept."""
+    path = folder / "lanes.py"
+    path.write_text(
+        (folder / "common.txt").read_text()
+        + "config = replace(teacher, seeds=(0, 5), rates=(1e-2, 3e-4), steps=20, eval_every=4, keep='best')\n"
+    )
+    succeed("train", path, "--workdir", folder / "lanes", "--steps", "8", "--optim.decay", "constant")
+    out = succeed("train", path, "--workdir", folder / "lanes", "--steps", "20", "--optim.decay", "constant")
+    return folder / "lanes", out
+
+
+def test_every_lane_is_the_run_it_would_be_alone(lanes, config, tmp_path):
+    path = config("config = replace(teacher, seed=5, steps=20, eval_every=4)")
+    flags = ("--optim.decay", "constant", "--optim.rate", "3e-4")
+    succeed("train", path, "--workdir", tmp_path / "alone", *flags)
+    alone = rows_of(tmp_path / "alone", "held_out")
+    beside = [
+        row for row in rows_of(lanes[0], "held_out") if row.pop("seed") == 5 and row.pop("rate") == 3e-4
+    ]
+    assert len(rows_of(lanes[0], "held_out")) == 4 * len(alone) == 20
+    assert [row["step"] for row in beside] == [row["step"] for row in alone]
+    for ours, theirs in zip(beside, alone, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    _, encoder = workdir.read_config(tmp_path / "alone")
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), shapes_of(encoder))
+    last = jax.tree.map(lambda leaf: leaf[3], read_student(lanes[0], 20, shapes))
+    own = workdir.read_model(str(tmp_path / "alone")).params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), last, own)
+
+
+def test_the_best_of_the_lanes_is_given(lanes):
+    path, out = lanes
+    rows = rows_of(path, "held_out")
+    best = max(row["accuracy"] for row in rows)
+    assert min(row["accuracy"] for row in rows) < best
+    printed = succeed("eval", path)
+    for row in workdir.evaluations(path):
+        name = f"seed {row['seed']}, rate {row['rate']:g}, its best of step {row['step']}"
+        assert name in printed and f"{row['accuracy']:.2%}" in printed
+    model = workdir.read_model(str(path))
+    assert hub.read_model(str(path / "export")).digest == model.digest
+    assert evaluation.judge(path, str(path / "export")).figures["accuracy"] == best
+    assert "seed 0, rate 0.01" in out and "median" in printed
+
+
+def test_a_difference_has_an_interval(lanes, story, folder):
+    printed = succeed("eval", story / "student", "--against", lanes[0])
+    assert "difference" in printed and " .. " in printed
+    nothing = succeed("eval", story / "student", "--against", story / "student" / "export")
+    assert "0.0000 .. 0.0000" in nothing
+    other = table(folder / "other.tsv", sentences(7, 30))
+    rows = evaluation.evaluate(story / "student", data=str(other))
+    assert rows[0]["name"] == str(story / "student") and len(rows[0]["interval"]) == 2
+    assert evaluation.evaluate(story / "student", data=str(folder / "dev.tsv"))[0][
+        "accuracy"
+    ] == pytest.approx(rows_of(story / "student", "held_out")[-1]["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--seeds", "1", "1"), "name each of them once"),
+        (("--rates", "0"), "each must be above 0"),
+        (("--seeds", "-1"), "at least 0"),
+    ],
+)
+def test_wrong_lanes(config, tmp_path, flags, said):
+    assert said in refused("train", config("config = teacher"), "--workdir", tmp_path / "w", *flags)
+    assert not (tmp_path / "w").exists()
+
+
+def test_wrong_rows_to_evaluate_on(story, folder):
+    bad = table(folder / "bad.tsv", [("the cat", "perhaps")])
+    said = refused("eval", story / "student", "--data", bad)
+    assert "bad.tsv" in said and "'perhaps' is none of no, yes" in said
+    assert "does not exist" in refused("eval", story / "student", "--data", folder / "none.tsv")
+    assert "--data" in refused("eval", story / "student", "--split", "test")

@@ -50,16 +50,23 @@ class Reading(NamedTuple):
 
 
 def prepare_examples(
-    corpus: Corpus, reading: Reading, directory: Path, *, report: Report = lambda text: None
+    corpus: Corpus,
+    reading: Reading,
+    directory: Path,
+    *,
+    labels: tuple[str, ...] | None = None,
+    report: Report = lambda text: None,
 ) -> Store:
     """Turn labelled sources into a store below ``directory``, or open it if it is there; as ``prepare`` does for text.
 
     Held-out rows are all of ``held_out_sources`` or, without these, a share of the examples chosen by the hash of their
-    text. Labels' names stand in the manifest. Raises UserError naming file and line of what cannot be read.
+    text. Labels' names stand in the manifest; where ``labels`` gives them, only held-out rows are read. Raises UserError
+    naming file and line of what cannot be read.
     """
     if corpus.tokenizer is None:
         raise UserError("labelled rows need a vocabulary: start from a model, or set corpus.tokenizer")
-    train = [source.labelled() for source in corpus.sources]
+    sources = corpus.sources if labels is None else ()
+    train = [source.labelled() for source in sources]
     held_out = [source.labelled() for source in corpus.held_out_sources]
     vocabulary = load_vocabulary(corpus.tokenizer)
     settings = {
@@ -67,17 +74,17 @@ def prepare_examples(
         "task": reading.meaning,
         "length": corpus.length,
         "tokenizer": {"digest": vocabulary.digest},
-        "sources": [_described(source, shards) for source, shards in zip(corpus.sources, train, strict=True)],
+        "sources": [_described(source, shards) for source, shards in zip(sources, train, strict=True)],
         "held_out": [
             _described(source, shards)
             for source, shards in zip(corpus.held_out_sources, held_out, strict=True)
         ]
         or corpus.held_out,
-    }
+    } | ({} if labels is None else {"labels": list(labels)})
 
     def write(folder: Path) -> dict[str, Any]:
         judged = [shard for shards in held_out for shard in shards]
-        return _write(folder, corpus, train, judged, vocabulary, reading, report)
+        return _write(folder, corpus, train, judged, vocabulary, reading, labels, report)
 
     return stored(directory, settings, write, report)
 
@@ -94,6 +101,7 @@ def _write(
     held_out: list[Shard],
     vocabulary: Vocabulary,
     reading: Reading,
+    given: tuple[str, ...] | None,
     report: Report,
 ) -> dict[str, Any]:
     with writing(folder):
@@ -108,7 +116,7 @@ def _write(
     part = None if held_out else False
     seen = (e for shards in train for e in examples(shards, out=part) if e.label is not None)
     declared = next((shard.classes for shards in train for shard in shards if shard.classes), ())
-    labels = reading.settle(seen, declared)
+    labels = reading.settle(seen, declared) if given is None else list(given)
     if labels:
         report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
     counts = np.zeros(vocabulary.size, np.int64)
@@ -148,7 +156,7 @@ def _write(
         )
     counts[:] = 0
     sources = []
-    for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=True)):
+    for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=given is None)):
         written = rows(f"train-{number}", examples(shards, out=part), held_out=False)
         if not written["rows"]:
             raise UserError(f"source {source.path} holds no row to train on; add rows or leave it out")

@@ -10,6 +10,7 @@ import numpy as np
 
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
+from flaxdistill.metrics import Score
 from flaxdistill.pytrees import Batch
 
 
@@ -17,6 +18,11 @@ class Task(abc.ABC):
     """One thing that a student is trained for; subclasses are frozen dataclasses."""
 
     head: ClassVar[Any]  # a ``models.config.Head``
+
+    @property
+    @abc.abstractmethod
+    def figure(self) -> str:
+        """Name the figure by which evaluations are ranked."""
 
     @abc.abstractmethod
     def make_prepare(
@@ -45,5 +51,5 @@ class Labelled(Task):
         """Tell how examples become rows, a ``data.examples.Reading``."""
 
     @abc.abstractmethod
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> Score:
         """Score the answers of each held-out row of a store, [N, C], against its labels, [N]."""

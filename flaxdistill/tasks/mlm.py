@@ -39,7 +39,6 @@ class MLM(Task):
     """
 
     head = "mlm"
-
     rate: float = 0.15
     keep: float = 0.1
     random: float = 0.1
@@ -63,6 +62,10 @@ class MLM(Task):
             )
         if self.whole_words and self.scope == "batch":
             raise UserError("task.whole_words has a budget for each row; set task.scope to row")
+
+    @property
+    def figure(self) -> str:
+        return "mlm"
 
     def make_prepare(
         self, vocabulary: Vocabulary, counts: Callable[[], np.ndarray], seed: int

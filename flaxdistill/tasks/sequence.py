@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Classification(Labelled):
     head = "sequence"
 
     labels: tuple[str, ...] = ()
+    figure: Literal["accuracy", "f1", "matthews"] = "accuracy"  # by which evaluations are ranked
 
     def __post_init__(self):
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
@@ -72,7 +73,7 @@ class Classification(Labelled):
 
         return Reading({"task": "classes", "labels": list(self.labels)}, settle, rows)
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
         return metrics.classes(np.concatenate(logits).argmax(-1), np.concatenate(labels), len(store.labels))
 
 
@@ -81,6 +82,8 @@ class Regression(Labelled):
     """Predict a number for a text, or for a pair of texts, such as how similar they are."""
 
     head = "sequence"
+
+    figure: Literal["pearson", "spearman"] = "pearson"  # by which evaluations are ranked
 
     def reading(self) -> Reading:
         def rows(
@@ -91,7 +94,7 @@ class Regression(Labelled):
 
         return Reading({"task": "number"}, lambda examples, declared: ["score"], rows)
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
         return metrics.numbers(np.concatenate(logits)[:, 0], np.concatenate(labels))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Answering(Labelled):
     n_best: int = 20
     longest: int = 30
     unanswerable: bool = False
+    figure: Literal["f1", "exact"] = "f1"  # by which evaluations are ranked
 
     def __post_init__(self):
         for name in ("longest_question", "n_best", "longest"):
@@ -119,7 +120,7 @@ class Answering(Labelled):
         inside = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < start + len(text)))
         return (int(inside[0]), int(inside[-1])) if len(inside) else ()
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
         examples = store.examples()
         predicted = {str(n): text for n, text in self.answers(logits, store.held_out, examples).items()}
         return metrics.spans(predicted, {str(n): example["answers"] for n, example in enumerate(examples)})

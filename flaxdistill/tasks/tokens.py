@@ -35,6 +35,10 @@ class Tagging(Labelled):
     scheme: Literal["bio", "plain"] = "bio"
     labels: tuple[str, ...] = ()
 
+    @property
+    def figure(self) -> str:
+        return "f1" if self.scheme == "bio" else "accuracy"
+
     def __post_init__(self):
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             raise UserError(
@@ -84,7 +88,7 @@ class Tagging(Labelled):
         meaning = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
         return Reading(meaning, settle, rows)
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> dict[str, float]:
+    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
         # A sentence of several rows is one again: an entity may stand across them.
         said: dict[int, list[int]] = {}
         right: dict[int, list[int]] = {}
@@ -94,8 +98,8 @@ class Tagging(Labelled):
             said.setdefault(example, []).extend(row.argmax(-1)[asked >= 0])
             right.setdefault(example, []).extend(asked[asked >= 0])
         if self.scheme == "plain":
-            flat = [np.array([n for tags in side.values() for n in tags]) for side in (said, right)]
-            return metrics.classes(flat[0], flat[1], len(store.labels))
+            ours, theirs = ([np.array(tags, int) for tags in side.values()] for side in (said, right))
+            return metrics.tags(ours, theirs, len(store.labels))
         return metrics.entities(
             *([[store.labels[n] for n in tags] for tags in side.values()] for side in (said, right))
         )

@@ -83,8 +83,8 @@ def latest_step(directory: Path) -> int | None:
     return max(ocp.utils.checkpoint_steps(folder.resolve()), default=None) if folder.is_dir() else None
 
 
-def read_student(directory: Path, step: int, shapes: Any) -> Params:
-    """Read only the student's parameters of a checkpoint, as numpy float32 leaves of ``shapes``."""
+def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False) -> Params:
+    """Read only the student's parameters of a checkpoint, the last or the best, as numpy float32 leaves of ``shapes``."""
     from orbax.checkpoint import v1
 
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -94,8 +94,9 @@ def read_student(directory: Path, step: int, shapes: Any) -> Params:
     folder = (directory / "checkpoints" / str(step)).resolve()
     try:
         with context:
-            read = v1.load(folder, {"params": {"student": shapes}}, checkpointable_name="default")
-        student: Params = jax.device_get(read["params"]["student"])
+            part = "best" if best else "params"
+            read = v1.load(folder, {part: {"student": shapes}}, checkpointable_name="default")
+        student: Params = jax.device_get(read[part]["student"])
     except Exception as error:  # as above
         _let_through(error)
         raise _damaged(folder, error) from error
@@ -116,4 +117,5 @@ def _damaged(folder: Path, error: Exception) -> UserError:
 
 
 def _as_dict(state: Any) -> Mapping[str, Any]:
-    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "next_index")}
+    names = ("step", "params", "opt_state", "next_index", *(["best"] if state.best else []))
+    return {name: getattr(state, name) for name in names}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from flaxdistill.data.prefetch import prefetch
 from flaxdistill.errors import UserError
+from flaxdistill.lanes import Lane, split
+from flaxdistill.metrics import worth
 from flaxdistill.pytrees import Batch, Params
 from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.log import Log, Row
@@ -27,7 +31,10 @@ class Run:
 
     mesh: jax.sharding.Mesh
     step: Callable[..., Any]
-    evaluate: Callable[[Params], dict[str, float]]  # of the held-out rows
+    keep: Callable[[TrainState, jax.Array], TrainState]
+    evaluate: Callable[[Params], dict[str, float]]  # of the held-out rows, one lane's parameters
+    lanes: Sequence[Lane]
+    figure: str  # of an evaluation, by which the best student is known
     state: TrainState
     teacher_params: tuple[Params, ...]
     train_batch: Callable[[int], Batch]  # by step
@@ -51,7 +58,7 @@ def fit(run: Run, *, show: Callable[[Row], None], stop: Callable[[], bool] = lam
 
 
 def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> TrainState:
-    state, first = run.state, int(run.state.step)
+    state, first = run.state, int(np.max(run.state.step))
     tokens: list[jax.Array] = []
     clock = time.perf_counter()
     done = first
@@ -67,19 +74,19 @@ def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> Tra
         if done % run.log_every == 0 or stopping:
             row, count = jax.device_get((metrics, tokens))
             seconds = time.perf_counter() - clock
-            row = {"step": done} | {
-                name: float(mean.value()) for name, mean in row.items() if name != "tokens"
+            row = {"step": done} | {  # of several lanes their mean
+                name: float(np.mean(mean.value())) for name, mean in row.items() if name != "tokens"
             }
             row["skipped"] = _skipped(state, run.checkpoints)
             row["learning_rate"] = float(
                 run.rate(done - 1 - row["skipped"])
             )  # a skipped update does not count
             if tokens:
-                row["tokens_per_second"] = float(sum(count)) / seconds
+                row["tokens_per_second"] = float(np.sum(count)) / seconds
             _write(run.log, row, show)
             tokens, clock = [], time.perf_counter()
         if done % run.eval_every == 0 or done == run.steps:
-            evaluate_and_log(run, state, show)
+            state = evaluate_and_log(run, state, show)
             tokens, clock = [], time.perf_counter()
         if done % run.save_every == 0 or stopping:
             run.checkpoints.save(done, state)
@@ -90,11 +97,16 @@ def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> Tra
     return state
 
 
-def evaluate_and_log(run: Run, state: TrainState, show: Callable[[Row], None]) -> Row:
-    """Evaluate the held-out rows and log one row with ``split``."""
-    row = {"step": int(state.step), "split": "held_out"} | run.evaluate(state.params)
-    _write(run.log, row, show)
-    return row
+def evaluate_and_log(run: Run, state: TrainState, show: Callable[[Row], None]) -> TrainState:
+    """Evaluate the held-out rows, log one row with ``split`` for each lane, and keep the best students if asked to."""
+    worths = []
+    for lane, params in zip(run.lanes, split(state.params, len(run.lanes)), strict=True):
+        row = {"step": int(np.max(state.step)), "split": "held_out"} | run.evaluate(params)
+        worths.append(worth(row, run.figure))
+        _write(run.log, row | (lane._asdict() if len(run.lanes) > 1 else {}), show)
+    if not state.best:
+        return state
+    return run.keep(state, jnp.array(worths if len(run.lanes) > 1 else worths[0], jnp.float32))
 
 
 def _write(log: Log, row: Row, show: Callable[[Row], None]) -> None:
@@ -103,12 +115,12 @@ def _write(log: Log, row: Row, show: Callable[[Row], None]) -> None:
 
 
 def _skipped(state: TrainState, checkpoints: Checkpoints) -> int:
-    """Read how many updates were skipped as non-finite; raise after a streak."""
-    streak = optax.tree.get(state.opt_state, "notfinite_count", 0)
-    if int(streak) >= STREAK:
+    """Read how many updates were skipped as non-finite, by the worst lane; raise after a streak in all of them."""
+    streak = int(np.min(optax.tree.get(state.opt_state, "notfinite_count", 0)))
+    if streak >= STREAK:
         raise UserError(
-            f"the gradient was not finite for {int(streak)} steps in a row up to step {int(state.step)}; the last "
+            f"the gradient was not finite for {streak} steps in a row up to step {int(np.max(state.step))}; the last "
             f"checkpoint is step {checkpoints.latest() or 0} in {checkpoints.directory}: lower --optim.rate or "
             "--optim.clip and start anew"
         )
-    return int(optax.tree.get(state.opt_state, "total_notfinite", 0))
+    return int(np.max(optax.tree.get(state.opt_state, "total_notfinite", 0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -74,7 +75,8 @@ def make_step(
         metrics["loss"] = Mean(sum(scale[t] * totals[t] for t in counts), jnp.ones(()))
         metrics["grad_norm"] = Mean(optax.tree.norm(gradient), jnp.ones(()))
         metrics["tokens"] = Mean(jnp.sum(batch.real()), jnp.ones(()))
-        return TrainState(
+        return dataclasses.replace(
+            state,
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,

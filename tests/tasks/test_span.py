@@ -78,7 +78,7 @@ def test_the_best_span_of_all_windows_is_the_answer(folder):
     store = prepared(folder, task)
     labels = list(every_row(store.held_out)["labels"])
     logits = [certain(row, 24) for row in labels]
-    assert task.score(logits, labels, store) == {"f1": 1.0, "exact": 1.0}
+    assert task.score(logits, labels, store).figures == {"f1": 1.0, "exact": 1.0}
     # An end before its beginning, or too far behind it, is no answer, however likely.
     wide = [row.copy() for row in logits]
     wide[2][1, 5] = 9.0
@@ -98,7 +98,7 @@ def test_no_answer(folder):
     assert labels[2].tolist() == [0, 0] and labels[3].tolist() == [0, 0]
     logits = [certain(row, 24) for row in labels]
     assert task.answers(logits, store.held_out, store.examples()) == {0: "w20", 1: ""}
-    assert task.score(logits, labels, store)["exact"] == 1.0
+    assert task.score(logits, labels, store).figures["exact"] == 1.0
     sure = Answering(stride=4).answers(logits, store.held_out, store.examples())
     assert sure[1] != "", "who must answer does"
 
@@ -171,5 +171,5 @@ def test_squad(shared, tmp_path):
     store = prepare_examples(corpus, task.reading(), tmp_path)
     assert len(store.examples()) == 7_938 <= len(store.held_out)
     labels = list(every_row(store.held_out)["labels"])
-    scores = task.score([certain(row, 256) for row in labels], labels, store)
+    scores = task.score([certain(row, 256) for row in labels], labels, store).figures
     assert scores["exact"] > 0.98 and scores["f1"] > 0.99

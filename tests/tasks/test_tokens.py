@@ -113,19 +113,19 @@ def test_figures():
     gold = [np.array([-1, 1, 2, -1, 0, -1]), np.array([-1, 3, 0, 1, -1])]
     said = [np.array([0, 1, 2, 3, 0, 0]), np.array([0, 0, 0, 1, 0])]
     logits = [np.eye(4)[row] for row in said]
-    scores = Tagging().score(logits, gold, names)
+    scores = Tagging().score(logits, gold, names).figures
     # Of 3 entities 2 are found, and nothing else.
     assert scores["precision"] == 1.0 and scores["recall"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx(0.8) and scores["accuracy"] == pytest.approx(5 / 6)
     assert scores["f1_X"] == 1.0 and scores["f1_Y"] == 0.0
-    assert Tagging(scheme="plain").score(logits, gold, names)["accuracy"] == pytest.approx(5 / 6)
+    assert Tagging(scheme="plain").score(logits, gold, names).figures["accuracy"] == pytest.approx(5 / 6)
     # The second row goes on with the first one's sentence: an entity across both is one.
     one = types.SimpleNamespace(
         labels=names.labels, held_out=types.SimpleNamespace(beside={"example": np.array([0, 0])})
     )
     cut = [np.array([-1, 1, 2]), np.array([-1, 2, 0])]
     missed = [np.eye(4)[[0, 1, 2]], np.eye(4)[[0, 0, 0]]]
-    assert Tagging().score(missed, cut, one)["f1"] == 0.0
+    assert Tagging().score(missed, cut, one).figures["f1"] == 0.0
 
 
 def test_conll(shared, tmp_path):

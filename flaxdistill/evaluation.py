@@ -1,0 +1,161 @@
+"""What ``eval`` tells: a run's students, or other models, on its held-out rows or on other ones, and how sure that is."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flaxdistill import build, feed, fit, judging, sharding, workdir
+from flaxdistill.data.examples import prepare_examples
+from flaxdistill.data.store import Store, open_store
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import Experiment, Teacher
+from flaxdistill.hub import Model
+from flaxdistill.metrics import Score, interval
+from flaxdistill.tasks.base import Labelled
+from flaxdistill.train import alignment
+from flaxdistill.train.log import Row, numbers
+
+
+def evaluate(
+    path: Path,
+    model: str | None = None,
+    *,
+    against: str | None = None,
+    data: str | None = None,
+    split: str | None = None,
+) -> list[Row]:
+    """Evaluate a run's students, or another model, on the run's held-out rows or on those of ``data``: one row each.
+
+    Compares with the run's teachers or judge where it has any. Of labelled rows ``interval`` bounds the task's figure with
+    95 % confidence. ``against`` adds another run or model, and the difference. Raises UserError for models of other
+    vocabularies or heads, and for other rows than labelled ones in ``data``.
+    """
+    place = _place(path.absolute(), data, split)
+    sides = [_side(place, model or str(path))] + ([_side(place, against)] if against else [])
+    rows = [row for side in sides for row in side.rows(place)]
+    if against and isinstance(place.experiment.task, Labelled):
+        figure = place.experiment.task.figure
+        ours, theirs = (side.figure(place) for side in sides)
+        rows.append(
+            {"name": "difference", figure: ours - theirs}
+            | {"interval": interval(*([score.parts[figure] for score in side.scores] for side in sides))}
+        )
+    return rows
+
+
+def judge(path: Path, model: str) -> Score:
+    """Evaluate one model on a run's held-out rows."""
+    place = _place(path.absolute())
+    return _scores(place, [workdir.read_model(model)])[0]
+
+
+def align(path: Path, model: str | None = None) -> dict[str, Any]:
+    """Compare every layer of a run's student, or of another model, with every layer of its teacher or judge.
+
+    Gives what ``alignment.similarity`` does, on the run's held-out rows without masks. Raises UserError where there is
+    nobody to compare with.
+    """
+    place = _place(path.absolute())
+    if not place.judges:
+        raise UserError(
+            f"{path} has no teacher or judge whose layers could be compared with; set judge in its config"
+        )
+    applies, params = _freeze(place, workdir.read_model(model or str(path)))
+    compute = sharding.jit(
+        alignment.make_align(*applies[:2]), place.mesh, out_shardings=sharding.replicated(place.mesh)
+    )
+    batches = feed.held_out_batches(place.store.held_out, place.experiment.eval_batch_size, place.mesh)
+    return alignment.similarity(compute(*params[:2], batch) for batch in batches)
+
+
+def median(rows: Sequence[Row]) -> Row:
+    """Give the median of every figure over lanes."""
+    if len(rows) == 1:
+        return rows[0]
+    names = [name for name in numbers(rows[0]) if name not in ("seed", "rate")]
+    found = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    return {name: statistics.median(values) for name, values in found.items() if values}
+
+
+class _Place(NamedTuple):
+    """Where models are judged."""
+
+    path: Path
+    experiment: Experiment
+    store: Store
+    mesh: Any
+    judges: list[Model]
+
+
+class _Side(NamedTuple):
+    """One run with its lanes, or one model."""
+
+    names: list[str]
+    scores: list[Score]
+
+    def rows(self, place: _Place) -> Iterable[Row]:
+        figure = place.experiment.task.figure
+        for name, score in zip(self.names, self.scores, strict=True):
+            row = {"name": name} | score.figures
+            yield row | ({"interval": interval([score.parts[figure]])} if figure in score.parts else {})
+        if len(self.scores) > 1:
+            yield {"name": "median"} | median([score.figures for score in self.scores])
+
+    def figure(self, place: _Place) -> float:
+        return statistics.mean(score.figures[place.experiment.task.figure] for score in self.scores)
+
+
+def _place(path: Path, data: str | None = None, split: str | None = None) -> _Place:
+    e = workdir.read_experiment(path)
+    blocks = workdir.read_inputs(path).get("blocks", "")
+    # The latter for a stage.
+    places = [Path(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
+    folder = next((place for place in places if (place / blocks).is_dir()), places[0])
+    store = open_store(folder / blocks)
+    if data:
+        if not isinstance(e.task, Labelled):
+            raise UserError(f"{path} has no labelled rows; --data reads those of a task")
+        like = (*e.corpus.held_out_sources, *e.corpus.sources)[0]
+        source = dataclasses.replace(like, path=data, split=split or like.split)
+        corpus = dataclasses.replace(
+            e.corpus, held_out_sources=(source,), tokenizer=str(path / workdir.TOKENIZER)
+        )
+        store = prepare_examples(corpus, e.task.reading(), folder, labels=store.labels)
+    elif split:
+        raise UserError("--split names a part of a dataset; give the dataset in --data as hf:NAME")
+    judges = [build.read(judge.path, path) for judge in e.compared().values()]
+    return _Place(path, e, store, sharding.make_mesh(), judges)
+
+
+def _side(place: _Place, what: str) -> _Side:
+    lanes = 1
+    if workdir.is_workdir(Path(what).expanduser()):
+        lanes = len(workdir.read_experiment(Path(what).expanduser()).lanes())
+    if lanes == 1:
+        return _Side([what], _scores(place, [workdir.read_model(what)]))
+    models = [workdir.read_model(what, lane) for lane in range(lanes)]
+    return _Side([model.source for model in models], _scores(place, models))
+
+
+def _scores(place: _Place, models: Sequence[Model]) -> list[Score]:
+    """Judge models of one config, which is compiled once."""
+    frozen = [_freeze(place, model) for model in models]
+    applies, _ = frozen[0]
+    give = judging.make_judge(
+        place.experiment, models[0].config, place.judges, applies[1:], place.store, place.mesh
+    )
+    return [give({"student": params[0], "losses": {}}, params[1:]) for _, params in frozen]
+
+
+def _freeze(place: _Place, model: Model) -> tuple[Any, Any]:
+    e = place.experiment
+    fit.check_vocabulary(model, place.store.vocabulary())
+    fit.check_head(model, e.task.head, place.store.labels)
+    fit.check_compared(model.source, model.config, place.judges, place.store.length)
+    fit.check_pairs([model.config, *(judge.config for judge in place.judges)], place.store)
+    hows = [Teacher(path=model.source, dtype="float32"), *e.compared().values()]
+    return judging.freeze([model, *place.judges], hows, place.mesh)
