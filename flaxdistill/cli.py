@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"flaxdistill: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # whoever read what is printed, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         way = "make room" if error.errno in FULL else "permit it" if error.errno in FORBIDDEN else "mend that"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import difflib
+import fnmatch
 import importlib.util
 import keyword
 import traceback
@@ -25,8 +28,8 @@ CHECKOUT = HERE.parent if (HERE.parent / "pyproject.toml").is_file() else HERE
 PACKAGED = CHECKOUT / "configs"
 """Beside the package in a checkout, inside it in a wheel."""
 
-TAKEN = {"workdir", "data"}
-"""The flag, and the folder of the blocks, beside which stages stand."""
+TAKEN = {"workdir", "only", "data"}
+"""The flags, and the folder of the blocks, beside which stages stand."""
 
 
 def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[str, Experiment], Path]:
@@ -36,18 +39,22 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[st
     """
     path = find(path_or_name)
     config = load(path)
+    workdir = ("workdir", _told(Path, "where runs, checkpoints and logs go"), Path("runs") / path.stem)
     fields: list[Any]
     if isinstance(config, Experiment):
-        experiments = {"": config}
+        experiments, fields = {"": config}, [workdir]
         # An empty name: OmitArgPrefixes would drop those of nested fields too, and teacher.dtype meet student.dtype.
-        fields = [
-            ("experiment", Annotated[Experiment, tyro.conf.arg(name="")], dataclasses.field(default=config))
-        ]
+        fields.append(("experiment", Annotated[Experiment, tyro.conf.arg(name="")], config))
     else:
-        experiments = config
-        fields = [(name, Experiment, dataclasses.field(default=e)) for name, e in config.items()]
-    workdir = ("workdir", Path, dataclasses.field(default=Path("runs") / path.stem))
-    flagged: Any = dataclasses.make_dataclass("Flags", [workdir, *fields], frozen=True, kw_only=True)
+        experiments = _only(config, flags)
+        told = _told(
+            tuple[str, ...],
+            "stages to run, such as mrpc_*, beside those that they learn from; all if left out",
+        )
+        fields = [workdir, ("only", told, ())]
+        fields += [(name, Experiment, e) for name, e in experiments.items()]
+    fields = [(name, hint, dataclasses.field(default=default)) for name, hint, default in fields]
+    flagged: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
     with _registry():
         parsed = parse(
             flagged,
@@ -58,6 +65,27 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[st
             config=(tyro.conf.AvoidSubcommands,),
         )
     return {name: getattr(parsed, name or "experiment") for name in experiments}, parsed.workdir
+
+
+def _told(hint: Any, text: str) -> Any:
+    return Annotated[hint, tyro.conf.arg(help=text)]
+
+
+def _only(stages: dict[str, Experiment], flags: Sequence[str]) -> dict[str, Experiment]:
+    """Keep the stages that ``--only`` names, and those that they learn from; read first, because flags follow from it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--only", nargs="*", default=[])
+    patterns = parser.parse_known_args(list(flags))[0].only
+    for pattern in patterns:
+        if not fnmatch.filter(stages, pattern):
+            near = ", ".join(difflib.get_close_matches(pattern, stages, 3) or list(stages)[:20])
+            raise UserError(f"--only {pattern} names no stage of this config; there is {near}")
+    wanted = [name for name in stages if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
+    for name in wanted:  # grows while it is read
+        wanted += [
+            earlier for earlier in stages[name].earlier() if earlier in stages and earlier not in wanted
+        ]
+    return {name: experiment for name, experiment in stages.items() if name in wanted}
 
 
 def find(path_or_name: str) -> Path:

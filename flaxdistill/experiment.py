@@ -166,6 +166,12 @@ class Experiment:
         path = self.student.start.path
         return self.teacher.path if path == "teacher" and self.teacher else path
 
+    def earlier(self) -> list[str]:
+        """Name the stages that this one learns from."""
+        others = (self.teacher, *self.ensemble.values())
+        paths = [self.start_path(), self.judge, *(teacher.path for teacher in others if teacher)]
+        return [path[1:] for path in paths if path and path.startswith("@")]
+
     def model_path(self) -> str | None:
         """Give the path of the model whose vocabulary, and whose sizes, are the student's, or None."""
         return self.start_path() or (self.teacher.path if self.teacher else self.judge)

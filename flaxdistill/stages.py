@@ -155,12 +155,11 @@ def _check_inputs(path: Path, experiment: Experiment) -> None:
 
 
 def _check_earlier(name: str, experiment: Experiment, names: list[str]) -> None:
-    earlier = names[: names.index(name)]
-    paths = [experiment.start_path(), experiment.judge, experiment.teacher and experiment.teacher.path]
-    for path in paths:
-        if path and path.startswith("@") and path[1:] not in earlier:
-            choices = f"earlier stages are {', '.join(earlier)}" if earlier else "there is no earlier stage"
-            raise UserError(f"stage {name!r} needs stage {path[1:]!r}, but {choices}")
+    before = names[: names.index(name)]
+    for earlier in experiment.earlier():
+        if earlier not in before:
+            choices = f"earlier stages are {', '.join(before)}" if before else "there is no earlier stage"
+            raise UserError(f"stage {name!r} needs stage {earlier!r}, but {choices}")
 
 
 def _check_later(name: str, experiment: Experiment, stages: Stages, root: Path) -> None:
@@ -171,8 +170,7 @@ def _check_later(name: str, experiment: Experiment, stages: Stages, root: Path) 
     if (workdir.read_experiment(root / name).steps) > done:  # not lengthened, only stopped on its way
         return
     for later, e in stages.items():
-        paths = (e.start_path(), e.judge, e.teacher and e.teacher.path)
-        if f"@{name}" in paths and workdir.is_workdir(root / later):
+        if name in e.earlier() and workdir.is_workdir(root / later):
             raise UserError(
                 f"stage {name!r} is finished at step {done} and {root / later} has learnt from it; leave its steps at "
                 f"{done}, or choose another --workdir"

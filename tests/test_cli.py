@@ -819,3 +819,12 @@ def test_numbers_that_are_none(tmp_path):
     console = Console(width=200, file=io.StringIO())
     console.print(terminal.results([row]))
     assert "nan" in console.file.getvalue()
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake():
+    """As in ``flaxdistill distill quickstart --help | head -1``."""
+    command = [sys.executable, "-m", "flaxdistill", "distill", "quickstart", "--help"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdout.close()
+    assert (child.wait(60), child.stderr.read()) == (0, "")
+    child.stderr.close()

@@ -12,6 +12,7 @@ from flaxdistill import configuration
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
 from flaxdistill.schedule import Schedule
+from flaxdistill.tasks.glue import GLUE
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 SINGLE = """
@@ -99,3 +100,61 @@ def test_the_line_of_a_mistake_is_that_of_the_config(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r"mine\.py, line 2: SyntaxError"):
         read(tmp_path, "\nimport broken_helper\n")
+
+
+CHAIN = (
+    SINGLE.replace("config =", "one =").replace("import Experiment,", "import Experiment, Stage,")
+    + """
+from dataclasses import replace
+config = {
+    "a_teacher": one,
+    "a_student": replace(one, teacher=Teacher(path=Stage("a_teacher"))),
+    "b_teacher": one,
+    "b_student": replace(one, teacher=Teacher(path="x"), ensemble={"more": Teacher(path=Stage("b_teacher"))}),
+}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ((), ["a_teacher", "a_student", "b_teacher", "b_student"]),
+        (("--only", "b_*"), ["b_teacher", "b_student"]),
+        (("--only", "b_student"), ["b_teacher", "b_student"]),  # and what it learns from
+        (("--only", "b_teacher", "a_teacher"), ["a_teacher", "b_teacher"]),
+        (("--only", "a_*", "--a-student.steps", "7"), ["a_teacher", "a_student"]),
+    ],
+)
+def test_only_some_stages(tmp_path, flags, kept):
+    stages, _ = read(tmp_path, CHAIN, *flags)
+    assert list(stages) == kept
+    if "7" in flags:
+        assert stages["a_student"].steps == 7
+
+
+def test_only_what_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"--only a_studnet names no stage .* a_student"):
+        read(tmp_path, CHAIN, "--only", "a_studnet")
+    with pytest.raises(UserError, match=r"--a-student\.steps"):  # a flag of a stage that is left out
+        read(tmp_path, CHAIN, "--only", "b_*", "--a-student.steps", "7")
+    with pytest.raises(UserError, match="--only"):
+        read(tmp_path, SINGLE, "--only", "x")
+
+
+def test_glue_by_name():
+    stages, _ = configuration.read("glue", ("--only", "mnli_student", "stsb_*"), prog="flaxdistill distill")
+    assert list(stages) == ["stsb_teacher", "stsb_student", "stsb_control", "mnli_teacher", "mnli_student"]
+    mnli = stages["mnli_student"]
+    (source,), (held_out,) = mnli.corpus.sources, mnli.corpus.held_out_sources
+    assert (source.path, source.column, source.pair, source.label, source.split) == (
+        "hf:nyu-mll/glue:mnli",
+        "premise",
+        "hypothesis",
+        "label",
+        "train",
+    )
+    assert held_out.split == "validation_matched" and mnli.steps == 3 * 392_702 // 32
+    assert GLUE["stsb"].corpus("stsb", library="tfds").sources[0].path == "tfds:glue/stsb"
+    assert stages["stsb_student"].task.figure == "pearson" and GLUE["cola"].task.figure == "matthews"
+    assert len(GLUE) == 9

@@ -17,7 +17,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (1, "__init__.py", set()),
     (1, "errors.py", set()),
     (1, "files.py", {"safetensors"}),
-    (1, "data/", {"numpy", "tokenizers", "pyarrow", "datasets"}),
+    (1, "data/", {"numpy", "tokenizers", "pyarrow", "datasets", "tensorflow_datasets"}),
     (1, "pytrees.py", {"jax"}),
     (1, "tree.py", {"jax"}),
     (1, "layer_map.py", set()),

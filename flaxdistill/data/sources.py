@@ -1,21 +1,20 @@
-"""Where text comes from: files, folders, ``datasets`` ids and the documentation of our dependencies."""
+"""Where text comes from: files, folders, published data sets and the documentation of our dependencies."""
 
 import glob
 import hashlib
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flaxdistill.data.published import dataset_parts, tfds_parts
 from flaxdistill.data.readers import (
     Columns,
     Record,
-    check_columns,
     checked_texts,
     format_of,
     known_formats,
@@ -23,7 +22,7 @@ from flaxdistill.data.readers import (
 )
 from flaxdistill.errors import UserError
 
-ROWS_PER_SHARD = 100_000  # of a `datasets` id, which has no files of its own to go by
+PUBLISHED = {"hf": dataset_parts, "tfds": tfds_parts}
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class Example:
 class Source:
     """One place text comes from."""
 
-    path: str  # file, glob or directory (also .gz); "hf:NAME" or "hf:NAME:CONFIG"; or "docstrings"
+    path: str  # file, glob or directory (also .gz); "hf:NAME" or "hf:NAME:CONFIG"; "tfds:NAME/CONFIG"; or "docstrings"
     column: str = "text"  # the field that holds the text (jsonl, csv, tsv, parquet, datasets)
     pair: str | None = None  # of a task on pairs, the field of the second text
     label: str | None = None  # of a labelled task, the field of the label; None: these rows have none
     header: str = ""  # names of the columns, such as "id,label,text", of a csv or tsv file that does not begin with them
-    split: str = "train"  # split of a datasets id
+    split: str = "train"  # of an hf: or tfds: data set
     weight: float = 1.0  # how many passes over this source one epoch makes
 
     def __post_init__(self):
@@ -83,8 +82,12 @@ class Source:
         return self._shards(columns, partial(_examples, bool(self.pair), bool(self.label)))
 
     def _shards(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
-        if self.path.startswith("hf:"):
-            return _dataset_shards(self.path.removeprefix("hf:"), columns, self.split, read)
+        library, _, name = self.path.partition(":")
+        if library in PUBLISHED:
+            return [
+                Shard(part.name, _hash(part.identity), partial(read, part.records, part.where), part.classes)
+                for part in PUBLISHED[library](name, columns, self.split)
+            ]
         header = tuple(name.strip() for name in self.header.split(",")) if self.header else ()
         return [_file_shard(name, path, columns, header, read) for name, path in _find_files(self.path)]
 
@@ -168,74 +171,3 @@ def _documents_of(documents: list[str]) -> Iterator[str]:
     return checked_texts(
         (("docstrings", text) for text in documents), "The documentation of the dependencies"
     )
-
-
-def _dataset_shards(name: str, columns: Columns, split: str, read: Callable[..., Iterator]) -> list[Shard]:
-    dataset = _load_dataset(name, split)
-    check_columns(columns, dataset.column_names, f"Dataset {name}, split {split!r}")
-    label = re.sub(r"[^\w.-]+", "-", f"{name}-{split}").strip("-")
-    starts = range(0, max(len(dataset), 1), ROWS_PER_SHARD)
-    return [
-        Shard(
-            f"{label}-{index:05d}",
-            _hash([dataset._fingerprint, *columns, start, ROWS_PER_SHARD]),
-            partial(
-                read,
-                partial(_read_dataset, dataset.select_columns(list(columns)), name, columns, start),
-                f"Dataset {name}",
-            ),
-            _classes(dataset.features[columns[-1]]),
-        )
-        for index, start in enumerate(starts)
-    ]
-
-
-def _load_dataset(name: str, split: str):
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            f"Source hf:{name} needs the `datasets` library; run pip install 'flaxdistill[hf]'"
-        ) from error
-    path, _, config = name.partition(":")
-    if re.match(r"[./~]", path) and not Path(path).expanduser().is_dir():
-        raise UserError(f"Source hf:{name} names the directory {path}, which does not exist")
-    try:
-        path = str(Path(path).expanduser()) if path.startswith("~") else path
-        return datasets.load_dataset(path, config or None, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        # The reason may come wrapped: "an error occurred while generating the dataset".
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(
-            f"Dataset {path} (config {config or 'default'!r}, split {split!r}) cannot be loaded: {reason}; "
-            "check the name and the network, or use a local folder as hf:/path/to/folder"
-        ) from error
-
-
-def _read_dataset(dataset, name: str, columns: Columns, start: int) -> Iterator[Record]:
-    rows = range(start, min(start + ROWS_PER_SHARD, len(dataset)))
-    for first in rows[::256]:
-        batch = dataset[first : min(first + 256, rows.stop)]
-        values = (_named(dataset.features[column], batch[column]) for column in columns)
-        for row, record in enumerate(zip(*values, strict=True), first):
-            yield f"Dataset {name}, row {row}", record
-
-
-def _classes(feature: Any) -> tuple[str, ...]:
-    return tuple(getattr(getattr(feature, "feature", feature), "names", None) or ())
-
-
-def _named(feature: Any, values: list) -> list:
-    """Turn the numbers of classes into their names, -1 (the Hub's way to hide a label) into none."""
-    inner: Any = getattr(feature, "feature", None)
-    if hasattr(inner, "int2str"):  # a list of classes, such as the tags of words
-        # A list with a hidden label in it says nothing as a whole.
-        return [
-            None
-            if value is None or any(one is None or one < 0 for one in value)
-            else [inner.int2str(one) for one in value]
-            for value in values
-        ]
-    if not hasattr(feature, "int2str"):
-        return values
-    return [None if value is None or value < 0 else feature.int2str(value) for value in values]

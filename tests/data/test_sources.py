@@ -8,11 +8,12 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from flaxdistill.data import sources
+from flaxdistill.data import published
 from flaxdistill.data.readers import READERS
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
@@ -199,7 +200,7 @@ def datasets_cache(tmp_path_factory, monkeypatch):
 
 @pytest.mark.hf
 def test_a_datasets_folder(tmp_path, monkeypatch, datasets_cache):
-    monkeypatch.setattr(sources, "ROWS_PER_SHARD", 2)
+    monkeypatch.setattr(published, "ROWS_PER_PART", 2)
     folder = tmp_path / "corpus"
     folder.mkdir()
     (folder / "train.jsonl").write_bytes(content(".jsonl", TEXTS))
@@ -240,6 +241,89 @@ def test_a_datasets_id_that_cannot_be_reached(monkeypatch):
         UserError, match=r"Dataset some/corpus .* cannot be loaded: Couldn't reach .* local folder"
     ):
         read("hf:some/corpus")
+
+
+def test_a_missing_tfds_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'flaxdistill\[tfds\]'"):
+        read("tfds:glue/mrpc")
+
+
+@pytest.fixture(scope="module")
+def prepared_tfds(tmp_path_factory):
+    """A data set that `tensorflow_datasets` keeps as ArrayRecord, without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path_factory.mktemp("tfds")
+
+    class Moods(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            words = tfds.features.Sequence(tfds.features.Text())
+            tags = tfds.features.Sequence(tfds.features.ClassLabel(names=["O", "B-X"]))
+            label = tfds.features.ClassLabel(names=["good", "bad"])
+            fields = {
+                "text": tfds.features.Text(),
+                "label": label,
+                "score": np.float32,
+                "words": words,
+                "tags": tags,
+            }
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(fields))
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for n, text in enumerate(TEXTS):
+                row = {
+                    "text": text,
+                    "label": (1, 0, -1)[n],
+                    "score": n / 2,
+                    "words": ["a", "b"],
+                    "tags": [0, 1],
+                }
+                yield n, row
+
+    Moods(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    return folder
+
+
+@pytest.mark.hf
+@pytest.mark.filterwarnings("ignore")
+def test_a_tfds_data_set(prepared_tfds, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_tfds))
+    monkeypatch.setattr(published, "ROWS_PER_PART", 2)
+    shards = Source(path="tfds:moods").shards()
+    assert [shard.name.rsplit("-", 2)[1:] for shard in shards] == [["train", "00000"], ["train", "00001"]]
+    texts = [text for shard in pickle.loads(pickle.dumps(shards)) for text in shard.documents()]
+    assert sorted(texts) == sorted(TEXTS)  # tfds writes them in an order of its own
+    assert [s.fingerprint for s in Source(path="tfds:moods").shards()] == [s.fingerprint for s in shards]
+    found = {
+        example.text: example.label
+        for shard in Source(path="tfds:moods", label="label").labelled()
+        for example in shard.documents()
+    }
+    assert found == dict(zip(TEXTS, ("bad", "good", None), strict=True))
+    assert Source(path="tfds:moods", label="label").labelled()[0].classes == ("good", "bad")
+    (first, *_) = Source(path="tfds:moods", column="words", label="tags").labelled()[0].documents()
+    assert (first.text, first.label) == (["a", "b"], ["O", "B-X"])
+    numbers = [e.label for s in Source(path="tfds:moods", label="score").labelled() for e in s.documents()]
+    assert sorted(numbers) == [0.0, 0.5, 1.0]
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.hf
+@pytest.mark.filterwarnings("ignore")
+def test_tfds_mistakes(prepared_tfds, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_tfds))
+    with pytest.raises(UserError, match=r"split 'train': no column 'body', only .*'text'"):
+        read("tfds:moods", column="body")
+    with pytest.raises(UserError, match=r"Dataset moods \(split 'dev'\) cannot be loaded"):
+        read("tfds:moods", split="dev")
+    with pytest.raises(UserError, match=r"Dataset nothing_here .* cannot be loaded"):
+        read("tfds:nothing_here")
 
 
 def test_importing_sources_imports_nothing_heavy():

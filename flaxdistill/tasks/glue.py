@@ -1,0 +1,41 @@
+"""The nine tasks of GLUE by name: their columns, splits and figures."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.tasks.base import Labelled
+from flaxdistill.tasks.sequence import Classification, Regression
+
+
+class Glue(NamedTuple):
+    """One task, as `datasets` and `tensorflow_datasets` both spell it (Wang et al., 2019, table 1)."""
+
+    column: str
+    pair: str | None
+    task: Labelled
+    rows: int  # to train on
+    held_out: str = "validation"
+
+    def corpus(self, name: str, *, library: str = "hf", length: int = 128) -> Corpus:
+        """Read the task from ``hf`` or from ``tfds``."""
+        path = f"tfds:glue/{name}" if library == "tfds" else f"hf:nyu-mll/glue:{name}"
+        train = Source(path=path, column=self.column, pair=self.pair, label="label")
+        held_out = Source(path=path, column=self.column, pair=self.pair, label="label", split=self.held_out)
+        return Corpus(sources=(train,), held_out_sources=(held_out,), length=length)
+
+
+GLUE = {
+    "cola": Glue("sentence", None, Classification(figure="matthews"), 8_551),
+    "sst2": Glue("sentence", None, Classification(), 67_349),
+    "mrpc": Glue("sentence1", "sentence2", Classification(figure="f1"), 3_668),
+    "stsb": Glue("sentence1", "sentence2", Regression(), 5_749),
+    "qqp": Glue("question1", "question2", Classification(figure="f1"), 363_846),
+    # validation_mismatched is evaluated by: eval RUN --data hf:nyu-mll/glue:mnli --split validation_mismatched
+    "mnli": Glue("premise", "hypothesis", Classification(), 392_702, "validation_matched"),
+    "qnli": Glue("question", "sentence", Classification(), 104_743),
+    "rte": Glue("sentence1", "sentence2", Classification(), 2_490),
+    "wnli": Glue("sentence1", "sentence2", Classification(), 635),
+}
