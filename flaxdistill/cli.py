@@ -1,4 +1,4 @@
-"""The verbs of the command line, and nothing else. Nothing heavy is imported before a verb needs it."""
+"""The command line: its verbs, those that run configs, and what becomes of errors. Nothing heavy before a verb needs it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from flaxdistill import __version__, flags
+from flaxdistill import __version__, flags, verbs
 from flaxdistill.errors import UserError
 
 _CONFIG = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
-_WORKDIR = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
-_OUT = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-_IN = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
-_PATH_OR_ID = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_ID")]
 
 VERBS = {
     "distill": "Train a student against its teacher: distill CONFIG --workdir DIR [overrides]",
     "train": "Train a model without a teacher: train CONFIG --workdir DIR [overrides]",
     "prepare": "Turn the text of a config into blocks: prepare CONFIG --workdir DIR [overrides]",
     "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID] [--against ...]",
+    "augment": "Vary labelled rows, for a teacher to label: augment SOURCE OUT --model PATH_OR_ID [--label ...]",
     "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT",
     "convert": "Between a Hugging Face directory and a converted one: convert IN OUT",
     "inspect": "Show a model, a run or a store of blocks: inspect PATH_OR_ID",
@@ -105,7 +102,7 @@ def _verb(arguments: list[str]) -> int:
         return CONFIGURED[verb](rest)
 
     chosen: Callable[[], int] = flags.parse(
-        flags.later(PLAIN[verb]), rest, prog=f"flaxdistill {verb}", description=VERBS[verb]
+        flags.later(verbs.PLAIN[verb]), rest, prog=f"flaxdistill {verb}", description=VERBS[verb]
     )
     return chosen()
 
@@ -133,7 +130,7 @@ def _run(experiments: dict[str, Any], root: Path) -> int:
     from flaxdistill import compiled, stages, terminal
 
     compiled.keep()
-    console = _console()
+    console = verbs.console()
     with terminal.Bar(console) as bar:
         try:
             rows = stages.run(
@@ -151,13 +148,6 @@ def _run(experiments: dict[str, Any], root: Path) -> int:
     return 0
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    # A file or a pipe has no width, and rich would cut tables at 80 characters.
-    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=140)
-
-
 def _prepare(arguments: list[str]) -> int:
     experiments, root = _configured("prepare", arguments)
 
@@ -167,86 +157,10 @@ def _prepare(arguments: list[str]) -> int:
     return 0
 
 
-def _evaluate(
-    workdir: _WORKDIR,
-    model: str | None = None,
-    against: str | None = None,
-    data: str | None = None,
-    split: str | None = None,
-    layers: bool = False,
-) -> int:
-    """Evaluate a run's student, or another model, on the run's held-out rows or on others.
-
-    Args:
-        workdir: the folder of the run
-        model: a directory or Hub id to evaluate instead of the student
-        against: another run, directory or Hub id, to tell the difference from, with its 95 % interval on labelled rows
-        data: a labelled file, folder or hf:NAME to evaluate on, with the columns of the run's own held-out rows
-        split: the part of a dataset in --data
-        layers: tell instead how alike its layers and the teacher's are: linear CKA, and cosines where widths are equal
-    """
-    from flaxdistill import compiled, evaluation, terminal
-
-    compiled.keep()
-    if layers:
-        for title, values in evaluation.align(workdir, model).items():
-            _console().print(terminal.heat(title, values))
-        return 0
-    rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split)
-    _console().print(terminal.results(rows))
-    return 0
-
-
-def _export(workdir: _WORKDIR, out: _OUT) -> int:
-    """Write a run's student as a Hugging Face checkpoint.
-
-    Args:
-        workdir: the folder of the run
-        out: a directory that does not exist yet
-    """
-    from flaxdistill import workdir as runs
-
-    print(runs.export(workdir, out))
-    return 0
-
-
-def _convert(source: _IN, out: _OUT) -> int:
-    """Convert a Hugging Face directory or Hub model into an orbax checkpoint, or such a checkpoint back.
-
-    Args:
-        source: a directory or Hub id
-        out: a directory that does not exist yet
-    """
-    from flaxdistill.convert import convert
-
-    print(convert(source, out))
-    return 0
-
-
-def _inspect(what: _PATH_OR_ID) -> int:
-    """Show a model, a run or a store of blocks.
-
-    Args:
-        what: a directory or Hub id
-    """
-    from flaxdistill import inspection, terminal
-
-    console = _console()
-    for title, section in inspection.inspect(what).items():
-        console.print(terminal.listing(title, section))
-    return 0
-
-
 CONFIGURED: dict[str, Callable[[list[str]], int]] = {
     "distill": _distill,
     "train": _train,
     "prepare": _prepare,
-}
-PLAIN: dict[str, Callable[..., int]] = {
-    "eval": _evaluate,
-    "export": _export,
-    "convert": _convert,
-    "inspect": _inspect,
 }
 
 

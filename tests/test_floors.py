@@ -44,13 +44,16 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (6, "judging.py", {"jax", "numpy"}),
     (6, "build.py", {"jax", "numpy"}),
     (7, "compiled.py", {"jax"}),
+    (7, "fillers.py", {"jax", "numpy"}),
+    (7, "augment.py", {"numpy"}),
     (7, "evaluation.py", set()),
     (7, "stages.py", {"jax"}),
     (7, "inspection.py", {"jax", "numpy"}),
     (8, "flags.py", {"tyro"}),
     (8, "configuration.py", {"tyro", "typeguard"}),
     (8, "terminal.py", {"rich"}),
-    (8, "cli.py", {"tyro", "rich"}),
+    (8, "verbs.py", {"tyro", "rich"}),
+    (8, "cli.py", {"tyro"}),
     (8, "__main__.py", set()),
 ]
 """Earlier rows may be imported by later ones; the same table as in ARCHITECTURE.md."""

@@ -1,0 +1,208 @@
+"""Variants of labelled rows with other words in their place, for a teacher to label (TinyBERT's augmentation)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flaxdistill.data.examples import text_of
+from flaxdistill.data.neighbours import Neighbours
+from flaxdistill.data.sources import Example, Source
+from flaxdistill.data.split import document_hash
+from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.files import read_json, write_json
+from flaxdistill.fillers import Fillers, make_fillers
+from flaxdistill.fit import check_head
+from flaxdistill.workdir import read_model
+
+PART = 500
+"""Rows of one file: what a killed run has to do again."""
+
+SETTINGS = ".augmentation.json"
+"""Hidden, so that the folder can be a source as it is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How rows are varied (Jiao et al., 2020, algorithm 1).
+
+    In each of ``variants`` copies of a row every word is replaced with probability ``share`` by one of its ``candidates``
+    likeliest others: those of the masked-LM ``model`` at its place, or, for a word that its vocabulary splits, its nearest
+    neighbours in ``glove``, a text file of vectors; without that file such words stay. Only words of letters are replaced.
+    ``length``: tokens of a text that the model sees; words beyond stay.
+    """
+
+    source: Source
+    model: str
+    glove: str | None = None
+    variants: int = 20
+    candidates: int = 15
+    share: float = 0.4
+    length: int = 128
+    batch_size: int = 256  # masked texts at one time
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("variants", "candidates", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.share <= 1:
+            raise UserError(f"share is {self.share}; the share of words replaced is above 0 and at most 1")
+        if self.length < 3:
+            raise UserError(f"length is {self.length}; a text needs at least 3 tokens")
+
+
+class _Word(NamedTuple):
+    """A word that may be replaced: where it stands in its text, and its tokens."""
+
+    start: int
+    end: int
+    first: int
+    pieces: int
+
+
+def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lambda line: None) -> None:
+    """Write every row of a source and its variants to ``out``, a folder of jsonl files with the source's columns.
+
+    A row's variants are its own whatever else is in the source; what has been written once, by any row, is not written
+    again. The same command goes on where it stopped. Raises UserError for a folder that holds something else.
+    """
+    model = read_model(how.model)
+    check_head(model, "mlm")
+    if how.length > model.config.max_positions:
+        raise UserError(
+            f"length {how.length} exceeds the {model.config.max_positions} positions of {model.source}"
+        )
+    vocabulary = load_vocabulary(model.directory)
+    shards = how.source.labelled()
+    near = Neighbours(how.glove) if how.glove else None
+    fields = dataclasses.asdict(how) | {"source": [shard.fingerprint for shard in shards]}
+    meaning = fields | {"model": model.digest, "glove": near.digest if near else None}
+    del meaning["batch_size"]
+    _claim(out, json.loads(json.dumps(meaning)))
+    fillers = make_fillers(model, vocabulary, how.candidates + 1, how.length, how.batch_size)
+    seen: set[int] = set()
+    rows = written = 0
+    examples = (example for shard in shards for example in shard.documents())
+    for number, part in enumerate(iter(lambda: list(itertools.islice(examples, PART)), [])):
+        path = out / f"part-{number:05d}.jsonl"
+        if not path.exists():
+            found = _variants(part, rows, how, vocabulary, fillers, near)
+            lines = [json.dumps(row, ensure_ascii=False) for row in _new(found, how.source, seen)]
+            temporary = out / f".{path.name}.tmp"
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            temporary.rename(path)
+        else:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            seen.update(_hash(how.source, json.loads(line)) for line in lines)
+        rows, written = rows + len(part), written + len(lines)
+        report(f"{path}: {rows} rows have become {written}")
+    if not rows:
+        raise UserError(f"source {how.source.path} holds no row to vary")
+
+
+def _claim(out: Path, meaning: Mapping[str, Any]) -> None:
+    if (out / SETTINGS).is_file():
+        stored = read_json(out / SETTINGS)
+        differ = [
+            f"{name} {stored.get(name)} -> {value}"
+            for name, value in meaning.items()
+            if stored.get(name) != value
+        ]
+        if differ:
+            raise UserError(
+                f"{out} holds variants made otherwise ({'; '.join(differ)}); choose another folder"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and holds no variants of rows; choose another folder")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / SETTINGS, meaning)
+
+
+def _new(rows: Iterator[dict[str, Any]], source: Source, seen: set[int]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        digest = _hash(source, row)
+        if digest not in seen:
+            seen.add(digest)
+            yield row
+
+
+def _hash(source: Source, row: Mapping[str, Any]) -> int:
+    return document_hash(f"{row[source.column]}\0{row.get(source.pair or '', '')}")
+
+
+def _variants(
+    part: list[Example],
+    first: int,
+    how: Augmentation,
+    vocabulary: Vocabulary,
+    fillers: Fillers,
+    near: Neighbours | None,
+) -> Iterator[dict[str, Any]]:
+    """Give each row and then its variants, as columns."""
+    for example in part:
+        if isinstance(example.label, (list, dict)):
+            raise UserError(
+                f"{example.place}: the label {example.label!r:.60} has places in the text, which other words would move; "
+                "only rows with a class or a number can be varied"
+            )
+    texts = [text_of(example) for example in part]
+    flat = [text for pair in texts for text in pair]
+    encoded = vocabulary.encode_places(flat)
+    goes_on = vocabulary.continues()
+    words = [_words(text, ids, places, goes_on) for text, (ids, places) in zip(flat, encoded, strict=True)]
+    room = how.length - 2
+    asked = [
+        (n, word) for n, found in enumerate(words) for word in found if word.pieces == 1 and word.first < room
+    ]
+    said = fillers([encoded[n][0][:room] for n, _ in asked], [word.first for _, word in asked])
+    others: dict[tuple[int, _Word], list[str]] = {}
+    for (n, word), ids in zip(asked, said, strict=True):
+        own = int(encoded[n][0][word.first])
+        others[n, word] = [vocabulary.tokenizer.id_to_token(int(i)) for i in ids if i != own][
+            : how.candidates
+        ]
+    for n, found in enumerate(words):
+        for word in found:
+            if word.pieces > 1 and near:
+                others[n, word] = near(flat[n][word.start : word.end], how.candidates)
+    numbers = iter(range(len(flat)))
+    for row, (example, pair) in enumerate(zip(part, texts, strict=True), first):
+        draw = np.random.default_rng((how.seed, row))
+        here = [next(numbers) for _ in pair]
+        for variant in range(how.variants + 1):
+            made = [
+                text
+                if variant == 0
+                else _replace(text, [(w, others.get((n, w), [])) for w in words[n]], how.share, draw)
+                for n, text in zip(here, pair, strict=True)
+            ]
+            columns = dict(zip((how.source.column, how.source.pair), made, strict=False))
+            yield columns | ({how.source.label: example.label} if how.source.label else {})
+
+
+def _replace(text: str, words: list[tuple[_Word, list[str]]], share: float, draw: np.random.Generator) -> str:
+    made, at = [], 0
+    for word, others in words:
+        if others and draw.random() < share:
+            made += [text[at : word.start], others[draw.integers(len(others))]]
+            at = word.end
+    return "".join([*made, text[at:]])
+
+
+def _words(text: str, ids: np.ndarray, places: np.ndarray, goes_on: np.ndarray) -> list[_Word]:
+    """Find the words of letters in a text."""
+    starts = np.flatnonzero(~goes_on[ids])
+    found = [
+        _Word(int(places[first, 0]), int(places[end - 1, 1]), int(first), int(end - first))
+        for first, end in zip(starts, [*starts[1:], len(ids)], strict=True)
+    ]
+    return [word for word in found if text[word.start : word.end].isalpha()]

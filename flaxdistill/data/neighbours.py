@@ -1,0 +1,69 @@
+"""Words of like meaning, by the cosine of their vectors in a text file such as GloVe's."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from flaxdistill.errors import UserError
+
+MOST = 100_000
+"""Words that are read, the most frequent: files begin with them (Jiao et al., 2020, do the same)."""
+
+
+class Neighbours:
+    """The words of one file; ``digest`` is of what was read."""
+
+    def __init__(self, path: str):
+        words: list[str] = []
+        vectors: list[np.ndarray] = []
+        whole = hashlib.sha256()
+        try:
+            with Path(path).expanduser().open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    whole.update(line)
+                    word, vector = _read(line, f"{path}:{number}")
+                    if vectors and len(vector) != len(vectors[0]):
+                        raise UserError(
+                            f"{path}:{number}: {len(vector)} numbers, and {len(vectors[0])} before; the file is damaged"
+                        )
+                    words.append(word)
+                    vectors.append(vector)
+                    if len(words) == MOST:
+                        break
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); give a file of GloVe vectors"
+            ) from error
+        if len(words) < 2:
+            raise UserError(f"{path} holds {len(words)} words; give a file of GloVe vectors")
+        table = np.stack(vectors)
+        self._table = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
+        self._words = words
+        self._rows = {word: row for row, word in reversed(list(enumerate(words)))}
+        self.digest = whole.hexdigest()
+
+    def __call__(self, word: str, number: int) -> list[str]:
+        """Give the ``number`` nearest words of letters to a word as it is or lower case, [] for one without a vector."""
+        row = self._rows.get(word, self._rows.get(word.lower()))
+        return [] if row is None else list(self._near(row, number))
+
+    @functools.lru_cache(maxsize=100_000)  # noqa: B019 - as long as the run
+    def _near(self, row: int, number: int) -> tuple[str, ...]:
+        order = np.argsort(-(self._table @ self._table[row]), kind="stable")
+        others = (self._words[other] for other in order[: 4 * number + 1] if other != row)
+        return tuple([word for word in others if word.isalpha()][:number])
+
+
+def _read(line: bytes, place: str) -> tuple[str, np.ndarray]:
+    try:
+        word, *numbers = line.decode("utf-8").rstrip().split(" ")
+        vector = np.array(numbers, np.float32)
+    except (UnicodeDecodeError, ValueError):
+        vector = np.zeros(0, np.float32)
+    if not (len(vector) and np.isfinite(vector).all()):
+        raise UserError(f"{place}: expected a word and its numbers; give a file of GloVe vectors")
+    return word, vector

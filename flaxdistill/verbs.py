@@ -1,0 +1,161 @@
+"""The verbs that take flags and no config. Nothing heavy is imported before one needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+_WORKDIR = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
+_OUT = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+_IN = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+_SOURCE = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+_PATH_OR_ID = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_ID")]
+
+
+def console() -> Any:
+    """Make a rich console for what a verb prints."""
+    from rich.console import Console
+
+    # A file or a pipe has no width, and rich would cut tables at 80 characters.
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=140)
+
+
+def evaluate(
+    workdir: _WORKDIR,
+    model: str | None = None,
+    against: str | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    layers: bool = False,
+) -> int:
+    """Evaluate a run's student, or another model, on the run's held-out rows or on others.
+
+    Args:
+        workdir: the folder of the run
+        model: a directory or Hub id to evaluate instead of the student
+        against: another run, directory or Hub id, to tell the difference from, with its 95 % interval on labelled rows
+        data: a labelled file, folder or hf:NAME to evaluate on, with the columns of the run's own held-out rows
+        split: the part of a dataset in --data
+        layers: tell instead how alike its layers and the teacher's are: linear CKA, and cosines where widths are equal
+    """
+    from flaxdistill import compiled, evaluation, terminal
+
+    compiled.keep()
+    if layers:
+        for title, values in evaluation.align(workdir, model).items():
+            console().print(terminal.heat(title, values))
+        return 0
+    rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split)
+    console().print(terminal.results(rows))
+    return 0
+
+
+def augment(
+    source: _SOURCE,
+    out: _OUT,
+    model: str,
+    column: str = "text",
+    pair: str | None = None,
+    label: str | None = None,
+    header: str = "",
+    split: str = "train",
+    glove: str | None = None,
+    variants: int = 20,
+    candidates: int = 15,
+    share: float = 0.4,
+    length: int = 128,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> int:
+    """Write every row of a source and variants of it with other words, as TinyBERT does; the same command goes on.
+
+    Args:
+        source: a file, folder, hf:NAME or tfds:NAME
+        out: a folder for jsonl files with the same columns, which is then a source itself
+        model: a directory or Hub id of a masked-LM, whose likeliest words take the place of words
+        column: the field of the text
+        pair: the field of the second text
+        label: the field of the label, which variants share
+        header: names of the columns of a csv or tsv file that does not begin with them
+        split: of a data set
+        glove: a text file of word vectors, whose neighbours take the place of words that the vocabulary splits
+        variants: of every row
+        candidates: words among which one is drawn
+        share: of the words that are replaced
+        length: tokens of a text that the model sees
+        batch_size: masked texts at one time
+        seed: of the draws
+    """
+    from flaxdistill import augment as augmentation
+    from flaxdistill import compiled
+    from flaxdistill.data.sources import Source
+
+    compiled.keep()
+    rows = Source(path=source, column=column, pair=pair, label=label, header=header, split=split)
+    how = augmentation.Augmentation(
+        source=rows,
+        model=model,
+        glove=glove,
+        variants=variants,
+        candidates=candidates,
+        share=share,
+        length=length,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    augmentation.augment(how, out, report=print)
+    return 0
+
+
+def export(workdir: _WORKDIR, out: _OUT) -> int:
+    """Write a run's student as a Hugging Face checkpoint.
+
+    Args:
+        workdir: the folder of the run
+        out: a directory that does not exist yet
+    """
+    from flaxdistill import workdir as runs
+
+    print(runs.export(workdir, out))
+    return 0
+
+
+def convert(source: _IN, out: _OUT) -> int:
+    """Convert a Hugging Face directory or Hub model into an orbax checkpoint, or such a checkpoint back.
+
+    Args:
+        source: a directory or Hub id
+        out: a directory that does not exist yet
+    """
+    from flaxdistill.convert import convert as write
+
+    print(write(source, out))
+    return 0
+
+
+def inspect(what: _PATH_OR_ID) -> int:
+    """Show a model, a run or a store of blocks.
+
+    Args:
+        what: a directory or Hub id
+    """
+    from flaxdistill import inspection, terminal
+
+    shown = console()
+    for title, section in inspection.inspect(what).items():
+        shown.print(terminal.listing(title, section))
+    return 0
+
+
+PLAIN: dict[str, Callable[..., int]] = {
+    "eval": evaluate,
+    "augment": augment,
+    "export": export,
+    "convert": convert,
+    "inspect": inspect,
+}

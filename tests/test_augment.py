@@ -1,0 +1,150 @@
+"""Variants of labelled rows: whose words they take, and that they are the same however often a run is cut."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from test_cli import compiled, refused, succeed, write_model  # noqa: F401 - fixtures
+
+from flaxdistill import augment as augmentation
+from flaxdistill.augment import Augmentation
+from flaxdistill.data.neighbours import Neighbours
+from flaxdistill.data.sources import Source
+from flaxdistill.data.tokenizer import load_vocabulary
+from flaxdistill.fillers import make_fillers
+from flaxdistill.hub import read_model
+from flaxdistill.models.encoder import make_apply
+from flaxdistill.pytrees import Batch
+
+WORDS = ("the", "cat", "dog", "sees", "good", "bad", "old", "new")
+VECTORS = "fine 1 0 0\nbad -1 0 0\ngood 0.9 0.1 0\nnice 0.9 0 0.2\nodd 0 1 0\n, 0.99 0 0\n"
+ROWS = [("the cat sees 12 dogs, fine!", "yes"), ("Old", "no"), ("the dog", "yes"), ("fine by me", "no")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("augment")
+    write_model(folder / "model", WORDS, max_positions=32)
+    (folder / "rows.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS))
+    (folder / "glove.txt").write_text(VECTORS)
+    return folder
+
+
+def made(folder, out, **changes):
+    fields = {"variants": 6, "candidates": 3, "length": 16, "batch_size": 4, "share": 0.6} | changes
+    source = Source(path=str(folder / "rows.tsv"), label="label")
+    how = Augmentation(source=source, model=str(folder / "model"), glove=str(folder / "glove.txt"), **fields)
+    augmentation.augment(how, out)
+    return rows_in(out)
+
+
+def rows_in(out):
+    return [json.loads(line) for path in sorted(out.glob("part-*")) for line in path.read_text().splitlines()]
+
+
+def test_words_are_replaced_by_their_own_candidates(folder, tmp_path):
+    rows = made(folder, tmp_path / "out")
+    texts = [row["text"] for row in rows]
+    assert len(set(texts)) == len(texts) > 2 * len(ROWS)
+    assert [(row["text"], row["label"]) for row in rows if row["text"] in dict(ROWS)] == ROWS
+    sides = {text.partition("12 ")[2] for text in texts if "12" in text}
+    # dogs is two pieces without a vector; 12 and the punctuation are no words; fine has two neighbours of letters.
+    assert sides == {"dogs, fine!", "dogs, good!", "dogs, nice!", "dogs, odd!"}
+    heads = {text.split(" ")[0] for text in texts if "12" in text}
+    assert all(head.isalpha() for head in heads) and 2 <= len(heads) <= 4  # the word itself, or one of three others
+    assert {row["label"] for row in rows if " by me" in row["text"]} == {"no"}
+
+
+def test_fillers_are_the_likeliest_whole_words(folder):
+    model, vocabulary = read_model(str(folder / "model")), load_vocabulary(folder / "model")
+    texts = vocabulary.encode(["the cat sees", "old dog", "a"])
+    found = make_fillers(model, vocabulary, 4, 16, 2)(texts, [1, 0, 0])
+    apply = make_apply(model.config, "float32")
+    whole = [i for i in range(vocabulary.size) if vocabulary.tokenizer.id_to_token(i).isalpha()]
+    for text, place, words in zip(texts, [1, 0, 0], found, strict=True):
+        ids = np.array([[vocabulary.cls, *text, vocabulary.sep]], np.int32)
+        ids[0, place + 1] = vocabulary.mask
+        zeros, ones = np.zeros_like(ids), np.ones_like(ids)
+        row = np.zeros(1, np.int32)
+        batch = Batch(
+            ids, ones, np.arange(ids.shape[1])[None], zeros, zeros[:, :0], zeros[:, :0], np.ones(1), row, row
+        )
+        head = apply(jax.tree.map(np.asarray, model.params), batch, None).vocab
+        logits = np.asarray(head.hidden[0, place + 1] @ head.kernel.T + head.bias)
+        assert set(words) == set(sorted(whole, key=lambda i: -logits[i])[:4])
+
+
+def test_cut_short_it_goes_on_with_the_same_rows(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(augmentation, "PART", 2)
+    whole = made(folder, tmp_path / "whole")
+    assert len(list((tmp_path / "whole").glob("part-*"))) == 2 and len(rows_in(tmp_path / "whole")) == len(
+        whole
+    )
+    made(folder, tmp_path / "cut")
+    (tmp_path / "cut" / "part-00001.jsonl").unlink()
+    (tmp_path / "cut" / ".part-00001.jsonl.tmp").write_text("{half a li")
+    asked = []
+    monkeypatch.setattr(augmentation, "make_fillers", lambda *a: asked.append(a) or make_fillers(*a))
+    assert made(folder, tmp_path / "cut") == whole and len(asked) == 1
+    monkeypatch.setattr(augmentation, "PART", 3)  # a row's variants are its own, wherever files end
+    assert made(folder, tmp_path / "other") == whole
+    assert made(folder, tmp_path / "seed", seed=1) != whole
+
+
+def test_pairs_and_the_folder_as_a_source(folder, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"a": "the cat", "b": "the dog sees", "n": 0.5}\n{"a": "old", "b": "new", "n": null}\n')
+    out = tmp_path / "out"
+    said = succeed(
+        "augment", path, out, "--model", folder / "model", "--column", "a", "--pair", "b", "--label", "n",
+        "--variants", "4", "--length", "16", "--batch-size", "4",
+    )  # fmt: skip
+    assert "2 rows have become" in said
+    (shard,) = Source(path=str(out), column="a", pair="b", label="n").labelled()
+    examples = list(shard.documents())
+    assert (examples[0].text, examples[0].pair, examples[0].label) == ("the cat", "the dog sees", 0.5)
+    assert any(e.text != "the cat" and e.label == 0.5 for e in examples) and examples[-1].label is None
+    assert any(e.pair != "the dog sees" and e.label == 0.5 for e in examples)
+
+
+def test_mistakes(folder, tmp_path):
+    rows, model, out = folder / "rows.tsv", folder / "model", tmp_path / "out"
+    succeed("augment", rows, out, "--model", model, "--length", "16", "--variants", "1")
+    assert "variants 1 -> 2" in refused(
+        "augment", rows, out, "--model", model, "--length", "16", "--variants", "2"
+    )
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("mine")
+    assert "choose another folder" in refused(
+        "augment", rows, tmp_path / "full", "--model", model, "--length", "16"
+    )
+    assert "exceeds the 32 positions" in refused("augment", rows, tmp_path / "new", "--model", model)
+    assert "share is 2.0" in refused("augment", rows, tmp_path / "new", "--model", model, "--share", "2")
+    tags = tmp_path / "tags.jsonl"
+    tags.write_text('{"text": "the cat", "label": ["O", "O"]}\n')
+    said = refused("augment", tags, tmp_path / "new", "--model", model, "--length", "16", "--label", "label")
+    assert "places in the text" in said and not list((tmp_path / "new").glob("part*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a 1 2\nb 1 x\n", ":2: expected a word and its numbers"),
+        ("a 1 2\nb 1\n", ":2: 1 numbers, and 2 before"),
+        ("a 1 2\n", "holds 1 words"),
+        ("a 1 nan\nb 1 2\n", ":1: expected a word"),
+    ],
+)
+def test_damaged_vectors(tmp_path, text, said):
+    (tmp_path / "v.txt").write_text(text)
+    with pytest.raises(augmentation.UserError, match=said):
+        Neighbours(str(tmp_path / "v.txt"))
+
+
+def test_neighbours_of_real_vectors(shared):
+    near = Neighbours(str(shared / "data/glove/glove.twitter.27B.25d.top12k.txt"))
+    assert "friday" in near("Monday", 10) and "monday" not in near("Monday", 10)
+    assert near("qwertyzxcv", 3) == [] and len(near("movie", 15)) == 15
