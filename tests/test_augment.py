@@ -54,7 +54,9 @@ def test_words_are_replaced_by_their_own_candidates(folder, tmp_path):
     # dogs is two pieces without a vector; 12 and the punctuation are no words; fine has two neighbours of letters.
     assert sides == {"dogs, fine!", "dogs, good!", "dogs, nice!", "dogs, odd!"}
     heads = {text.split(" ")[0] for text in texts if "12" in text}
-    assert all(head.isalpha() for head in heads) and 2 <= len(heads) <= 4  # the word itself, or one of three others
+    assert (
+        all(head.isalpha() for head in heads) and 2 <= len(heads) <= 4
+    )  # the word itself, or one of three others
     assert {row["label"] for row in rows if " by me" in row["text"]} == {"no"}
 
 

@@ -331,3 +331,38 @@ def test_wrong_rows_to_evaluate_on(story, folder):
     assert "bad.tsv" in said and "'perhaps' is none of no, yes" in said
     assert "does not exist" in refused("eval", story / "student", "--data", folder / "none.tsv")
     assert "--data" in refused("eval", story / "student", "--split", "test")
+
+
+@pytest.mark.slow
+def test_tinybert_in_two_stages_on_variants(folder, config, tmp_path):
+    """States first, then answers, of rows that `augment` has varied; the second stage goes on from the first."""
+    mlm = write_model(tmp_path / "mlm", ("the", "cat", "dog", "a", "sees", *GOOD, *BAD))
+    succeed(
+        "augment", folder / "train.tsv", tmp_path / "more", "--model", mlm, "--column", "sentence", "--label", "label",
+        "--variants", "2", "--length", "16", "--share", "0.2",
+    )  # fmt: skip
+    path = config(f"""
+from flaxdistill.losses.relation import Scores
+from flaxdistill.schedule import constant
+
+more = replace(teacher.corpus, sources=(replace(source, path={str(tmp_path / "more")!r}),))
+states = replace(
+    student,
+    corpus=more,
+    losses={{"scores": Scores(), "hidden": HiddenMSE(layers="0:0,1:2")}},
+    student=replace(student.student, start=Start(path=Stage("teacher"), layers="random")),
+)
+answers = replace(
+    states,
+    student=replace(student.student, start=Start(path=Stage("states")), num_layers=1),
+    losses={{"soft": SoftLabels(temperature=constant(1.0), divergence="ce")}},
+    keep="best",
+    eval_every=10,
+)
+config = {{"teacher": teacher, "states": states, "answers": answers}}
+""")
+    succeed("distill", path, "--workdir", tmp_path / "w")
+    states, answers = (rows_of(tmp_path / "w" / name) for name in ("states", "answers"))
+    assert states[-1]["hidden"] < states[0]["hidden"] and answers[-1]["ce"] < answers[0]["ce"]
+    best = max(row["accuracy"] for row in rows_of(tmp_path / "w" / "answers", "held_out"))
+    assert best > 0.8
