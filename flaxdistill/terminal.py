@@ -99,6 +99,11 @@ def results(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def kinds(row: Mapping[str, Any]) -> dict[str, str]:
+    """Write the F1 of each kind of entity in a row, {} where there are none."""
+    return {name[3:]: f"{value:.2%}" for name, value in row.items() if name.startswith("f1_")}
+
+
 def _cell(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name, "")
     return value if value == "" else COLUMNS[name][1](math.nan if value is None else value)

@@ -52,6 +52,9 @@ def evaluate(
         return 0
     rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split)
     console().print(terminal.results(rows))
+    for row in rows:
+        if kinds := terminal.kinds(row):
+            console().print(terminal.listing(f"F1 of each kind: {row['name']}", kinds))
     return 0
 
 

@@ -204,6 +204,9 @@ def test_other_heads_learn_from_a_teacher_too(folder, config, tmp_path, kind):
     assert out.count("read back bit-equal") == 2
     (taught,), (learnt,) = (rows_of(tmp_path / "w" / n, "held_out") for n in ("teacher", "student"))
     assert taught["f1"] > 0.8 and learnt["f1"] > 0.5 and learnt["agreement"] > 0.8
+    printed = succeed("eval", tmp_path / "w" / "student", "--against", tmp_path / "w" / "teacher")
+    assert "difference" in printed and f"{learnt['f1']:.2%}" in printed
+    assert ("F1 of each kind" in printed) == (kind == "tags")
     architecture = json.loads((tmp_path / "w" / "student" / "export" / "config.json").read_text())
     assert architecture["architectures"] == [
         {"tags": "BertForTokenClassification", "spans": "BertForQuestionAnswering"}[kind]

