@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +37,10 @@ COLUMNS = {
     "cosine": ("1 - cos", lambda x: f"{x:.4f}"),
     "tokens_per_second": ("tokens/s", lambda x: f"{x:,.0f}"),
 }
+
+
+KIND = "f1_"
+"""What figures of a kind of entity begin with."""
 
 
 class Bar:
@@ -99,9 +103,15 @@ def results(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def kinds(row: Mapping[str, Any]) -> dict[str, str]:
-    """Write the F1 of each kind of entity in a row, {} where there are none."""
-    return {name[3:]: f"{value:.2%}" for name, value in row.items() if name.startswith("f1_")}
+def kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Make a table of the F1 of every kind of entity."""
+    names = sorted({name for row in rows for name in row if name.startswith(KIND)})
+    titles = (Column(name.removeprefix(KIND), justify="right", no_wrap=True) for name in names)
+    table = Table("F1 of each kind", *titles)
+    for row in rows:
+        if any(name in row for name in names):
+            table.add_row(escape(row["name"]), *(f"{row[name]:.2%}" if name in row else "" for name in names))
+    return table
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

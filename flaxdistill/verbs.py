@@ -52,9 +52,8 @@ def evaluate(
         return 0
     rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split)
     console().print(terminal.results(rows))
-    for row in rows:
-        if kinds := terminal.kinds(row):
-            console().print(terminal.listing(f"F1 of each kind: {row['name']}", kinds))
+    if any(name.startswith(terminal.KIND) for row in rows for name in row):
+        console().print(terminal.kinds(rows))
     return 0
 
 
