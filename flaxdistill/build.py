@@ -67,6 +67,10 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     check_kernels(e)
     store = prepare_blocks(e, data, start or model, report)
     vocabulary = store.vocabulary()
+    if e.teacher and e.teacher.offline > vocabulary.size:
+        raise UserError(
+            f"teacher.offline is {e.teacher.offline} and the vocabulary has {vocabulary.size} words; keep no more"
+        )
     behind = judges | ({"start": start} if start else {})
     for other in behind.values():
         check_vocabulary(other, vocabulary)
@@ -107,19 +111,12 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     def prepare_in(lane: Lane) -> Callable[[Batch], Batch]:
         return e.task.make_prepare(vocabulary, store.counts, 2 * lane.seed)
 
-    targets = None
+    # Stored answers take a teacher's place in the step; losses are made to the measure of the teacher itself.
+    answering, answering_params, targets = teacher_applies, teacher_params, None
     if teacher and e.teacher and e.teacher.offline:
         kept = offline.wanted(
-            e.losses,
-            e.task,
-            e.teacher.offline,
-            student=config.num_layers,
-            teacher=teacher.config.num_layers,
+            e.losses, e.task, e.teacher.offline, student=config.num_layers, teacher=teacher.config.num_layers
         )
-        if kept.words > vocabulary.size:
-            raise UserError(
-                f"teacher.offline is {kept.words} and the vocabulary has {vocabulary.size} words; keep no more"
-            )
         compute = offline.make_compute(teacher_applies[0], prepare_in(lanes[0]), kept)
         targets = offline.store_targets(
             Path(e.data_dir) if e.data_dir else data,
@@ -133,7 +130,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             batch_size=e.eval_batch_size,
             report=report,
         )
-        teacher_applies, teacher_params = (offline.make_recall(kept),), ({},)
+        answering, answering_params = (offline.make_recall(kept),), ({},)
 
     def step(
         state: TrainState, teacher_params: tuple[Params, ...], batch: Batch
@@ -141,7 +138,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         def one(lane: Lane, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             update = make_step(
                 lambda params, rows: encode(params, rows, rows.keys(2 * lane.seed + 1) if drops else None),
-                teacher_applies,
+                answering,
                 prepare_in(lane),
                 e.losses,
                 e.optim.build(e.steps, lane.rate),
@@ -177,7 +174,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             lanes=lanes,
             figure=e.task.figure,
             state=state,
-            teacher_params=teacher_params,
+            teacher_params=answering_params,
             train_batch=(
                 feed.bucketed_batches([Buckets(store.train, order, e.batch_size) for order in orders], mesh)
                 if isinstance(e.task, Labelled)

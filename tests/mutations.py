@@ -123,6 +123,27 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ("offline.py", "test_offline.py"): {
         '- (name != "hidden")': "",
     },
+    ("metrics.py", "test_metrics.py"): {
+        "c * n - (p * t).sum(-1)": "c * n",
+        "side(theirs) if theirs else 0.0": "0.0",
+    },
+    ("fillers.py", "test_augment.py"): {
+        "ids[n, place + 1] = vocabulary.mask": "ids[n, place] = vocabulary.mask",
+    },
+    ("augment.py", "test_augment.py"): {
+        "enumerate(zip(part, texts, strict=True), first)": "enumerate(zip(part, texts, strict=True), 0)",
+        "text[at : word.start], others": "text[at : word.end], others",
+    },
+    ("train/state.py", "test_tasks.py"): {
+        'worth > state.best["worth"]': 'worth < state.best["worth"]',
+    },
+    ("build.py", "test_tasks.py"): {
+        "rows.keys(2 * lane.seed + 1)": "rows.keys(2 * lanes[0].seed + 1)",
+        "e.optim.build(e.steps, lane.rate),": "e.optim.build(e.steps, lanes[0].rate),",
+    },
+    ("workdir.py", "test_tasks.py"): {
+        "worths.index(max(worths))": "worths.index(min(worths))",
+    },
 }
 
 
