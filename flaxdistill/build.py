@@ -111,6 +111,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     def prepare_in(lane: Lane) -> Callable[[Batch], Batch]:
         return e.task.make_prepare(vocabulary, store.counts, 2 * lane.seed)
 
+    prepare_in(lanes[0])  # refuses now what would else be refused in the first step
     # Stored answers take a teacher's place in the step; losses are made to the measure of the teacher itself.
     answering, answering_params, targets = teacher_applies, teacher_params, None
     if teacher and e.teacher and e.teacher.offline:

@@ -15,8 +15,10 @@ from flaxdistill.experiment import Experiment, Student
 from flaxdistill.families import family as find_family
 from flaxdistill.families.base import Family
 from flaxdistill.hub import Model
+from flaxdistill.losses.vocab import MaskedLM
 from flaxdistill.models.config import EncoderConfig, Head
 from flaxdistill.ops.dense import operand_dtype
+from flaxdistill.schedule import constant
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.tasks.mlm import MLM
 
@@ -90,7 +92,11 @@ def check_losses(e: Experiment) -> None:
             )
     if e.teacher and e.teacher.offline and known == "answers":
         raise UserError("teacher.offline keeps words of a text, and the task has other answers; set it to 0")
-    if isinstance(e.task, MLM) and e.task.rate == 0 and "mlm" in terms:
+    predicts = any(
+        isinstance(loss, MaskedLM) or getattr(loss, "mlm", constant(0)) != constant(0)
+        for loss in e.losses.values()
+    )
+    if isinstance(e.task, MLM) and e.task.rate == 0 and predicts:
         raise UserError(
             "task.rate is 0, which masks nothing, but a loss predicts the masked tokens; set the rate to 0.15, or drop "
             "the loss"

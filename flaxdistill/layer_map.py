@@ -30,7 +30,8 @@ def layer_pairs(spec: str, student: int, teacher: int) -> Pairs:
         raise UserError(
             f"distilbert maps 6 layers to 12, but these are {student} and {teacher}; use uniform or pairs"
         )
-    uniform = tuple((j, math.floor(j * teacher / student + 0.5)) for j in layers)
+    # Never the embeddings, which a student of more than twice the layers would else begin with.
+    uniform = tuple((j, max(math.floor(j * teacher / student + 0.5), 1)) for j in layers)
     named = {
         "uniform": uniform,
         "skip": uniform[:-1],
@@ -64,5 +65,9 @@ def _parse(spec: str, student: int, teacher: int) -> Pairs:
                 )
         found.append(
             (ours % (student + 1) if ours < 0 else ours, theirs % (teacher + 1) if theirs < 0 else theirs)
+        )
+    if twice := sorted({pair for pair in found if found.count(pair) > 1}):
+        raise UserError(
+            f"layers {spec} names the pair {twice[0][0]}:{twice[0][1]} twice; name every pair once"
         )
     return tuple(found)

@@ -22,6 +22,13 @@ class Schedule:
     end: float
     steps: int = 0
 
+    def __post_init__(self):
+        if not (math.isfinite(self.start) and math.isfinite(self.end) and self.steps >= 0):
+            raise UserError(
+                f"a schedule goes from {self.start} to {self.end} in {self.steps} steps; give finite numbers, and no steps "
+                "below 0"
+            )
+
     @staticmethod
     def parse(text: str) -> Schedule:
         """Read ``2`` or ``4:1:1000``."""
@@ -32,9 +39,9 @@ class Schedule:
                 steps = 0
             else:
                 start, end, steps = float(parts[0]), float(parts[1]), int(parts[2])
-            if len(parts) in (1, 3) and math.isfinite(start) and math.isfinite(end) and steps >= 0:
+            if len(parts) in (1, 3):
                 return Schedule(start, end, steps)
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, UserError):
             pass
         raise UserError(
             f"{text!r} is no schedule: write one number such as 2, or start:end:steps such as 4:1:1000"

@@ -144,12 +144,12 @@ def _memory(experiment: Experiment) -> UserError:
 def _check_inputs(path: Path, experiment: Experiment) -> None:
     """Raise UserError if an earlier stage has changed since a finished one learnt from it."""
     stored = workdir.read_inputs(path)
-    teacher = experiment.teacher.path if experiment.teacher else None
-    paths = {"teacher": teacher, "start": experiment.start_path(), "judge": experiment.judge}
+    paths = {name: teacher.path for name, teacher in experiment.compared().items()}
+    paths["start"] = experiment.start_path() or ""
     now = {
         name: build.read(source, path).digest
         for name, source in paths.items()
-        if name in stored and source and source.startswith("@")
+        if name in stored and source.startswith("@")
     }
     workdir.check(path, experiment, stored | now)
 

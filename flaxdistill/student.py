@@ -104,6 +104,10 @@ def start_from(
             f"the student's type_vocab_size {student.type_vocab_size} exceeds the {teacher.type_vocab_size} of the model "
             "it starts from; use no more"
         )
+    if start.narrow == "svd" and student.hidden_size == teacher.hidden_size:
+        raise UserError(
+            f"start.narrow svd turns the embeddings for a narrower student, and both are {student.hidden_size} wide; use no"
+        )
     layers = choose_layers(start.layers, teacher.num_layers, student.num_layers)
     ours, theirs = tree.flatten(random), tree.flatten(teacher_params)
     if start.narrow == "svd":

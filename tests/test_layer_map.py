@@ -44,3 +44,12 @@ def test_maps(spec, student, teacher, expected):
 def test_mistakes_name_both_sides(spec, student, teacher, named):
     with pytest.raises(UserError, match=named):
         layer_pairs(spec, student, teacher)
+
+
+def test_no_hidden_layer_meets_the_embeddings():
+    assert layer_pairs("uniform", 6, 2) == ((1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2))
+
+
+def test_a_pair_counts_once():
+    with pytest.raises(UserError, match="names the pair 1:2 twice"):
+        layer_pairs("1:2,-1:-1", 1, 2)

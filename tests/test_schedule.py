@@ -56,3 +56,9 @@ def test_traced_and_strict():
             value = jax.jit(schedule)(jnp.int32(5))
             assert value.dtype == jnp.float32 and value.shape == ()
             np.testing.assert_allclose(value, schedule(5))
+
+
+@pytest.mark.parametrize("values", [(float("nan"), 1.0, 0), (1.0, float("inf"), 3), (4.0, 1.0, -5)])
+def test_numbers_that_make_no_schedule(values):
+    with pytest.raises(UserError, match="give finite numbers"):
+        Schedule(*values)

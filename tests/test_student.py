@@ -231,6 +231,11 @@ def test_truncation_keeps_the_first_of_everything(heads):
     np.testing.assert_array_equal(got["layer_1/attention/bias"], theirs["layer_0/attention/bias"][:D])
 
 
+def test_svd_of_equal_widths_is_refused():
+    with pytest.raises(UserError, match=r"start\.narrow svd .* both are 16 wide"):
+        begin(Start(narrow="svd"), tiny_config(num_layers=1))
+
+
 def test_svd_loses_the_least_of_the_words():
     got = begin(Start(narrow="svd"), NARROW)
     random = tree.flatten(params_of(NARROW, 1))

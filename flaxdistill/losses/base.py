@@ -14,8 +14,8 @@ Terms = dict[str, jax.Array]
 """One float32 scalar per named term."""
 
 Tokens = Literal["real", "masked", "content", "first", "all"]
-"""Which tokens a term looks at: all but padding; those with a label; all but padding and special tokens; the first of
-each sequence ([CLS]); all, padding too, as some published code does."""
+"""Which tokens a term looks at: all but padding; those with a label; all but padding and the first and last of each sequence
+([CLS], [SEP]); the first of each sequence; all, padding too, as some published code does."""
 
 
 class Loss(abc.ABC):

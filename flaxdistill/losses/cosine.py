@@ -15,7 +15,7 @@ class Cosine(Hidden):
     """Turn the student's hidden states towards the teacher's: 1 - cos.
 
     The published code of DistilBERT compares the last layer only and every token but padding (Sanh et al., 2019); both
-    are the defaults. Patient distillation (Sun et al., 2019) is ``layers`` skip or last and ``tokens`` first: the squared
+    are the defaults. Patient distillation (Sun et al., 2019) is ``layers`` skip and ``tokens`` first: the squared
     distance of normalised vectors is twice 1 - cos.
     """
 

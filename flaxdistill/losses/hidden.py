@@ -107,8 +107,8 @@ class Hidden(Loss):
 class HiddenMSE(Hidden):
     """Bring the student's hidden states to the teacher's: the squared difference, a mean over their width.
 
-    TinyBERT's embedding and hidden loss (Jiao et al., 2020, equations 8 and 9) is ``layers`` 0:0 beside the uniform map
-    and ``project`` shared; its code counts padding too, ``tokens`` all.
+    TinyBERT's embedding and hidden loss (Jiao et al., 2020, equations 8 and 9) is ``layers`` of 0:0 and the pairs of the
+    uniform map, such as 0:0,1:3,2:6,3:9,4:12, and ``project`` shared; its code counts padding too, ``tokens`` all.
     """
 
     layers: str = "uniform"

@@ -33,15 +33,23 @@ def asked(batch: Batch, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
     return (jnp.where(segments == 0, 1, segments) if tokens == "all" else segments), segments
 
 
+def sequence_lengths(batch: Batch) -> jax.Array:
+    """Give for every token the number of tokens of its sequence, float32 [B, T], without an array [T, T]."""
+    segments = batch.segment_ids
+    count = jax.vmap(lambda row: jnp.zeros(row.shape[0] + 1, jnp.float32).at[row].add(1.0))(segments)
+    return jnp.take_along_axis(count, segments, axis=1)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Relation(Loss):
     """Match the teacher's relations: KL(teacher || student) of softmax(x y / sqrt(d)), a mean over heads and queries.
 
     ``relations``: pairs of q, k and v. ``heads``: relation heads that the concatenated heads are cut into again, 0 for the
     model's own. MiniLM (Wang et al., 2020) is ``qk,vv`` with its own heads: attention distributions and value relations.
-    MiniLM v2 (Wang et al., 2021), the default, is ``qq,kk,vv`` with 48 heads for a teacher of 768, 64 for one of 1,024,
-    and of a large teacher an upper layer, such as ``-1:21``. ``tokens`` all counts padded queries, as some code does. The
-    sum over relations is a mean where a weight of 1 / 3 is given; here as in the papers every relation counts 1.
+    MiniLM v2 (Wang et al., 2021) is ``qq,kk,vv``, the default, with 48 ``heads`` for a teacher of 768, 64 for one of 1,024,
+    and of a large teacher an upper layer, such as ``-1:21``. ``mean`` sequences gives every sequence the same say however
+    long it is, as both papers write it; ``tokens`` all counts padded queries, as some code does. The sum over relations is
+    a mean where a weight of 1 / 3 is given; here as in the papers every relation counts 1.
     """
 
     kind = "match"
@@ -52,8 +60,13 @@ class Relation(Loss):
     heads: int = 0
     layers: str = "-1:-1"
     tokens: Tokens = "real"
+    mean: Literal["tokens", "sequences"] = "tokens"
 
     def __post_init__(self):
+        if self.mean == "sequences" and self.tokens == "all":
+            raise UserError(
+                "a mean over sequences has no room for padding; set tokens to real, or mean to tokens"
+            )
         bad = [r for r in self.names() if len(r) != 2 or set(r) - set("qkv")]
         if bad or len(set(self.names())) < len(self.names()):
             raise UserError(
@@ -93,9 +106,12 @@ class Relation(Loss):
         return {}
 
     def count(self, batch: Batch) -> Terms:
-        return dict.fromkeys(
-            (f"relation_{name}" for name in self.names()), jnp.sum(token_mask(batch, self.tokens))
-        )
+        whole = token_mask(batch, self.tokens if self.mean == "tokens" else "first")
+        return dict.fromkeys((f"relation_{name}" for name in self.names()), jnp.sum(whole))
+
+    def _mask(self, batch: Batch) -> jax.Array:
+        mask = token_mask(batch, self.tokens)
+        return mask if self.mean == "tokens" else mask / jnp.maximum(sequence_lengths(batch), 1.0)
 
     def __call__(
         self,
@@ -106,7 +122,7 @@ class Relation(Loss):
         scale: Terms,
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
-        mask, segments = token_mask(batch, self.tokens), asked(batch, self.tokens)
+        mask, segments = self._mask(batch), asked(batch, self.tokens)
         objective, totals = jnp.zeros((), jnp.float32), {}
         for name in self.names():
             term = f"relation_{name}"
@@ -164,8 +180,7 @@ class Scores(Loss):
         mask = token_mask(batch, self.tokens)
         if self.tokens == "all":
             return {"scores": jnp.sum(mask) * mask.shape[1]}
-        same = batch.segment_ids[:, :, None] == batch.segment_ids[:, None, :]
-        return {"scores": jnp.sum(jnp.where(same, mask[:, :, None], 0.0))}
+        return {"scores": jnp.sum(mask * sequence_lengths(batch))}
 
     def __call__(
         self,

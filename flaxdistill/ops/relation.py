@@ -33,16 +33,38 @@ def relation_kl(
     and the KL of each query, float32 [B, T]. Attention and value relations of Wang et al., 2020; with heads cut
     otherwise those of Wang et al., 2021.
     """
-    return _kl(block, student, *jax.lax.stop_gradient((teacher, segments, weight)))
+    return _over_blocks(_kl, block, student, *jax.lax.stop_gradient((teacher, segments, weight)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kl(block, student, *fixed):
-    return _kl_forward(block, student, *fixed)[0]
+def score_mse(
+    student: Sides, teacher: Sides, segments: Sides, weight: jax.Array, block: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Sum ``weight`` x (score of student - score of teacher)^2 over queries and the keys they see, a mean over heads.
+
+    Scores are x y / sqrt(d), before the softmax (Jiao et al., 2020, equation 7). Arguments and results are those of
+    ``relation_kl``, with the sum of each query in place of its KL.
+    """
+    return _over_blocks(_square, block, student, *jax.lax.stop_gradient((teacher, segments, weight)))
 
 
-def _kl_forward(block, student, teacher, segments, weight):
-    (x, y), (x_t, y_t), (B, T, A, _) = student, teacher, student[0].shape
+def _kl(ours: jax.Array, theirs: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compare scores [B, A, c, T]: what each pair adds, and its slope."""
+    log_q, log_p = (jax.nn.log_softmax(jnp.where(same, scores, LOWEST)) for scores in (ours, theirs))
+    p = jnp.exp(log_p)
+    return p * (log_p - log_q), jnp.exp(log_q) - p
+
+
+def _square(ours: jax.Array, theirs: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.square(ours - theirs), 2 * (ours - theirs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _over_blocks(compare, block, student, *fixed):
+    return _forward(compare, block, student, *fixed)[0]
+
+
+def _forward(compare, block, student, teacher, segments, weight):
+    (x, y), (x_t, y_t), (B, T, A, d) = student, teacher, student[0].shape
     c = min(block or max(BLOCK * devices(B) // (B * T * A), 1), T)
     n = -(-T // c)
 
@@ -50,91 +72,29 @@ def _kl_forward(block, student, teacher, segments, weight):
         a = jnp.pad(a, [(0, 0), (0, n * c - T)] + [(0, 0)] * (a.ndim - 2))
         return jnp.moveaxis(a.reshape(B, n, c, *a.shape[2:]), 1, 0)
 
-    def log_shares(x, y, same):
-        scores = jnp.einsum("bcad,btad->bact", x, y, preferred_element_type=jnp.float32) * x.shape[-1] ** -0.5
-        return jax.nn.log_softmax(jnp.where(same, scores, LOWEST))
+    def scores(x, y):
+        return jnp.einsum("bcad,btad->bact", x, y, preferred_element_type=jnp.float32) * x.shape[-1] ** -0.5
 
     def body(dy, piece):
         x, x_t, segment, w = piece
         same = segment[:, None, :, None] == segments[1][:, None, None, :]
-        log_q, log_p = log_shares(x, y, same), log_shares(x_t, y_t, same)
-        p = jnp.exp(log_p)
-        kl = jnp.sum(jnp.where(same, p * (log_p - log_q), 0.0), (1, 3)) / A
-        dscores = (jnp.exp(log_q) - p) * (w[:, None, :, None] / (A * math.sqrt(x.shape[-1])))
-        dscores = jnp.where(same, dscores, 0.0).astype(y.dtype)
+        each, slope = compare(scores(x, y), scores(x_t, y_t), same)
+        value = jnp.sum(jnp.where(same, each, 0.0), (1, 3)) / A
+        dscores = jnp.where(same, slope, 0.0) * (w[:, None, :, None] / (A * math.sqrt(d)))
+        dscores = dscores.astype(y.dtype)
         dx = jnp.einsum("bact,btad->bcad", dscores, y, preferred_element_type=jnp.float32)
         dy += jnp.einsum("bact,bcad->btad", dscores, x, preferred_element_type=jnp.float32)
-        return dy, (kl, dx.astype(x.dtype))
+        return dy, (value, dx.astype(x.dtype))
 
     pieces = tuple(cut(a) for a in (x, x_t, segments[0], weight))
-    dy, (kl, dx) = jax.lax.scan(body, jnp.zeros(y.shape, jnp.float32), pieces)
-    kl, dx = (jnp.moveaxis(a, 0, 1).reshape(B, n * c, *a.shape[3:])[:, :T] for a in (kl, dx))
-    return (jnp.sum(weight * kl), kl), (dx, dy.astype(y.dtype))
+    dy, (value, dx) = jax.lax.scan(body, jnp.zeros(y.shape, jnp.float32), pieces)
+    value, dx = (jnp.moveaxis(a, 0, 1).reshape(B, n * c, *a.shape[3:])[:, :T] for a in (value, dx))
+    return (jnp.sum(weight * value), value), (dx, dy.astype(y.dtype))
 
 
-def _kl_backward(block, gradients, cotangents):
-    return _scaled(gradients, cotangents[0]), None, None, None
+def _backward(compare, block, gradients, cotangents):
+    scale = cotangents[0]
+    return tuple((g.astype(jnp.float32) * scale).astype(g.dtype) for g in gradients), None, None, None
 
 
-_kl.defvjp(_kl_forward, _kl_backward)
-
-
-def score_mse(
-    student: Sides, teacher: Sides, segments: Sides, weight: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Sum ``weight`` x (score of student - score of teacher)^2 over queries and the keys they see, a mean over heads.
-
-    Scores are q k / sqrt(d), before the softmax. As a difference of scores is itself a product a b, of a = [q, -q'] and
-    b = [k, k'], the sum of its squares over a sequence is the product of the Gram matrices of a and b: T d^2 operations
-    instead of T^2 d, and nothing [T, T]. ``segments`` and ``weight`` as in ``relation_kl``, no segment above T; Gram
-    matrices are float32 at the highest precision, because the small difference of large numbers is what is looked for.
-    Returns the float32 objective, differentiable in ``student``, and the sum of each query, float32 [B, T].
-    """
-    return _mse(student, *jax.lax.stop_gradient((teacher, segments, weight)))
-
-
-@jax.custom_vjp
-def _mse(student, *fixed):
-    return _mse_forward(student, *fixed)[0]
-
-
-def _mse_forward(student, teacher, segments, weight):
-    (q, k), (q_t, k_t) = student, teacher
-    A, d = q.shape[2:]
-
-    def both(x, y, scale):
-        return jnp.concatenate([x.astype(jnp.float32) * scale, y.astype(jnp.float32)], -1)
-
-    a = both(q, -q_t.astype(jnp.float32) * q_t.shape[-1] ** -0.5, d**-0.5)
-    b = both(k, k_t, 1.0)
-    product = functools.partial(jnp.einsum, precision="highest", preferred_element_type=jnp.float32)
-
-    def add(s, sums):
-        square, da, db = sums
-        asked, seen = ((side == s).astype(jnp.float32)[..., None, None] for side in segments)
-        grams = product("btad,btae->bade", b * seen, b)
-        mine = product("btad,bade->btae", a * asked, grams)
-        square += jnp.sum(mine * a, (2, 3))
-        theirs = product("btad,btae->bade", a * (asked * weight[..., None, None]), a)
-        return square, da + mine, db + product("btad,bade->btae", b * seen, theirs)
-
-    # Each turn is one sequence of every row; how many there are is known only now.
-    last = jnp.max(segments[0]) + 1
-    start = (jnp.zeros(weight.shape, jnp.float32), jnp.zeros_like(a), jnp.zeros_like(b))
-    square, da, db = jax.lax.fori_loop(1, last, add, start)
-    da = da[..., :d] * weight[..., None, None] * (2 * d**-0.5 / A)
-    return (jnp.sum(weight * square) / A, square / A), (
-        da.astype(q.dtype),
-        (db[..., :d] * (2 / A)).astype(k.dtype),
-    )
-
-
-def _mse_backward(gradients, cotangents):
-    return _scaled(gradients, cotangents[0]), None, None, None
-
-
-_mse.defvjp(_mse_forward, _mse_backward)
-
-
-def _scaled(gradients, scale):
-    return tuple((g.astype(jnp.float32) * scale).astype(g.dtype) for g in gradients)
+_over_blocks.defvjp(_forward, _backward)

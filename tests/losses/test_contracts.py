@@ -15,6 +15,7 @@ from outputs import COUNTS, SEQUENCES, WEIGHT, labelled_batch, per_row, random_o
 
 from flaxdistill import losses, sharding, tree
 from flaxdistill.losses.base import Loss, token_mask
+from flaxdistill.schedule import Schedule
 
 CLOSE = 1e-5  # max|a - b| / max|b|, float32
 SUPERVISED = {"mlm"}  # terms of a `match` loss that read labels
@@ -260,7 +261,9 @@ def test_counts_are_literal(name):
         term: COUNTS[getattr(loss, "tokens", "masked")]
         for term in ("kl", "ce", "mse", "jsd", "cosine", "hidden", "accuracy", "agreement")
     }
-    expected |= {f"relation_{pair}": COUNTS[getattr(loss, "tokens", "real")] for pair in ("qq", "kk", "vv")}
+    whole = "first" if getattr(loss, "mean", "tokens") == "sequences" else getattr(loss, "tokens", "real")
+    expected |= {f"relation_{pair}": COUNTS[whole] for pair in ("qq", "kk", "vv")}
+    expected["other_hidden"] = COUNTS["real"]
     # Pairs of tokens of one sequence, or of a row where padding counts.
     pairs = sum(n * n for row, lengths in enumerate(SEQUENCES) if WEIGHT[row] for n in lengths)
     expected["scores"] = 7 * 8 * 8 if getattr(loss, "tokens", None) == "all" else pairs
@@ -333,6 +336,20 @@ def test_teacher_only_where_it_is_needed(name):
         finite(loss({}, student, (), labelled_batch(), scale, jnp.int32(0)))
 
 
+@one_of_each
+def test_weights_move_with_the_step(name):
+    loss = LOSSES[name]
+    inner = getattr(loss, "loss", loss)
+    moving = [f.name for f in dataclasses.fields(inner) if f.type == "Schedule" and f.name != "temperature"]
+    assert moving or name == "VocabReport"
+    changed = dataclasses.replace(inner, **dict.fromkeys(moving, Schedule(1.0, 3.0, 10)))
+    if inner is not loss:
+        changed = dataclasses.replace(loss, loss=changed)
+    if moving:
+        for step, expected in ((0, 1.0), (5, 2.0), (20, 3.0)):
+            assert set(map(float, changed.weights(jnp.int32(step)).values())) == {expected}
+
+
 def test_every_file_of_losses_is_walked():
     assert {
         "Vocab",
@@ -343,6 +360,7 @@ def test_every_file_of_losses_is_walked():
         "HiddenMSE",
         "Relation",
         "Scores",
+        "Named",
         "VocabReport",
     } <= {c.__name__ for c in loss_classes()}
     assert {"Vocab-tokens-masked", "Vocab-tokens-content", "Cosine-tokens-content"} <= set(LOSSES)

@@ -12,7 +12,9 @@ from outputs import SEQUENCES, WEIGHT, labelled_batch, random_outputs
 from flaxdistill.errors import UserError
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.named import Named
 from flaxdistill.losses.relation import Relation, Scores
+from flaxdistill.schedule import constant
 
 pytestmark = pytest.mark.torch
 
@@ -197,6 +199,84 @@ def test_minilm_over_true_lengths(relations, n):
             count += b - a
         terms[f"relation_{relation}"] = total / count
     agree(mine, terms, s)
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_minilm_as_its_papers_write_it(n):
+    """1 / (heads x length) for each text, then a mean over texts: a short one has as much say as a long one."""
+    batch = labelled_batch()
+    student, teacher, s, t = setting(batch, width=8)
+    mine = run(Relation(relations="vv", heads=n, mean="sequences"), student, (teacher,), batch)
+    total = count = 0
+    for row, a, b in pieces():
+        log_q, log_p = (log_shares(*[heads(side["values"][-1], n)[row, a:b]] * 2) for side in (s, t))
+        total = total + (log_p.exp() * (log_p - log_q)).sum(2).mean()
+        count += 1
+    agree(mine, {"relation_vv": total / count}, s)
+
+
+SEVERAL = {
+    "hidden shared": HiddenMSE(project="shared"),
+    "hidden each": HiddenMSE(project="each"),
+    "cosine": Cosine(layers="uniform", project="each"),
+    "relation": Relation(heads=2),
+    "scores": Scores(),
+}
+
+
+@pytest.mark.parametrize("loss", SEVERAL.values(), ids=SEVERAL)
+def test_several_teachers_are_averaged(loss):
+    """Of other widths and depths: what they say together is the mean of what they say alone."""
+    batch = labelled_batch()
+    student = random_outputs(1, 8, 8)
+    teachers = (random_outputs(2, 8, 8, width=6, layers=4), random_outputs(3, 8, 8, width=8, layers=3))
+    params = loss.init(jax.random.key(0), *jax.eval_shape(lambda: (student, teachers)))
+    scale = {term: jnp.float32(0.7) for term in loss.count(batch)}
+
+    def value(params, student, teachers):
+        return loss(params, student, teachers, batch, scale, jnp.int32(0))[0]
+
+    together, slope = jax.value_and_grad(value, 1)(params, student, teachers)
+    alone = [
+        jax.value_and_grad(value, 1)(
+            {"teacher_0": params[f"teacher_{i}"]} if params else {}, student, (teacher,)
+        )
+        for i, teacher in enumerate(teachers)
+    ]
+    first, second = (float(value) for value, _ in alone)
+    assert float(together) == pytest.approx((first + second) / 2, rel=CLOSE)
+    assert first != pytest.approx(second, rel=1e-3)
+    jax.tree.map(
+        lambda x, a, b: np.testing.assert_allclose(x, (a + b) / 2, rtol=0, atol=1e-6),
+        slope,
+        alone[0][1],
+        alone[1][1],
+    )
+
+
+def test_each_teacher_has_a_term_of_its_own():
+    batch = labelled_batch()
+    student = random_outputs(1, 8, 8)
+    teachers = (random_outputs(2, 8, 8), random_outputs(3, 8, 8, width=6, layers=3))
+    inner = HiddenMSE(layers="1:3", project="each", weight=constant(0.25))
+    loss = Named(name="deep", loss=inner, teacher=1)
+    shapes = jax.eval_shape(lambda: (student, teachers))
+    params = loss.init(jax.random.key(0), *shapes)
+    expected = inner.init(jax.random.key(0), shapes[0], shapes[1][1:])
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    assert (
+        loss.weights(jnp.int32(0)) == {"deep_hidden": 0.25}
+        and loss.needs_teacher
+        and loss.kind == "projected"
+    )
+    count = loss.count(batch)["deep_hidden"]
+    value, totals = loss(params, student, teachers, batch, {"deep_hidden": 0.25 / count}, jnp.int32(0))
+    other, alone = inner(params, student, teachers[1:], batch, {"hidden": 0.25 / count}, jnp.int32(0))
+    assert value == other and totals == {"deep_hidden": alone["hidden"]}
+    with pytest.raises(UserError, match="loss deep is of teacher 1 and there are 1"):
+        loss.init(jax.random.key(0), shapes[0], shapes[1][:1])
+    with pytest.raises(UserError, match="plain word"):
+        Named(name="no word")
 
 
 def test_minilm_as_published_by_paddle():

@@ -76,14 +76,16 @@ def test_kl_of_a_side_with_itself():
     np.testing.assert_allclose(value(relation_kl), value(plain_kl), rtol=0, atol=1e-5)
 
 
-def test_mse_equals_the_plain_formula():
-    check(score_mse, plain_mse, sides(0, 4), sides(1, 6))
+@pytest.mark.parametrize("block", [0, 1, 4, 10])
+def test_mse_equals_the_plain_formula(block):
+    check(lambda *x: score_mse(*x, block), plain_mse, sides(0, 4), sides(1, 6))
 
 
 def test_mse_of_scores_that_almost_agree():
-    # What is left is a thousandth of what is multiplied: cancellation costs digits, and no more than these.
     teacher = sides(1, 4)
-    check(score_mse, plain_mse, sides(0, 4, near=jnp.stack(teacher)), teacher, within=2e-4)
+    check(score_mse, plain_mse, sides(0, 4, near=jnp.stack(teacher)), teacher)
+    segments = (jnp.asarray(SEGMENTS),) * 2
+    assert score_mse(teacher, teacher, segments, weights())[0] == 0.0
 
 
 @pytest.mark.parametrize("op", [relation_kl, score_mse])
@@ -108,8 +110,7 @@ def test_nothing_is_quadratic_in_length(op):
     row = jax.ShapeDtypeStruct((1, n), jnp.int32)
 
     def run(student, teacher, segments, weight):
-        how = {"block": 32} if op is relation_kl else {}
-        return jax.grad(lambda s: op(s, teacher, (segments, segments), weight, **how)[0])(student)
+        return jax.grad(lambda s: op(s, teacher, (segments, segments), weight, block=32)[0])(student)
 
     weight = jax.ShapeDtypeStruct((1, n), jnp.float32)
     program = jax.jit(run).lower((shape, shape), (shape, shape), row, weight).compile()
