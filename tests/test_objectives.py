@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from test_cli import compiled, config, home, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
@@ -10,8 +12,10 @@ LOSSES = """
 from dataclasses import replace
 
 from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.named import Named
 from flaxdistill.losses.relation import Relation, Scores
 from flaxdistill.optim import AdamW
+from flaxdistill.schedule import constant
 from flaxdistill.tasks.mlm import MLM
 """
 
@@ -36,13 +40,15 @@ config = replace(
         "hidden": HiddenMSE(layers="0:0,-1:-1", project="shared"),
         "relation": Relation(relations="qk,vv"),
         "scores": Scores(layers="-1:1"),
+        "far": Named(name="far", teacher=1, loss=HiddenMSE(layers="-1:3", project="shared", weight=constant(0.25))),
     }},
 )"""
     )
+    assert "--losses.far.loss.weight VALUE" in succeed("distill", path, "--help")
     out = succeed("distill", path, "--workdir", tmp_path / "run")
     assert "read back bit-equal" in out
     rows = rows_of(tmp_path / "run")
-    terms = {"jsd", "mlm", "cosine", "hidden", "relation_qk", "relation_vv", "scores"}
+    terms = {"jsd", "mlm", "cosine", "hidden", "relation_qk", "relation_vv", "scores", "far_hidden"}
     assert terms <= set(rows[0]) and all(np.isfinite([row[t] for t in terms]).all() for row in rows)
     (held_out,) = rows_of(tmp_path / "run", "held_out")
     assert {"kl", "agreement"} <= set(held_out) and "cosine" not in held_out  # widths differ
@@ -50,6 +56,38 @@ config = replace(
     # Lengthened, the projections go on too: the same as in one go.
     succeed("distill", path, "--workdir", tmp_path / "run", "--steps", "4")
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_chain_of_assistants(config, tmp_path):  # noqa: F811
+    """Teacher, assistant, and a student of both; who has learnt from somebody that is now another is told so."""
+    path = config(
+        """
+from dataclasses import replace
+
+first = replace(alone, steps=2)
+second = replace(taught, teacher=Teacher(path=Stage("first"), dtype="float32"), student=student, steps=2)
+third = replace(second, teacher=Teacher(path=Stage("first")), ensemble={"assistant": Teacher(path=Stage("second"))})
+config = {"first": first, "second": second, "third": third}"""
+    )
+    out = succeed("distill", path, "--workdir", tmp_path / "w")
+    assert out.count("read back bit-equal") == 3
+    shutil.rmtree(tmp_path / "w" / "second")
+    out = refused("distill", path, "--workdir", tmp_path / "w", "--second.seed", "1")
+    assert "another experiment (inputs.ensemble.assistant" in out
+
+
+def test_whole_words_of_another_vocabulary_leave_nothing_behind(home, config, tmp_path, monkeypatch):  # noqa: F811
+    from flaxdistill.data.tokenizer import Vocabulary
+    from flaxdistill.errors import UserError
+
+    def no_words(self):
+        raise UserError("this vocabulary does not tell where words go on")
+
+    monkeypatch.setattr(Vocabulary, "continues", no_words)
+    path = config(f"{LOSSES}\nconfig = replace(taught, task=MLM(whole_words=True))")
+    assert "does not tell where words" in refused("distill", path, "--workdir", tmp_path / "run")
+    assert not (tmp_path / "run" / "experiment.json").exists()
 
 
 @pytest.mark.slow
