@@ -118,6 +118,23 @@ def test_filler_rows_change_nothing():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_a_mean_over_one_token_or_none(labelled):
+    def prepare(batch):
+        label = jnp.full((4, 1), -1).at[:labelled].set(7)
+        return dataclasses.replace(batch, labels=label, label_positions=jnp.ones((4, 1), jnp.int32))
+
+    apply = make_apply(STUDENT, jnp.float32)
+    params = {"student": jax.jit(make_init(STUDENT))(jax.random.key(0)), "losses": {"mlm": {}}}
+    tx = optax.sgd(1.0)
+    step = make_step(lambda p, b: apply(p, b, None), (), prepare, {"mlm": MaskedLM()}, tx)
+    batch = sharding.place_rows(batch_of(4), sharding.make_mesh(devices=jax.devices()[:1]))
+    state, metrics = jax.jit(step)(make_state(params, tx), (), batch)
+    assert float(metrics["loss"].value()) == pytest.approx(float(metrics["mlm"].value()))
+    moved = any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (params, state.params)), strict=True))
+    assert moved == bool(labelled) == (float(metrics["loss"].value()) > 1)
+
+
 def test_golden_step():
     """The loss after two steps; update it only in a commit that says which mathematics changed."""
     _, metrics = reference("real")
