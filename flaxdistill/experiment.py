@@ -113,7 +113,7 @@ class Experiment:
                 raise UserError(f"{name} is {', '.join(map(str, values))}; name each of them once")
         if not all(0 < rate < math.inf for rate in self.rates):
             raise UserError(f"rates is {', '.join(map(str, self.rates))}; each must be above 0")
-        if self.teacher and self.teacher.offline and len(self.lanes()) > 1:
+        if max(len(self.seeds), len(self.rates)) > 1 and self.teacher and self.teacher.offline:
             raise UserError(
                 "teacher.offline keeps answers in the order of one seed; set it to 0, or leave seeds and rates out"
             )

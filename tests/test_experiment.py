@@ -141,3 +141,8 @@ def test_start_path():
     assert Experiment().start_path() is None
     elsewhere = dataclasses.replace(taught, student=Student(start=Start(path="s")))
     assert elsewhere.start_path() == "s"
+
+
+def test_stored_answers_have_one_order():
+    with pytest.raises(UserError, match="keeps answers in the order of one seed"):
+        Experiment(teacher=Teacher(path="t", offline=8), seeds=(0, 1))
