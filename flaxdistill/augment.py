@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,8 +73,8 @@ class _Word(NamedTuple):
 def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lambda line: None) -> None:
     """Write every row of a source and its variants to ``out``, a folder of jsonl files with the source's columns.
 
-    A row's variants are its own whatever else is in the source; what has been written once, by any row, is not written
-    again. The same command goes on where it stopped. Raises UserError for a folder that holds something else.
+    A row's variants follow from its place in the source; a line that has been written once is not written again. The same
+    command goes on where it stopped. Raises UserError for a folder that holds something else.
     """
     model = read_model(how.model)
     check_head(model, "mlm")
@@ -81,6 +83,11 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
             f"length {how.length} exceeds the {model.config.max_positions} positions of {model.source}"
         )
     vocabulary = load_vocabulary(model.directory)
+    if type(vocabulary.tokenizer.model).__name__ != "WordPiece":
+        raise UserError(
+            f"{model.source} has a vocabulary that does not tell where words end; give a masked-LM with a WordPiece one, "
+            "such as BERT"
+        )
     shards = how.source.labelled()
     near = Neighbours(how.glove) if how.glove else None
     fields = dataclasses.asdict(how) | {"source": [shard.fingerprint for shard in shards]}
@@ -95,13 +102,13 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
         path = out / f"part-{number:05d}.jsonl"
         if not path.exists():
             found = _variants(part, rows, how, vocabulary, fillers, near)
-            lines = [json.dumps(row, ensure_ascii=False) for row in _new(found, how.source, seen)]
+            lines = list(_new((json.dumps(row, ensure_ascii=False) for row in found), seen))
             temporary = out / f".{path.name}.tmp"
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             temporary.rename(path)
         else:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            seen.update(_hash(how.source, json.loads(line)) for line in lines)
+            lines = path.read_bytes().decode().split("\n")[:-1]  # splitlines would cut inside texts too
+            seen.update(map(document_hash, lines))
         rows, written = rows + len(part), written + len(lines)
         report(f"{path}: {rows} rows have become {written}")
     if not rows:
@@ -120,23 +127,20 @@ def _claim(out: Path, meaning: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{out} holds variants made otherwise ({'; '.join(differ)}); choose another folder"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= {f"{SETTINGS}.tmp"}):
         raise UserError(f"{out} exists and holds no variants of rows; choose another folder")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / SETTINGS, meaning)
+        write_json(out / f"{SETTINGS}.tmp", meaning)
+        os.replace(out / f"{SETTINGS}.tmp", out / SETTINGS)
 
 
-def _new(rows: Iterator[dict[str, Any]], source: Source, seen: set[int]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        digest = _hash(source, row)
+def _new(lines: Iterator[str], seen: set[int]) -> Iterator[str]:
+    for line in lines:
+        digest = document_hash(line)
         if digest not in seen:
             seen.add(digest)
-            yield row
-
-
-def _hash(source: Source, row: Mapping[str, Any]) -> int:
-    return document_hash(f"{row[source.column]}\0{row.get(source.pair or '', '')}")
+            yield line
 
 
 def _variants(
@@ -149,10 +153,10 @@ def _variants(
 ) -> Iterator[dict[str, Any]]:
     """Give each row and then its variants, as columns."""
     for example in part:
-        if isinstance(example.label, (list, dict)):
+        if not isinstance(example.label, (str, int, float, NoneType)):
             raise UserError(
-                f"{example.place}: the label {example.label!r:.60} has places in the text, which other words would move; "
-                "only rows with a class or a number can be varied"
+                f"{example.place}: the label {example.label!r:.60} is no class and no number, and only rows with these can "
+                "be varied: other words would move what stands at a place in the text"
             )
     texts = [text_of(example) for example in part]
     flat = [text for pair in texts for text in pair]
@@ -200,6 +204,8 @@ def _replace(text: str, words: list[tuple[_Word, list[str]]], share: float, draw
 
 def _words(text: str, ids: np.ndarray, places: np.ndarray, goes_on: np.ndarray) -> list[_Word]:
     """Find the words of letters in a text."""
+    if not len(ids):
+        return []
     starts = np.flatnonzero(~goes_on[ids])
     found = [
         _Word(int(places[first, 0]), int(places[end - 1, 1]), int(first), int(end - first))

@@ -27,18 +27,19 @@ def evaluate(
     against: str | None = None,
     data: str | None = None,
     split: str | None = None,
+    header: str | None = None,
 ) -> list[Row]:
     """Evaluate a run's students, or another model, on the run's held-out rows or on those of ``data``: one row each.
 
     Compares with the run's teachers or judge where it has any. Of labelled rows ``interval`` bounds the task's figure with
-    95 % confidence. ``against`` adds another run or model, and the difference. Raises UserError for models of other
-    vocabularies or heads, and for other rows than labelled ones in ``data``.
+    95 % confidence; ``against`` adds another run or model, and of labelled rows the difference. ``split`` and ``header``
+    belong to ``data``. Raises UserError for models of other vocabularies or heads, and for ``data`` without labels.
     """
-    place = _place(path.absolute(), data, split)
+    place = _place(path.absolute(), data, split, header)
     sides = [_side(place, model or str(path))] + ([_side(place, against)] if against else [])
     rows = [row for side in sides for row in side.rows(place)]
-    if against and isinstance(place.experiment.task, Labelled):
-        figure = place.experiment.task.figure
+    figure = place.experiment.task.figure
+    if against and all(figure in score.parts for side in sides for score in side.scores):
         ours, theirs = (side.figure(place) for side in sides)
         rows.append(
             {"name": "difference", figure: ours - theirs}
@@ -109,7 +110,9 @@ class _Side(NamedTuple):
         return statistics.mean(score.figures[place.experiment.task.figure] for score in self.scores)
 
 
-def _place(path: Path, data: str | None = None, split: str | None = None) -> _Place:
+def _place(
+    path: Path, data: str | None = None, split: str | None = None, header: str | None = None
+) -> _Place:
     e = workdir.read_experiment(path)
     blocks = workdir.read_inputs(path).get("blocks", "")
     # The latter for a stage.
@@ -119,14 +122,15 @@ def _place(path: Path, data: str | None = None, split: str | None = None) -> _Pl
     if data:
         if not isinstance(e.task, Labelled):
             raise UserError(f"{path} has no labelled rows; --data reads those of a task")
-        like = (*e.corpus.held_out_sources, *e.corpus.sources)[0]
-        source = dataclasses.replace(like, path=data, split=split or like.split)
+        like = next(source for source in (*e.corpus.held_out_sources, *e.corpus.sources) if source.label)
+        columns = like.header if header is None else header
+        source = dataclasses.replace(like, path=data, split=split or like.split, header=columns)
         corpus = dataclasses.replace(
             e.corpus, held_out_sources=(source,), tokenizer=str(path / workdir.TOKENIZER)
         )
         store = prepare_examples(corpus, e.task.reading(), folder, labels=store.labels)
-    elif split:
-        raise UserError("--split names a part of a dataset; give the dataset in --data as hf:NAME")
+    elif split or header is not None:
+        raise UserError("--split and --header are of what --data names; give it, such as hf:NAME or a file")
     judges = [build.read(judge.path, path) for judge in e.compared().values()]
     return _Place(path, e, store, sharding.make_mesh(), judges)
 

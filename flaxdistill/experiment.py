@@ -188,7 +188,8 @@ FREE = (
     "data_dir",
     "student.remat",
 )
-"""What may change when a run goes on. Only ``steps`` changes what is computed: the rate follows the longer schedule."""
+"""What may change when a run goes on. Only ``steps`` changes what is trained: the rate follows the longer schedule; and with
+``eval_every`` which students are looked at, where the best is kept."""
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from flaxdistill import judging, sharding
 from flaxdistill.data.buckets import EDGES
 from flaxdistill.data.tokenizer import Vocabulary
-from flaxdistill.errors import UserError
+from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.experiment import Teacher
 from flaxdistill.hub import Model
 from flaxdistill.losses.vocab import at_labels
@@ -58,7 +58,15 @@ def make_fillers(model: Model, vocabulary: Vocabulary, number: int, longest: int
                 columns = _columns(
                     [texts[n] for n in chosen], [places[n] for n in chosen], edge, size, vocabulary
                 )
-                said = jax.device_get(ask(params, sharding.place_rows(columns, mesh)))
+                try:
+                    said = jax.device_get(ask(params, sharding.place_rows(columns, mesh)))
+                except jax.errors.JaxRuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise UserError(
+                        f"the device is out of memory with {size} masked texts at a time; try --batch-size "
+                        f"{max(size // 2, 1)}"
+                    ) from None
                 for n, row in zip(chosen, said, strict=False):
                     found[n] = row
         return found

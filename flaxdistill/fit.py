@@ -94,7 +94,7 @@ def check_losses(e: Experiment) -> None:
         raise UserError("teacher.offline keeps words of a text, and the task has other answers; set it to 0")
     predicts = any(
         isinstance(loss, MaskedLM) or getattr(loss, "mlm", constant(0)) != constant(0)
-        for loss in e.losses.values()
+        for loss in (named.bare() for named in e.losses.values())
     )
     if isinstance(e.task, MLM) and e.task.rate == 0 and predicts:
         raise UserError(

@@ -52,7 +52,7 @@ def _run(path: Path) -> Sections:
         "step": f"{latest_step(path) or 0} of {experiment.steps}",
         "student": f"{family.model_type}, {stages.count(config):,} parameters",
         "last step": last(rows),
-        "last evaluation": last(rows, "held_out"),
+        "evaluations": workdir.evaluations(path),  # of the student that each lane gives
     }
     shapes = shapes_of(config)
     mesh = sharding.make_mesh(experiment.fsdp if jax.device_count() % experiment.fsdp == 0 else 1)

@@ -62,7 +62,7 @@ def vocab_loss(losses: Mapping[str, Loss], task: Task) -> Vocab:
             f"teacher.offline answers to masks that depend on a row alone, and task.scope is {task.scope}; use row, or "
             "set teacher.offline to 0"
         )
-    found = [loss for loss in losses.values() if isinstance(loss, Vocab)]
+    found = [loss for loss in (named.bare() for named in losses.values()) if isinstance(loss, Vocab)]
     if len(found) != 1 or not found[0].temperature.constant:
         raise UserError(
             "teacher.offline keeps words at one temperature: it needs one Vocab loss whose temperature never moves; set "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from flaxdistill import build, evaluation, workdir
 from flaxdistill.errors import UserError, out_of_memory
@@ -93,8 +94,8 @@ def table(stages: Stages, root: Path) -> list[Row]:
         facts = {"parameters": count(workdir.read_config(path)[1])}
         facts |= {"tokens_per_second": statistics.median(speeds)} if speeds else {}
         lanes = workdir.evaluations(path)
-        for row in lanes if len(lanes) > 1 else []:
-            rows.append(row | {"name": f"{name or 'student'}, seed {row['seed']}, rate {row['rate']:g}"})
+        for lane, row in zip(experiment.lanes(), lanes, strict=True) if len(lanes) > 1 else ():
+            rows.append(row | {"name": f"{name or 'student'}, seed {lane.seed}, rate {lane.rate:g}"})
         rows.append({"name": name or "student"} | facts | evaluation.median(lanes))
     return rows
 
@@ -129,7 +130,7 @@ def _train(
                 raise
             raise _memory(experiment) from None
     if caught:  # in the last step too: the next stage must not start
-        raise Stopped(name, int(state.step), caught[0])
+        raise Stopped(name, int(np.max(state.step)), caught[0])
 
 
 def _memory(experiment: Experiment) -> UserError:

@@ -88,7 +88,8 @@ class Bar:
 def terms(row: Mapping[str, Any]) -> str:
     """Write the numbers of a row on one line."""
     parts = [f"{row['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in row else []
-    hidden = ("step", "split", "tokens_per_second", "learning_rate", "grad_norm", "skipped")
+    hidden = ("step", "split", "tokens_per_second", "learning_rate", "grad_norm", "skipped", "seed", "rate")
+    parts += [f"{name} {row[name]:g}" for name in ("seed", "rate") if name in row]
     parts += [f"{name} {value:.4f}" for name, value in row.items() if name not in hidden]
     return "  ".join(parts + ([f"skipped {row['skipped']}"] if row.get("skipped") else []))
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from flaxdistill.errors import UserError
+
 _WORKDIR = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
 _OUT = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 _IN = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
@@ -31,6 +33,7 @@ def evaluate(
     against: str | None = None,
     data: str | None = None,
     split: str | None = None,
+    header: str | None = None,
     layers: bool = False,
 ) -> int:
     """Evaluate a run's student, or another model, on the run's held-out rows or on others.
@@ -41,16 +44,21 @@ def evaluate(
         against: another run, directory or Hub id, to tell the difference from, with its 95 % interval on labelled rows
         data: a labelled file, folder or hf:NAME to evaluate on, with the columns of the run's own held-out rows
         split: the part of a dataset in --data
+        header: names of the columns in --data where the file does not begin with them; '' where it does
         layers: tell instead how alike its layers and the teacher's are: linear CKA, and cosines where widths are equal
     """
     from flaxdistill import compiled, evaluation, terminal
 
     compiled.keep()
+    if layers and (against or data or split or header):
+        raise UserError(
+            "--layers looks at the run's own rows and teacher; leave --against, --data and what is theirs out"
+        )
     if layers:
         for title, values in evaluation.align(workdir, model).items():
             console().print(terminal.heat(title, values))
         return 0
-    rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split)
+    rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split, header=header)
     console().print(terminal.results(rows))
     if any(name.startswith(terminal.KIND) for row in rows for name in row):
         console().print(terminal.kinds(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -189,11 +190,11 @@ def evaluations(path: Path) -> list[Row]:
     found = []
     for lane in e.lanes():
         own = [row for row in rows if lane == (row.get("seed", lane.seed), row.get("rate", lane.rate))]
-        found.append(
-            max(own, key=lambda row: worth(row, e.task.figure))
-            if own and e.keep == "best"
-            else last(own, "held_out")
-        )
+        worths = [worth(row, e.task.figure) for row in own]
+        if e.keep == "best" and max(worths, default=-math.inf) > -math.inf:
+            found.append(own[worths.index(max(worths))])
+        else:
+            found.append(last(own, "held_out"))
     return found
 
 

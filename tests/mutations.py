@@ -146,7 +146,7 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "text[at : word.start], others": "text[at : word.end], others",
     },
     ("train/state.py", "test_tasks.py"): {
-        'worth > state.best["worth"]': 'worth < state.best["worth"]',
+        '(worth > state.best["worth"])': '(worth < state.best["worth"])',
     },
     ("build.py", "test_tasks.py"): {
         "rows.keys(2 * lane.seed + 1)": "rows.keys(2 * lanes[0].seed + 1)",

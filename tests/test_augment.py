@@ -96,6 +96,45 @@ def test_cut_short_it_goes_on_with_the_same_rows(folder, tmp_path, monkeypatch):
     assert made(folder, tmp_path / "seed", seed=1) != whole
 
 
+def test_rows_as_people_write_them(folder, tmp_path):
+    """Empty texts, line separators that JSON lets stand, one text with two labels, and the same row twice."""
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    rows = [
+        ("", "a"),
+        ("the cat\u2028sees", "a"),
+        ("old dog", "a"),
+        ("old dog", "b"),
+        ("old dog", "a"),
+        ("\x85", "b"),
+    ]
+    path.write_text("".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows))
+    run = (
+        "augment",
+        path,
+        out,
+        "--model",
+        folder / "model",
+        "--label",
+        "label",
+        "--length",
+        "16",
+        "--variants",
+        "3",
+    )
+    succeed(*run)
+    once = [line for file in sorted(out.glob("part*")) for line in file.read_bytes().split(b"\n")]
+    found = [(row["text"], row["label"]) for row in map(json.loads, filter(None, once))]
+    assert len(set(found)) == len(found) and set(rows) <= set(found)
+    succeed(*run)
+    (shard,) = Source(path=str(out), label="label").labelled()
+    assert [(e.text, e.label) for e in shard.documents()] == found
+
+
+def test_a_word_of_several_parts_has_a_vector(tmp_path):
+    (tmp_path / "v.txt").write_text("one 1 0\n. . 0 1\ntwo 0.9 0.1\n")
+    assert Neighbours(str(tmp_path / "v.txt"))("one", 3) == ["two"]
+
+
 def test_pairs_and_the_folder_as_a_source(folder, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"a": "the cat", "b": "the dog sees", "n": 0.5}\n{"a": "old", "b": "new", "n": null}\n')
@@ -128,14 +167,14 @@ def test_mistakes(folder, tmp_path):
     tags = tmp_path / "tags.jsonl"
     tags.write_text('{"text": "the cat", "label": ["O", "O"]}\n')
     said = refused("augment", tags, tmp_path / "new", "--model", model, "--length", "16", "--label", "label")
-    assert "places in the text" in said and not list((tmp_path / "new").glob("part*"))
+    assert "is no class and no number" in said and not list((tmp_path / "new").glob("part*"))
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a 1 2\nb 1 x\n", ":2: expected a word and its numbers"),
-        ("a 1 2\nb 1\n", ":2: 1 numbers, and 2 before"),
+        ("a 1 2\nb 1 x\n", ":2: expected a word and 2 numbers"),
+        ("a 1 2\nb 1\n", ":2: expected a word and 2 numbers"),
         ("a 1 2\n", "holds 1 words"),
         ("a 1 nan\nb 1 2\n", ":1: expected a word"),
     ],

@@ -47,7 +47,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (7, "fillers.py", {"jax", "numpy"}),
     (7, "augment.py", {"numpy"}),
     (7, "evaluation.py", set()),
-    (7, "stages.py", {"jax"}),
+    (7, "stages.py", {"jax", "numpy"}),
     (7, "inspection.py", {"jax", "numpy"}),
     (8, "flags.py", {"tyro"}),
     (8, "configuration.py", {"tyro", "typeguard"}),

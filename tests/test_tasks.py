@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 
 import jax
 import numpy as np
 import pytest
 from test_cli import compiled, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
 
-from flaxdistill import evaluation, hub, workdir
+from flaxdistill import evaluation, hub, stages, workdir
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.train.checkpoint import read_student
 
@@ -313,6 +315,23 @@ def test_a_difference_has_an_interval(lanes, story, folder):
     assert evaluation.evaluate(story / "student", data=str(folder / "dev.tsv"))[0][
         "accuracy"
     ] == pytest.approx(rows_of(story / "student", "held_out")[-1]["accuracy"])
+
+
+def test_lanes_stop_when_they_are_told_to(config, tmp_path, monkeypatch):
+    """With parameters shared among devices too."""
+
+    @contextlib.contextmanager
+    def told():
+        yield [signal.SIGTERM]
+
+    monkeypatch.setattr(stages, "_signals", told)
+    path = config("config = replace(teacher, seeds=(0, 1), steps=3, fsdp=2, keep='best')")
+    assert "stopped after step 1, which is saved" in succeed("train", path, "--workdir", tmp_path / "w")
+    monkeypatch.undo()
+    assert "goes on from step 1 of 3" in succeed("train", path, "--workdir", tmp_path / "w")
+    assert len(rows_of(tmp_path / "w", "held_out")) == 2
+    (tmp_path / "w" / "metrics.jsonl").unlink()  # nothing is known of the evaluations any more
+    assert "seed 1, rate 0.01" in succeed("train", path, "--workdir", tmp_path / "w")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,8 @@ class Buckets:
 
     An epoch is the order's own. Its rows are dealt into the shortest bucket that holds them; what does not fill a batch
     there moves to the next longer one, so that only an epoch's last batch is filled up, with -1. Batches then stand in an
-    order of their own, which is the same for every seed: at each step all lanes have rows of about one length.
+    order of their own, which is the same for every seed: at each step all lanes have rows of about one length (of one
+    length where every row comes once an epoch, and sources have whole weights).
     """
 
     blocks: tuple[Blocks, ...]
@@ -38,8 +40,11 @@ class Buckets:
         indices, lengths = self._epoch(epoch)
         return indices[slot], int(lengths[slot])
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - as long as the run
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    @functools.cached_property
+    def _epoch(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        return functools.lru_cache(maxsize=2)(self._deal)  # of each lane its own
+
+    def _deal(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         index = np.arange(self.order.epoch_length) + epoch * self.order.epoch_length
         source, block, _ = self.order(index)
         tokens = np.empty(len(index), np.int64)

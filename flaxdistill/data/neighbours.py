@@ -25,11 +25,7 @@ class Neighbours:
             with Path(path).expanduser().open("rb") as file:
                 for number, line in enumerate(file, 1):
                     whole.update(line)
-                    word, vector = _read(line, f"{path}:{number}")
-                    if vectors and len(vector) != len(vectors[0]):
-                        raise UserError(
-                            f"{path}:{number}: {len(vector)} numbers, and {len(vectors[0])} before; the file is damaged"
-                        )
+                    word, vector = _read(line, f"{path}:{number}", len(vectors[0]) if vectors else None)
                     words.append(word)
                     vectors.append(vector)
                     if len(words) == MOST:
@@ -58,12 +54,16 @@ class Neighbours:
         return tuple([word for word in others if word.isalpha()][:number])
 
 
-def _read(line: bytes, place: str) -> tuple[str, np.ndarray]:
+def _read(line: bytes, place: str, width: int | None) -> tuple[str, np.ndarray]:
+    """Read a word, which may hold blanks, and its ``width`` numbers; None: all but the first part of the line."""
     try:
-        word, *numbers = line.decode("utf-8").rstrip().split(" ")
-        vector = np.array(numbers, np.float32)
+        parts = line.decode("utf-8").rstrip().split(" ")
+        first = 1 if width is None else len(parts) - width
+        vector = np.array(parts[max(first, 1) :], np.float32)
     except (UnicodeDecodeError, ValueError):
         vector = np.zeros(0, np.float32)
-    if not (len(vector) and np.isfinite(vector).all()):
-        raise UserError(f"{place}: expected a word and its numbers; give a file of GloVe vectors")
-    return word, vector
+    if not (len(vector) == (width or len(vector)) > 0 and np.isfinite(vector).all()):
+        raise UserError(
+            f"{place}: expected a word and {width or 'its'} numbers; give a file of GloVe vectors"
+        )
+    return " ".join(parts[: max(first, 1)]), vector

@@ -120,7 +120,8 @@ def _read_tfds(name: str, split: str, columns: Columns, start: int) -> Iterator[
     rows = _load_tfds(name, split)  # opened here: its files do not travel between processes
     features = rows.dataset_info.features
     for row in range(start, min(start + ROWS_PER_PART, len(rows))):
-        values = (_named(features[column], [_plain(rows[row][column])])[0] for column in columns)
+        read = rows[row]
+        values = (_named(features[column], [_plain(read[column])])[0] for column in columns)
         yield f"Dataset {name}, row {row}", tuple(values)
 
 

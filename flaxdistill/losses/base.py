@@ -45,6 +45,10 @@ class Loss(abc.ABC):
         """Name what it reads of a teacher, by numbers of layers: ``vocab``, ``hidden_0``, ``queries_12``, ``values_12``."""
         return frozenset()
 
+    def bare(self) -> Loss:
+        """Give the loss that does the work: another one for a loss that only gives it a name."""
+        return self
+
     @abc.abstractmethod
     def count(self, batch: Batch) -> Terms:
         """Count what each term averages over in this batch."""

@@ -52,6 +52,9 @@ class Named(Loss):
         """Say which tokens it looks at, where it has such a knob."""
         return getattr(self.loss, "tokens", "")
 
+    def bare(self) -> Loss:
+        return self.loss.bare()
+
     def reads(self, student: int, teacher: int) -> frozenset[str]:
         return self.loss.reads(student, teacher)
 

@@ -40,9 +40,11 @@ class Log:
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
-        split = row.get("split", "train")
+        place = row.get("split", "train")
+        if "seed" in row:  # a lane's own
+            place += f"/seed {row['seed']} rate {row['rate']:g}"
         for name, value in numbers(row).items():
-            self._events.add_scalar(f"{split}/{name}", value, row["step"])
+            self._events.add_scalar(f"{place}/{name}", value, row["step"])
 
     def close(self) -> None:
         """Close both files."""

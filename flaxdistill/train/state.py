@@ -39,8 +39,8 @@ def make_state(params: Params, tx: optax.GradientTransformation, *, keep: bool =
 
 
 def keep_best(state: TrainState, worth: jax.Array) -> TrainState:
-    """Keep the student of one lane if its evaluation was worth more than any before, float32 []; nan is worth nothing."""
-    better = worth > state.best["worth"]
+    """Keep the student of one lane if its evaluation was worth more than any before, float32 []; -inf is nothing."""
+    better = (worth > state.best["worth"]) | jnp.isneginf(state.best["worth"])
     student = jax.tree.map(
         lambda new, old: jnp.where(better, new, old), state.params["student"], state.best["student"]
     )

@@ -10,6 +10,7 @@ from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.sources import Source
+from flaxdistill.data.store import Blocks
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.sequence import Classification, Regression
 from flaxdistill.tasks.tokens import Tagging
@@ -263,3 +264,16 @@ def test_every_row_comes_once_an_epoch_in_a_batch_that_holds_it(folder, size):
     assert size == 1 or epochs[0] != epochs[1], "each epoch has an order of its own"
     again = Buckets(store.train, Order((50,), (1.0,), seed=3), size)
     assert all((again(n)[0] == buckets(n)[0]).all() for n in range(2 * buckets.epoch_length))
+
+
+def test_an_epoch_is_dealt_once_however_many_lanes_there_are(monkeypatch):
+    dealt = []
+    deal = Buckets._deal
+    monkeypatch.setattr(Buckets, "_deal", lambda self, epoch: dealt.append(epoch) or deal(self, epoch))
+    ids = np.ones((40, 16), np.uint16)
+    blocks = Blocks(ids=ids, segments=np.ones((40, 16), np.uint8), first_id=0)
+    lanes = [Buckets((blocks,), Order((40,), (1.0,), seed), 8) for seed in range(5)]
+    for number in range(lanes[0].epoch_length):
+        assert len({lane(number)[1] for lane in lanes}) == 1
+        assert len({tuple(lane.order(lane(number)[0])[1]) for lane in lanes}) == 5
+    assert dealt == [0] * 5
