@@ -11,7 +11,7 @@ import numpy as np
 from flaxdistill.data.rows import Order, permute
 from flaxdistill.data.store import Blocks
 
-EDGES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+EDGES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
 """Lengths of batches below the store's own: each is compiled once."""
 
 

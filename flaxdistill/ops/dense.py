@@ -52,7 +52,8 @@ def _backward(dtype, saved, g):
     rows = tuple(range(x.ndim - 1))
     g = g.astype(dtype)
     dx = jnp.matmul(g, kernel.T, preferred_element_type=jnp.float32)
-    dkernel = jax.lax.dot_general(x, g, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
+    flat = (a.reshape(-1, a.shape[-1]) for a in (x, g))
+    dkernel = jax.lax.dot_general(*flat, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
     dbias = jnp.sum(g, rows, dtype=jnp.float32)
     return tuple(d.astype(t.dtype) for d, t in zip((dx, dkernel, dbias), types, strict=True))
 
