@@ -1,0 +1,149 @@
+"""What the runs of ``tasks.py`` keep of their teachers: ``python benchmarks/kept.py runs/tasks --json FILE``.
+
+One row for each finished run: parameters and size of its export, its figure on the development rows (the median of its
+seeds) with a 95 % interval, the share of the teacher's figure, how far distilled students are above plain ones on the
+same rows, and sentences a second on this machine's CPU, one at a time and 32 at a time (of about one length), in turns
+with the teacher. Every export is loaded by `transformers` and must score the same on these rows, to 0.1 of a hundred.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bench
+import jax
+import numpy as np
+import torch
+import transformers
+
+from flaxdistill import evaluation, feed, hub, judging, sharding, stages, workdir
+from flaxdistill.data.store import Store, open_store
+from flaxdistill.experiment import Experiment, Teacher
+from flaxdistill.pytrees import Batch
+from flaxdistill.train import answers
+
+BATCHES, SENTENCES, TOLERANCE = (1, 32), 192, 1e-3
+CLASSES = {
+    "sequence": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+}
+
+
+def in_transformers(export: Path, e: Experiment, store: Store) -> float:
+    """Score an export, loaded by `transformers`, on a store's held-out rows."""
+    model = getattr(transformers, CLASSES[e.task.head]).from_pretrained(export).eval()
+    knows_types = "token_type_ids" in model.forward.__code__.co_varnames
+
+    @torch.no_grad()
+    def predict(params: Any, batch: Batch) -> tuple[Any, ...]:
+        rows = {"input_ids": batch.input_ids, "attention_mask": batch.segment_ids}
+        rows |= {"token_type_ids": batch.token_type_ids} if knows_types else {}
+        said = model(**{name: torch.tensor(np.asarray(value)).long() for name, value in rows.items()})
+        if e.task.head == "span":
+            logits = torch.stack([said.start_logits, said.end_logits], 1)
+        else:
+            logits = said.logits if said.logits.ndim == 3 else said.logits[:, None]
+        return logits.numpy(), batch.example_id, batch.weight, batch.labels
+
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    (said,), labels = answers.collect(
+        [predict], [None], feed.bucketed(store.held_out, e.eval_batch_size, mesh)
+    )
+    return e.task.score(said, labels, store).figures[e.task.figure]
+
+
+def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
+    """Make a call that answers ``SENTENCES`` held-out rows, ``size`` at a time, each batch as long as its longest bucket."""
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    (apply,), (params,) = judging.freeze([hub.read_model(str(export))], [Teacher(path=str(export))], mesh)
+    predict = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
+    batches = list(feed.bucketed(store.held_out, size, mesh))
+    # Spread over all lengths, as they occur.
+    batches = batches[:: max(len(batches) * size // SENTENCES, 1)][: SENTENCES // size]
+
+    def call() -> None:
+        for batch in batches:
+            predict(params, batch).block_until_ready()
+
+    return call
+
+
+def rows_of(task: str, names: list[str], root: Path, pairs: int) -> Iterator[bench.Row]:
+    """Judge and time a task's teacher and its students."""
+    teacher = root / f"{task}_teacher"
+    whole = 0.0
+    for name in names:
+        path, plain = root / name, root / f"{name.rpartition('_')[0]}_plain"
+        e = workdir.read_experiment(path)
+        export, figure = path / stages.EXPORT, e.task.figure
+        store = open_store(root / "data" / workdir.read_inputs(path)["blocks"])
+        against = str(plain) if plain.name in names and plain != path else None
+        found = evaluation.evaluate(path, against=against)
+        lanes = sorted(found[: len(e.lanes())], key=lambda lane: lane[figure])
+        best, middle = lanes[-1][figure], lanes[(len(lanes) - 1) // 2]
+        theirs = in_transformers(export, e, store)
+        if not abs(theirs - best) <= TOLERANCE:
+            raise SystemExit(f"{name}: transformers gives {figure} {theirs:.4f}, we {best:.4f}")
+        whole = whole or middle[figure]  # the teacher comes first
+        row: bench.Row = {
+            "name": name,
+            "figure": figure,
+            "parameters": stages.count(hub.read_model(str(export)).config),
+            "mb": sum(file.stat().st_size for file in export.glob("*.safetensors")) / 1e6,
+            "score": middle[figure],
+            "interval": middle["interval"],
+            "scores": [lane[figure] for lane in lanes],
+            "transformers": theirs,
+            "kept": middle[figure] / whole,
+        }
+        if against:
+            row |= {"above_plain": found[-1][figure], "above_plain_interval": found[-1]["interval"]}
+        for size in BATCHES:
+            calls = {
+                "ours": speed(export, store, size),
+                "teacher": speed(teacher / stages.EXPORT, store, size),
+            }
+            seconds = bench.interleave(calls, pairs)
+            row[f"sentences_per_second_{size}"] = SENTENCES / statistics.median(seconds["ours"])
+            row[f"times_teacher_{size}"] = bench.ratio(seconds["ours"], seconds["teacher"])
+        yield row
+
+
+def main() -> None:
+    parser = bench.parser(__doc__)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--only", default="", help="the task of this name")
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    where = bench.surroundings()
+    print(bench.describe(where), flush=True)
+    names = sorted((path.parent.name for path in options.root.glob(f"*/{stages.EXPORT}")), key=order)
+    rows = []
+    for task, members in itertools.groupby(names, lambda name: name.partition("_")[0]):
+        if options.only in task:
+            rows += list(rows_of(task, list(members), options.root, options.pairs))
+    columns = {
+        "name": "", "figure": "", "parameters": ",d", "mb": ".1f", "score": ".4f", "low": ".4f", "high": ".4f",
+        "kept": ".1%", "above_plain": "+.4f", "sentences_per_second_1": ",.0f", "times_teacher_1": ".1f",
+        "sentences_per_second_32": ",.0f", "times_teacher_32": ".1f",
+    }  # fmt: skip
+    shown = [row | dict(zip(("low", "high"), row["interval"], strict=True)) for row in rows]
+    bench.show("what is kept of a teacher", shown, columns)
+    bench.keep(options, rows, where)
+
+
+def order(name: str) -> tuple[Any, ...]:
+    """Sort runs by task: the teacher, then the largest students, a plain one before others of its size."""
+    task, _, rest = name.partition("_")
+    size, _, how = rest.partition("_")
+    sizes = [-int(n) for n in reversed(size.split("x"))] if how else []
+    return task, sizes, how != "plain", how
+
+
+if __name__ == "__main__":
+    main()
