@@ -1,10 +1,11 @@
 """What one device of n computes, holds and sends in a step, without running it: ``python benchmarks/scaling.py``.
 
 The real step on a fixed global batch, float32, is compiled from shapes alone for 1, 2, 4 and 8 virtual CPU devices, data
-parallel and with parameters split over all of them (fsdp). XLA counts a loop's body once, whatever its number of turns,
-so that FLOP are only comparable where these numbers are equal: the vocabulary loss is cut into the same number of chunks
-for every n, and shares are of one device's with the same number of micro-batches. For the same reason FLOP are not the
-whole step's, and bytes sent inside loops are those of one turn, in a column of their own.
+parallel, with parameters split over all of them (fsdp), and with every row shared by two of them (tensor). XLA counts a
+loop's body once, whatever its number of turns, so that FLOP are only comparable where these numbers are equal: the
+vocabulary loss is cut into the same number of chunks for every n, and shares are of one device's with the same number of
+micro-batches. For the same reason FLOP are not the whole step's, and bytes sent inside loops are those of one turn, in a
+column of their own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
 
 CHUNKS = 4
-MESHES = ((1, 1), (2, 1), (2, 2), (4, 1), (4, 4), (8, 1), (8, 8))  # devices, and fsdp of them
+# Devices, and how many of them fsdp and tensor take.
+MESHES = ((1, 1, 1), (2, 1, 1), (2, 2, 1), (4, 1, 1), (4, 4, 1), (8, 1, 1), (8, 8, 1), (2, 1, 2), (8, 2, 2))
 PRESETS = {
     "base": dataclasses.replace(train_step.PRESETS["cpu"][0], name="BERT-base to DistilBERT", rows=64),
     "quick": dataclasses.replace(train_step.PRESETS["cpu-quick"][0], name="2 x 64 to 1 x 64", rows=16),
@@ -123,15 +125,15 @@ def measure(case: Case) -> Iterator[bench.Row]:
     """Compile for every number of devices: one row each, data parallel and fsdp."""
     for accumulate in (1, 2):
         whole = None
-        for n, fsdp in MESHES:
-            mesh = sharding.make_mesh(fsdp, jax.devices()[:n])
+        for n, fsdp, tensor in MESHES:
+            mesh = sharding.make_mesh(fsdp, tensor, jax.devices()[:n])
             sharding.check_batch(case.rows, accumulate, mesh)
             program = compile_step(case, mesh, accumulate, chunk=case.length // CHUNKS)
             flops, memory = program.cost_analysis()["flops"], program.memory_analysis()
             whole = whole or flops
             outside, inside = collectives(program.as_text())
             yield {
-                "name": f"{n} devices, fsdp {fsdp}, accumulate {accumulate}",
+                "name": f"{n} devices, fsdp {fsdp}, tensor {tensor}, accumulate {accumulate}",
                 "gflop": flops / 1e9,
                 "share": flops / whole,
                 "argument_gib": memory.argument_size_in_bytes / 2**30,

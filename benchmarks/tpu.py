@@ -32,7 +32,7 @@ def compile_step(name: str, fsdp: int, accumulate: int, *, alone: bool = False) 
     devices = list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     devices = devices[:1] if alone else devices
     case = dataclasses.replace(CASE, rows=ROWS * len(devices))
-    mesh = sharding.make_mesh(fsdp, devices)
+    mesh = sharding.make_mesh(fsdp, devices=devices)
     return scaling.compile_step(case, mesh, accumulate, dtype="bfloat16", chunk=CHUNK)
 
 

@@ -25,6 +25,7 @@ from flaxdistill.fit import (
     check_kernels,
     check_losses,
     check_pairs,
+    check_tensor,
     check_vocabulary,
     student_config,
 )
@@ -54,7 +55,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     Raises UserError, before anything is written into ``path`` but prepared blocks, for whatever does not fit together.
     """
     e = experiment
-    mesh = sharding.make_mesh(e.fsdp)
+    mesh = sharding.make_mesh(e.fsdp, e.tensor)
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
     judges = {name: read(judge.path, path, report) for name, judge in e.compared().items()}
     teacher, model = judges.get("teacher"), next(iter(judges.values()), None)
@@ -79,6 +80,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         e.student, start or model, vocabulary.size, whole=whole, head=e.task.head, labels=store.labels
     )
     check_compared("the student", config, judges.values(), store.length)
+    for name, one in (("the student", config), *((judge.source, judge.config) for judge in judges.values())):
+        check_tensor(one, e.tensor, name)
     check_pairs([config, *(judge.config for judge in judges.values())], store)
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
@@ -158,13 +161,13 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     with contextlib.ExitStack() as undo:
         undo.callback(lock.close)
         checkpoints = Checkpoints(path)
-        latest = checkpoints.latest()
-        if latest is None:
+        state = checkpoints.restore(shapes, shardings, report)
+        latest = int(np.max(state.step)) if state else 0
+        if state is None:
             if workdir.is_workdir(path) and (path / "metrics.jsonl").exists():
                 report(f"{path} has no complete checkpoint; starts again from step 0")
             state = jax.jit(init, out_shardings=shardings)(start_params)
         else:
-            state = checkpoints.restore(latest, shapes, shardings)
             report(f"goes on from step {latest} of {e.steps}")
         judge = make_judge(e, config, judges.values(), judge_applies, store, mesh)
         run = Run(
@@ -184,7 +187,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
                     orders,
                     e.batch_size,
                     mesh,
-                    step=latest or 0,
+                    step=latest,
                     next_index=int(np.max(state.next_index)),  # the same in all lanes
                     targets=targets.read if targets else None,
                 )
@@ -192,7 +195,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             rate=e.optim.schedule(e.steps, lanes[0].rate),
             lock=lock,
             checkpoints=checkpoints,
-            log=Log(path, step=latest or 0, writes=jax.process_index() == 0),
+            log=Log(path, step=latest, writes=jax.process_index() == 0),
             steps=e.steps,
             log_every=e.log_every,
             eval_every=e.eval_every,

@@ -34,6 +34,7 @@ class Teacher:
     path: str  # a directory, a Hub id (user/name or user/name@revision) or Stage("name")
     dtype: DType = "auto"  # of its weights and its arithmetic
     attention: Attention = "auto"
+    sharded: bool = False  # over fsdp and tensor, as the student is; else every device has all of its weights
     offline: int = 0  # words kept of its answers, which are then computed once; 0: it runs in every step
 
     def __post_init__(self):
@@ -85,6 +86,7 @@ class Experiment:
     batch_size: int = 64  # rows of one update, over all devices
     accumulate: int = 1  # micro-batches of one update; the result is the same, the memory is less
     fsdp: int = 1  # devices that share one copy of the parameters; the others share the rows
+    tensor: int = 1  # devices that share every row: each has some heads and some of the inner width
     seed: int = 0
     seeds: tuple[int, ...] = ()  # lanes: the same run with each of these seeds, side by side as one program
     rates: tuple[float, ...] = ()  # lanes: and with each of these in place of optim.rate
@@ -99,7 +101,16 @@ class Experiment:
     data_dir: str | None = None  # where prepared blocks are kept; None: beside the run
 
     def __post_init__(self):
-        counts = ("steps", "batch_size", "accumulate", "fsdp", "log_every", "eval_every", "save_every")
+        counts = (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "fsdp",
+            "tensor",
+            "log_every",
+            "eval_every",
+            "save_every",
+        )
         for name in (*counts, "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -181,12 +192,14 @@ FREE = (
     "steps",
     "accumulate",
     "fsdp",
+    "tensor",
     "log_every",
     "eval_every",
     "save_every",
     "eval_batch_size",
     "data_dir",
     "student.remat",
+    "teacher.sharded",
 )
 """What may change when a run goes on. Only ``steps`` changes what is trained: the rate follows the longer schedule; and with
 ``eval_every`` which students are looked at, where the best is kept."""

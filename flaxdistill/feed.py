@@ -14,7 +14,7 @@ from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.store import Blocks
 from flaxdistill.pytrees import Batch
-from flaxdistill.sharding import place_rows
+from flaxdistill.sharding import own_rows, place_rows, round_up
 
 
 def train_batches(
@@ -34,7 +34,7 @@ def train_batches(
     """
 
     def batch(at: int) -> Batch:
-        index = _mine(next_index + (at - step) * batch_size, batch_size)
+        index = next_index + (at - step) * batch_size + own_rows(batch_size, mesh)
         columns = _beside([rows(blocks, order, index) for order in orders])
         return place_rows(columns, mesh, targets(index, columns) if targets else {})
 
@@ -44,12 +44,12 @@ def train_batches(
 def held_out_batches(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
     """Yield every held-out block once, the last batch filled up with rows of weight 0.
 
-    ``batch_size`` is rounded up to a multiple of the devices.
+    ``batch_size`` is rounded up until all devices have as many rows.
     """
-    size = -(-batch_size // mesh.size) * mesh.size
+    size = round_up(batch_size, mesh)
     order = Order(sizes=(len(blocks),), weights=(1.0,), seed=0, shuffle=False)
     for first in range(0, len(blocks), size):
-        yield place_rows(rows((blocks,), order, _mine(first, size), limit=len(blocks)), mesh)
+        yield place_rows(rows((blocks,), order, first + own_rows(size, mesh), limit=len(blocks)), mesh)
 
 
 def bucketed_batches(lanes: Sequence[Buckets], mesh: Mesh) -> Callable[[int], Batch]:
@@ -58,7 +58,7 @@ def bucketed_batches(lanes: Sequence[Buckets], mesh: Mesh) -> Callable[[int], Ba
     def batch(at: int) -> Batch:
         drawn = [buckets(at) for buckets in lanes]
         length = max(length for _, length in drawn)
-        share = _mine(0, lanes[0].batch_size)
+        share = own_rows(lanes[0].batch_size, mesh)
         return place_rows(
             _beside(
                 [
@@ -74,7 +74,7 @@ def bucketed_batches(lanes: Sequence[Buckets], mesh: Mesh) -> Callable[[int], Ba
 
 def bucketed(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
     """Yield every labelled row once, shortest first, batches filled up with rows of weight 0."""
-    size = -(-batch_size // mesh.size) * mesh.size
+    size = round_up(batch_size, mesh)
     order = Order(sizes=(len(blocks),), weights=(1.0,), seed=0, shuffle=False)
     buckets = Buckets((blocks,), order, size)
     yield from map(bucketed_batches([buckets], mesh), range(buckets.epoch_length))
@@ -94,9 +94,3 @@ def _beside(lanes: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarra
     if len(lanes) == 1:
         return lanes[0]
     return {name: np.stack([columns[name] for columns in lanes]) for name in lanes[0]}
-
-
-def _mine(first: int, size: int) -> np.ndarray:
-    """Give the global indices of this process's share of a batch of ``size`` rows."""
-    share = size // jax.process_count()
-    return first + share * jax.process_index() + np.arange(share)

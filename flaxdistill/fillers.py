@@ -45,7 +45,7 @@ def make_fillers(model: Model, vocabulary: Vocabulary, number: int, longest: int
         mesh,
         out_shardings=sharding.replicated(mesh),
     )
-    size = -(-batch_size // mesh.size) * mesh.size
+    size = sharding.round_up(batch_size, mesh)
 
     def fillers(texts: list[np.ndarray], places: list[int]) -> list[np.ndarray]:
         found: list[np.ndarray] = [np.zeros(0, np.int64)] * len(texts)

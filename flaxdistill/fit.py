@@ -134,6 +134,15 @@ def check_kernels(e: Experiment) -> None:
         )
 
 
+def check_tensor(config: EncoderConfig, tensor: int, name: str) -> None:
+    """Raise UserError unless an encoder's heads and inner width can be dealt out to ``tensor`` devices."""
+    for what, size in (("heads", config.num_heads), ("inner width", config.intermediate_size)):
+        if size % tensor:
+            raise UserError(
+                f"tensor {tensor} does not divide the {what} of {name}, {size}; choose another tensor, or 1"
+            )
+
+
 def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
     """Raise UserError unless a model reads the vocabulary that the blocks are written in."""
     theirs = load_vocabulary(str(model.directory))

@@ -55,7 +55,8 @@ def _run(path: Path) -> Sections:
         "evaluations": workdir.evaluations(path),  # of the student that each lane gives
     }
     shapes = shapes_of(config)
-    mesh = sharding.make_mesh(experiment.fsdp if jax.device_count() % experiment.fsdp == 0 else 1)
+    fits = jax.device_count() % (experiment.fsdp * experiment.tensor) == 0
+    mesh = sharding.make_mesh(*((experiment.fsdp, experiment.tensor) if fits else ()))
     placed = tree.flatten(sharding.state_shardings({"student": shapes}, mesh))
     where = {
         name: f"{list(shape.shape)} {placed['student/' + name].spec}"

@@ -94,12 +94,13 @@ def make_judge(
 def freeze(
     models: Iterable[Model], hows: Iterable[Teacher], mesh: Any
 ) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
-    """Make models frozen functions, and their weights, one copy a device; weights and arithmetic as ``hows`` say."""
+    """Make models frozen functions, and their weights placed on a mesh; both as ``hows`` say."""
 
     def one(model: Model, how: Teacher) -> tuple[Apply, Params]:
         encode = make_apply(model.config, how.dtype, how.attention)
         params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(how.dtype)), model.params)
-        placed = jax.device_put(params, sharding.replicated(mesh))
+        split = sharding.state_shardings({"model": params}, mesh)["model"]
+        placed = jax.device_put(params, split if how.sharded else sharding.replicated(mesh))
         return lambda params, batch: encode(params, batch, None), placed
 
     frozen = [one(model, how) for model, how in zip(models, hows, strict=True)]

@@ -26,7 +26,7 @@ from flaxdistill.losses.base import Loss
 from flaxdistill.losses.vocab import Vocab, at_labels
 from flaxdistill.ops.vocab import vocab_top
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabTargets
-from flaxdistill.sharding import jit, place_rows
+from flaxdistill.sharding import jit, own_rows, place_rows, round_up
 from flaxdistill.tasks.base import Task
 from flaxdistill.tasks.mlm import MLM
 
@@ -180,9 +180,9 @@ def store_targets(
         return Targets(folder)
 
     def batch(first: int) -> Batch:
-        return place_rows(rows(blocks, order, first + np.arange(batch_size)), mesh)
+        return place_rows(rows(blocks, order, first + own_rows(batch_size, mesh)), mesh)
 
-    batch_size = -(-min(batch_size, PART) // mesh.size) * mesh.size
+    batch_size = round_up(min(batch_size, PART), mesh)
     run = jit(compute, mesh)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(compute, params, batch(0))

@@ -16,14 +16,26 @@ Params = Any
 """A nested dict of arrays."""
 
 ROWS = ("data", "fsdp")
-"""The axes of a mesh over which a batch's rows are split; parameters are split over ``fsdp`` only."""
+"""The axes of a mesh over which a batch's rows are split; parameters are split over ``fsdp`` and ``tensor``."""
+
+
+def spread(rows: int) -> tuple[str, ...]:
+    """Name the axes of the mesh around a compiled function over which ``rows`` rows can be split; () without one.
+
+    Over ``tensor`` too where they divide: what is computed row by row need not be done twice there.
+    """
+    shape = jax.sharding.get_abstract_mesh().shape
+    for wanted in ((*ROWS, "tensor"), ROWS):
+        axes = tuple(axis for axis in wanted if shape.get(axis, 1) > 1)
+        if rows % math.prod(shape[axis] for axis in axes) == 0:
+            return axes
+    return ()
 
 
 def devices(rows: int) -> int:
-    """Tell among how many devices of the mesh around a compiled function ``rows`` rows are split; 1 without one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    count = math.prod(mesh.shape[axis] for axis in ROWS if axis in mesh.shape)
-    return count if rows % count == 0 else 1
+    """Count the groups of devices that ``spread`` splits ``rows`` rows among; 1 without a mesh."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[axis] for axis in spread(rows))
 
 
 @jax.tree_util.register_dataclass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,7 +21,10 @@ RULES: list[tuple[str, tuple[P, ...]]] = [
     # Vectors are too small to be worth a gather.
     (r".*/(bias|scale)|.*_bias", (P(),)),
     # A table split along its vocabulary makes XLA rematerialise it whole; its width divides, 30,522 does not.
-    (r".*/embedding", (P(None, "fsdp"), P())),
+    (r".*/embedding", (P(None, ("fsdp", "tensor")), P(None, "fsdp"), P())),
+    # As ``models.layers`` multiplies by them.
+    (r".*/layer_\d+/(query|key|value|inner)/kernel", (P("fsdp", "tensor"), P(None, "tensor"))),
+    (r".*/layer_\d+/(attention|outer)/kernel", (P("tensor", "fsdp"), P("tensor", None))),
     (r".*/kernel", (P("fsdp", None), P(None, "fsdp"), P())),
     # Counters of the optimiser and of the state.
     (r"[^/]*|(.*/)?(count|step|next_index|notfinite_count|last_finite|total_notfinite|worth)", (P(),)),
@@ -29,23 +34,47 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDI
 """YNN multiplies faster than Eigen; what it fuses around a product, XLA left to itself computes several times faster."""
 
 
-def make_mesh(fsdp: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
-    """Lay the devices out as data x fsdp; raises UserError where fsdp does not divide them."""
+def make_mesh(fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
+    """Lay the devices out as data x fsdp x tensor, the last ones on the shortest links.
+
+    Slices of TPUs that only a data centre's network joins share nothing but rows: ``fsdp`` and ``tensor`` stay inside
+    one. Raises UserError where the three do not divide the devices, or those of a slice.
+    """
     devices = jax.devices() if devices is None else devices
-    if len(devices) % fsdp:
-        raise UserError(
-            f"fsdp {fsdp} does not divide the {len(devices)} devices; use one of {_divisors(len(devices))}"
-        )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    inside, parts = len(devices) // slices, fsdp * tensor
+    if inside % parts:
+        what = f"fsdp {fsdp}" + (f" x tensor {tensor}" if tensor > 1 else "")
+        where = f"{inside} devices" + (f" of each of {slices} slices" if slices > 1 else "")
+        raise UserError(f"{what} does not divide the {where}; use one of {_divisors(inside)}")
+    shape = (inside // parts, fsdp, tensor)
+    if slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1, 1), devices)
+    elif devices[0].platform == "tpu" and len(devices) > 1:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        grid = np.asarray(devices).reshape(shape)
     # Auto, written out: the default axis type is Explicit, where stock Linen modules fail.
-    return Mesh(np.asarray(devices).reshape(-1, fsdp), ROWS, axis_types=(AxisType.Auto,) * 2)
+    return Mesh(grid, (*ROWS, "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def groups(mesh: Mesh) -> int:
+    """Count the groups of devices that rows are split among; those of a group share each of its rows."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def round_up(rows: int, mesh: Mesh) -> int:
+    """Give the next number of rows that can be split among all groups."""
+    return -(-rows // groups(mesh)) * groups(mesh)
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Raise UserError unless every device gets the same number of rows in every micro-batch."""
-    unit = mesh.size * accumulate
+    """Raise UserError unless every group of devices gets the same number of rows in every micro-batch."""
+    unit = groups(mesh) * accumulate
     if batch_size % unit:
         near = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
-        parts = f"{mesh.size} devices" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+        parts = "devices" if groups(mesh) == mesh.size else f"groups of {mesh.shape['tensor']} devices"
+        parts = f"{groups(mesh)} {parts}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
         raise UserError(
             f"batch_size {batch_size} is not divisible by {parts}; nearest are {' and '.join(map(str, near))}"
         )
@@ -61,10 +90,10 @@ def state_shardings(state: Any, mesh: Mesh, lanes: int = 1) -> Any:
     specs = tree.match(RULES, flat, what="sharding", unused=True)
 
     def place(path: str, leaf: Any) -> NamedSharding:
+        shape = leaf.shape[len(ahead) :]
         for spec in specs[path]:
-            shape = leaf.shape[len(ahead) :]
             if len(spec) <= len(shape) and all(
-                axis is None or size % mesh.shape[axis] == 0 for axis, size in zip(spec, shape, strict=False)
+                size % _parts(axes, mesh) == 0 for axes, size in zip(spec, shape, strict=False)
             ):
                 return NamedSharding(mesh, P(*ahead, *spec))
         return NamedSharding(mesh, P())
@@ -96,6 +125,15 @@ def place_rows(
     if jax.process_count() == 1:
         return _identity(sharding)(batch)
     return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), batch)
+
+
+def own_rows(size: int, mesh: Mesh) -> np.ndarray:
+    """Tell which rows of a global batch of ``size`` lie on devices of this process, in order: int64 [n].
+
+    Where processes share a group of devices they share its rows.
+    """
+    places = rows_sharding(mesh).addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[place] for place in places]))
 
 
 @functools.cache
@@ -131,6 +169,12 @@ def micro_batches(batch: Batch, accumulate: int) -> Batch:
         return jax.lax.with_sharding_constraint(x, P(None, ROWS))
 
     return jax.tree.map(cut, batch)
+
+
+def _parts(axes: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+    """Count the parts that axes of a spec cut a size into."""
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def _divisors(n: int) -> str:

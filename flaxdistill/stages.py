@@ -134,7 +134,8 @@ def _train(
 
 
 def _memory(experiment: Experiment) -> UserError:
-    rows = experiment.batch_size // experiment.accumulate // jax.device_count()
+    groups = jax.device_count() // experiment.tensor
+    rows = experiment.batch_size // experiment.accumulate // groups
     parts = next((n for n in range(2, rows + 1) if rows % n == 0), 1)
     least = f"try --accumulate {experiment.accumulate * parts}"
     less = f"{least}, which gives the same result with {rows // parts} rows at a time"

@@ -531,6 +531,36 @@ def test_a_damaged_workdir(finished, home, tmp_path):
     assert "no complete checkpoint yet" in refused("export", copy, tmp_path / "out")
 
 
+@pytest.mark.parametrize("harm", ["last", "all"])
+def test_a_damaged_checkpoint(home, compiled, tmp_path, harm):
+    """The run goes on from the checkpoint before, loudly, and gives what it would have given."""
+    train = ("train", home / "alone.py", "--save-every", 2, "--workdir")
+    for name in ("whole", "harmed"):
+        succeed(*train, tmp_path / name)
+    path = tmp_path / "harmed"
+    checkpoint = path / "checkpoints" / "4"
+    for file in (f for f in checkpoint.rglob("*") if f.is_file()):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    for read in (("eval", path), ("export", path, tmp_path / "out")):
+        assert f"{checkpoint} is damaged" in refused(*read)
+    if harm == "all":
+        shutil.copytree(checkpoint, path / "checkpoints" / "2", dirs_exist_ok=True)
+        before = sorted((path / "checkpoints").iterdir())
+        assert "no checkpoint in" in refused(*train, path, "--steps", 6)
+        assert sorted((path / "checkpoints").iterdir()) == before
+        return
+    out = succeed(*train, path, "--steps", 6)
+    assert f"{checkpoint} is damaged" in out and "goes on from step 2" in out
+    succeed(*train, tmp_path / "whole", "--steps", 6)
+    timeless = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows_of(tmp_path / name)]
+        for name in ("whole", "harmed")
+    ]
+    assert timeless[0] == timeless[1]
+    assert {p.name.split("-")[0] for p in (path / "checkpoints").iterdir()} == {"4", "6", "damaged"}
+    succeed("eval", path)
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [

@@ -28,24 +28,31 @@ def state_of(params, tx=None):
     return jax.eval_shape(lambda p: make_state(p, tx), params)
 
 
-def specs(state, fsdp: int) -> dict[str, P]:
-    placed = sharding.state_shardings(state, sharding.make_mesh(fsdp))
+def specs(state, fsdp: int, tensor: int = 1) -> dict[str, P]:
+    placed = sharding.state_shardings(state, sharding.make_mesh(fsdp, tensor))
     assert jax.tree.structure(placed) == jax.tree.structure(state)
     return {path: where.spec for path, where in tree.flatten(placed).items()}
 
 
 def test_mesh():
     mesh = sharding.make_mesh(2)
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 2} and mesh.axis_types == (AxisType.Auto,) * 2
-    assert dict(sharding.make_mesh(devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1}
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1} and mesh.axis_types == (AxisType.Auto,) * 3
+    assert dict(sharding.make_mesh(devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert (
+        sharding.groups(sharding.make_mesh(2, 2)) == 4 and sharding.round_up(5, sharding.make_mesh(2, 2)) == 8
+    )
     with pytest.raises(UserError) as error:
         sharding.make_mesh(3)
     assert str(error.value) == "fsdp 3 does not divide the 8 devices; use one of 1, 2, 4, 8"
+    with pytest.raises(UserError) as error:
+        sharding.make_mesh(2, 8)
+    assert str(error.value) == "fsdp 2 x tensor 8 does not divide the 8 devices; use one of 1, 2, 4, 8"
 
 
 @pytest.mark.parametrize(
     ("size", "accumulate", "devices", "words"),
     [
+        (101, 1, -4, "batch_size 101 is not divisible by 4 groups of 2 devices; nearest are 100 and 104"),
         (100, 1, 8, "batch_size 100 is not divisible by 8 devices; nearest are 96 and 104"),
         (100, 3, 8, "batch_size 100 is not divisible by 8 devices x 3 micro-batches; nearest are 96 and 120"),
         (3, 1, 8, "batch_size 3 is not divisible by 8 devices; nearest are 8"),
@@ -53,7 +60,7 @@ def test_mesh():
     ],
 )
 def test_batch_sizes_that_do_not_divide(size, accumulate, devices, words):
-    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+    mesh = sharding.make_mesh(devices=jax.devices()[:devices]) if devices > 0 else sharding.make_mesh(2, 2)
     with pytest.raises(UserError) as error:
         sharding.check_batch(size, accumulate, mesh)
     assert str(error.value) == words
@@ -61,25 +68,29 @@ def test_batch_sizes_that_do_not_divide(size, accumulate, devices, words):
         sharding.check_batch(int(near), accumulate, mesh)
 
 
-@pytest.mark.parametrize("fsdp", [1, 2, 8])
-def test_rules_cover_a_whole_state(fsdp):
+@pytest.mark.parametrize(("fsdp", "tensor"), [(1, 1), (2, 1), (8, 1), (2, 2)])
+def test_rules_cover_a_whole_state(fsdp, tensor):
     config = tiny_config(pooler=True, tied_head=False)
     params = {
         "student": shapes_of(config),
         "losses": {"hidden": {"projection": {"kernel": shape(16, 24), "bias": shape(24)}}, "vocab": {}},
     }
-    got = specs(state_of(params), fsdp)
+    got = specs(state_of(params), fsdp, tensor)
     student = "params/student/"
     expected = {
         "step": P(),
         "next_index": P(),
         "params/losses/hidden/projection/kernel": P("fsdp", None),
         "params/losses/hidden/projection/bias": P(),
-        student + "layer_0/query/kernel": P("fsdp", None),
+        student + "layer_0/query/kernel": P("fsdp", "tensor"),
+        student + "layer_1/attention/kernel": P("tensor", "fsdp"),
+        student + "layer_1/inner/kernel": P("fsdp", "tensor"),
+        student + "layer_1/outer/kernel": P("tensor", "fsdp"),
+        student + "pooler/kernel": P("fsdp", None),
         student + "layer_1/norm/scale": P(),
         student + "mlm/bias": P(),
-        student + "embeddings/word/embedding": P(None, "fsdp"),
-        student + "mlm/decoder/embedding": P(None, "fsdp"),
+        student + "embeddings/word/embedding": P(None, ("fsdp", "tensor")),
+        student + "mlm/decoder/embedding": P(None, ("fsdp", "tensor")),
     }
     assert {path: got[path] for path in expected} == expected
     # The moments live where their parameters do.
@@ -121,6 +132,8 @@ def test_a_compiled_function_knows_how_its_rows_are_split():
     assert devices(16) == 1
     with jax.set_mesh(sharding.make_mesh(2)):
         assert (devices(16), devices(12)) == (8, 1)
+    with jax.set_mesh(sharding.make_mesh(2, 2)):
+        assert (devices(16), devices(12), devices(6)) == (8, 4, 1)
 
 
 def test_place_rows():

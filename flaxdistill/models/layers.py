@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.ops.attention import Attention, attention
-from flaxdistill.ops.dense import dense, whole
+from flaxdistill.ops.dense import Split, dense, whole
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -52,13 +52,14 @@ class Dense(nn.Module):
     features: int
     config: EncoderConfig
     dtype: Any
+    split: Split = ""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.normal(self.config.initializer_range)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return dense(x, kernel, bias, self.dtype)
+        return dense(x, kernel, bias, self.dtype, self.split)
 
 
 class Norm(nn.Module):
@@ -129,7 +130,7 @@ class Layer(nn.Module):
         c, dtype = self.config, self.dtype
         heads = (*x_BTD.shape[:2], c.num_heads, c.hidden_size // c.num_heads)
         q, k, v = (
-            Dense(c.hidden_size, c, dtype, name=name)(x_BTD).reshape(heads)
+            Dense(c.hidden_size, c, dtype, "columns", name=name)(x_BTD).reshape(heads)
             for name in ("query", "key", "value")
         )
         survivors, rate = None, c.attention_dropout
@@ -139,8 +140,12 @@ class Layer(nn.Module):
         context = attention(
             q, k, v, segment_ids, kept=survivors, rate=_sixteenths(rate), kernel=self.attention
         ).reshape(x_BTD.shape)
-        context = dropout(Dense(c.hidden_size, c, dtype, name="attention")(context), c.dropout, keys, 2)
+        context = dropout(
+            Dense(c.hidden_size, c, dtype, "rows", name="attention")(context), c.dropout, keys, 2
+        )
         x_BTD = Norm(c.norm_eps, dtype, name="attention_norm")(x_BTD + context)
-        inner_BTF = ACTIVATIONS[c.activation](Dense(c.intermediate_size, c, dtype, name="inner")(x_BTD))
-        outer = dropout(Dense(c.hidden_size, c, dtype, name="outer")(inner_BTF), c.dropout, keys, 3)
+        inner_BTF = ACTIVATIONS[c.activation](
+            Dense(c.intermediate_size, c, dtype, "columns", name="inner")(x_BTD)
+        )
+        outer = dropout(Dense(c.hidden_size, c, dtype, "rows", name="outer")(inner_BTF), c.dropout, keys, 3)
         return Norm(c.norm_eps, dtype, name="norm")(x_BTD + outer), (q, k, v)

@@ -74,11 +74,11 @@ def _cudnn(query, key, value, segment_ids, packed):
 def _splash(query, key, value, segment_ids, interpret):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    _, T, H, D = query.shape
-    mask = splash.MultiHeadMask([splash.FullMask((T, T))] * H)
-    run = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, interpret=interpret)
-
     def rows(q, k, v, segments):
+        _, T, H, D = q.shape  # of this device
+        mask = splash.MultiHeadMask([splash.FullMask((T, T))] * H)
+        run = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, interpret=interpret)
+
         def row(q, k, v, segments):
             return run(q, k, v, segment_ids=splash.SegmentIds(segments, segments))
 
@@ -87,8 +87,11 @@ def _splash(query, key, value, segment_ids, interpret):
 
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in ROWS if axis in mesh.shape)
-    if axes and mesh.size > 1:  # a kernel is not split by the compiler: every device takes its own rows
-        rows = jax.shard_map(rows, in_specs=P(axes), out_specs=P(axes), check_vma=False)
+    if (
+        axes and mesh.size > 1
+    ):  # a kernel is not split by the compiler: every device takes its own rows and heads
+        spec = P(axes, None, "tensor") if "tensor" in mesh.shape else P(axes)
+        rows = jax.shard_map(rows, in_specs=(spec, spec, spec, P(axes)), out_specs=spec, check_vma=False)
     return rows(query, key, value, segment_ids)
 
 

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from flaxdistill.ops.dense import whole
 from flaxdistill.ops.divergence import Divergence, compare
-from flaxdistill.pytrees import ROWS, VocabProjection, VocabTargets, devices
+from flaxdistill.pytrees import VocabProjection, VocabTargets, devices, spread
 
 PerToken = dict[str, jax.Array]
 """Named float32 [B, T] values without a gradient."""
@@ -192,8 +192,7 @@ def _cut(tree, sizes: tuple[int, ...], chunk: int):
 
     def cut(x):
         x = jnp.pad(x, [(0, 0), (0, n * c - T)] + [(0, 0)] * (x.ndim - 2))
-        x = x.reshape(G, B // G, n, c, *x.shape[2:])
-        return jnp.moveaxis(x, 2, 0)
+        return jnp.moveaxis(_local(x.reshape(G, B // G, n, c, *x.shape[2:])), 2, 0)
 
     return sizes, jax.tree.map(cut, tree)
 
@@ -205,5 +204,5 @@ def _join(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
 
 def _local(x: jax.Array) -> jax.Array:
     """Keep each group of [G, ...] on its own device."""
-    axes = tuple(axis for axis in ROWS if axis in jax.sharding.get_abstract_mesh().shape)
-    return jax.lax.with_sharding_constraint(x, P(axes)) if axes and x.shape[0] > 1 else x
+    axes = spread(x.shape[0])
+    return jax.lax.with_sharding_constraint(x, P(axes)) if axes else x

@@ -1,12 +1,20 @@
-"""Checkpoints of a run: asynchronous, atomic, the newest few kept."""
+"""Checkpoints of a run: asynchronous, atomic, the newest few kept, and no bit of them believed unseen.
+
+The file format checks its index and not its arrays: a bit that a disk has turned is read as if it had been written. So a
+checkpoint carries a sum of every array's bits, which is the same on any topology, and reading adds them up again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxdistill.errors import UserError, out_of_memory
@@ -34,8 +42,9 @@ class Checkpoints:
         """Start saving; returns as soon as the arrays are copied from the devices."""
         if step in self._manager.all_steps():
             return
+        whole = _summed(_as_dict(state))
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(_as_dict(state)), force=True)
+            self._manager.save(step, args=ocp.args.StandardSave(whole), force=True)
         except (OSError, ValueError, RuntimeError) as error:  # of this save or of the one before
             raise self._cannot(error) from error
 
@@ -52,18 +61,47 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} is not complete; the newest is {self.latest()}"
             )
 
-    def restore(self, step: int, state: Any, shardings: Any) -> TrainState:
-        """Restore into the shapes of ``state`` and any ``shardings``, whatever topology saved it."""
+    def restore(self, state: Any, shardings: Any, report: Callable[[str], None]) -> TrainState | None:
+        """Restore the newest sound checkpoint into the shapes of ``state`` and any ``shardings``; None if there is none yet.
+
+        Whatever topology saved it. Damaged ones are told of and put aside, so that their steps can be saved again;
+        raises UserError where all are damaged, and touches none.
+        """
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._restore(step, state, shardings)
+            except Exception as error:  # orbax and tensorstore tell of damage in a dozen ways
+                _let_through(error)
+                report(f"{self.directory / str(step)} is damaged ({brief(error)})")
+                damaged.append(step)
+                continue
+            for bad in damaged:
+                (self.directory / str(bad)).rename(self.directory / f"damaged-{bad}-{time.time_ns()}")
+            if damaged:
+                self._manager.reload()
+                report(f"put aside the damaged checkpoints in {self.directory}; goes on from step {step}")
+            return found
+        if damaged:
+            raise UserError(
+                f"no checkpoint in {self.directory} can be read; move that folder away to start again from step 0"
+            )
+        return None
+
+    def _restore(self, step: int, state: Any, shardings: Any) -> TrainState:
         abstract = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             _as_dict(state),
             _as_dict(shardings),
         )
-        try:
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        except Exception as error:  # orbax and tensorstore tell of damage in a dozen ways
-            _let_through(error)
-            raise _damaged(self.directory / str(step), error) from error
+        sums = jax.eval_shape(_summed, abstract)["sums"]
+        whole = jax.sharding.NamedSharding(jax.tree.leaves(shardings)[0].mesh, jax.sharding.PartitionSpec())
+        sums = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole) for name, leaf in sums.items()
+        }
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore({**abstract, "sums": sums}))
+        told = restored.pop("sums")
+        _check(told, _summed(restored)["sums"])
         return TrainState(**restored)
 
     def close(self) -> None:
@@ -92,14 +130,19 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
     context = v1.Context()
     context.pytree_options.loading.partial_load = True
     folder = (directory / "checkpoints" / str(step)).resolve()
+    part = "best" if best else "params"
+    told = {part: jax.ShapeDtypeStruct((len(jax.tree.leaves(shapes)),), jnp.uint32, sharding=here)}
     try:
         with context:
-            part = "best" if best else "params"
-            read = v1.load(folder, {part: {"student": shapes}}, checkpointable_name="default")
+            wanted = {part: {"student": shapes}, "sums": told}
+            read = v1.load(folder, wanted, checkpointable_name="default")
+        _check(read["sums"], {part: _sums(read[part]["student"])})
         student: Params = jax.device_get(read[part]["student"])
     except Exception as error:  # as above
         _let_through(error)
-        raise _damaged(folder, error) from error
+        raise UserError(
+            f"{folder} is damaged or of another student ({brief(error)}); move that folder away to use the checkpoint before"
+        ) from error
     return student
 
 
@@ -109,11 +152,36 @@ def _let_through(error: Exception) -> None:
         raise error
 
 
-def _damaged(folder: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{folder} is damaged or of another student ({brief(error)}); move that folder away to go on from the checkpoint "
-        "before"
-    )
+def _check(told: Mapping[str, jax.Array], found: Mapping[str, jax.Array]) -> None:
+    """Raise ValueError where sums are not those that were saved."""
+    for name, sums in told.items():
+        wrong = int(np.count_nonzero(np.asarray(sums) != np.asarray(found[name])))
+        if wrong:
+            raise ValueError(f"{wrong} of {len(sums)} arrays of {name} are not as they were saved")
+
+
+def _summed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the sums of all arrays: of the student's, of the best student's, and of the others."""
+    students = {name: state[name]["student"] for name in ("params", "best") if name in state}
+    others = {name: value for name, value in state.items() if name not in students}
+    others |= {name: {k: v for k, v in state[name].items() if k != "student"} for name in students}
+    sums = {name: _sums(student) for name, student in students.items()}
+    return {**state, "sums": sums | {"others": _sums(others)}}
+
+
+@jax.jit
+def _sums(tree: Any) -> jax.Array:
+    """Add up the bits of every array of a tree, each word times an odd number that tells its place: uint32 [arrays]."""
+
+    def one(x: jax.Array) -> jax.Array:
+        words = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") if x.dtype != bool else x
+        place = jnp.zeros(x.shape, jnp.uint32)
+        for axis in range(x.ndim):
+            stride = np.uint32(math.prod(x.shape[axis + 1 :]) % 2**32)
+            place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * stride
+        return jnp.sum(words.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
+
+    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def _as_dict(state: Any) -> Mapping[str, Any]:

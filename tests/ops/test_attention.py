@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxdistill import sharding
 from flaxdistill.ops.attention import attention, choose
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0]], np.int32)
@@ -104,7 +105,7 @@ def test_products_of_the_backward_pass_take_low_operands():
 
 
 def test_splash_equals_xla_on_several_devices():
-    """TPU's kernel, interpreted, with its rows on two devices."""
+    """TPU's kernel, interpreted, with its rows on two devices and its heads on two more."""
     random = np.random.default_rng(7)
     q, k, v, weights = (random.standard_normal((2, 128, 2, 32), np.float32) for _ in range(4))
     segments = np.repeat([[1, 2, 3, 0], [1, 1, 1, 1]], 32, axis=1).astype(np.int32)
@@ -117,7 +118,7 @@ def test_splash_equals_xla_on_several_devices():
 
         return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
 
-    with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+    with jax.set_mesh(sharding.make_mesh(1, 2, jax.devices()[:4])):
         got = run(kernel="splash", interpret=True)
     expected = run(kernel="xla")
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):

@@ -150,9 +150,9 @@ ROWS, LENGTH, WIDTH, CHUNK, WORDS = 8, 64, 32, 16, 997
 
 
 @functools.cache
-def program(devices: int):
+def program(devices: int, tensor: int = 1):
     """Compile value and gradient with the batch split over devices and the kernel on each of them."""
-    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+    mesh = sharding.make_mesh(1, tensor, jax.devices()[:devices])
     student, teachers, *rest, temperature = arguments(ROWS, LENGTH, WIDTH, WORDS)
     rows, whole = sharding.rows_sharding(mesh), sharding.replicated(mesh)
 
@@ -169,8 +169,10 @@ def program(devices: int):
         return jax.jit(run).lower(student, tuple(teachers), *rest, place(temperature, whole)).compile()
 
 
-def test_each_of_eight_devices_does_an_eighth():
-    one, eight = (program(n).cost_analysis()["flops"] for n in (1, 8))
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_each_of_eight_devices_does_an_eighth(tensor):
+    """Those that share rows in the layers share them here as well."""
+    one, eight = (program(n, t).cost_analysis()["flops"] for n, t in ((1, 1), (8, tensor)))
     assert eight < one / 8 * 1.05, (one, eight)
     assert "all-gather" not in program(8).as_text()
 

@@ -27,13 +27,14 @@ def run(
     accumulate: int,
     *,
     fsdp: int = 1,
+    tensor: int = 1,
     steps: int = 2,
     tokens: str = "real",
     dropout=True,
     rows=16,
 ):
     """Take SGD steps and return parameters and the last metrics as numpy; with SGD, equal gradients are equal steps."""
-    mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
+    mesh = sharding.make_mesh(fsdp, tensor, jax.devices()[:devices])
     stepped, view = untied(STUDENT) if accumulate > 1 else (STUDENT, lambda params: params)  # as a run does
     apply, teacher = make_apply(stepped, jnp.float32), make_apply(TEACHER, jnp.float32)
     prepare = MLM().make_masks(
@@ -73,12 +74,19 @@ def reference(tokens):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "devices", "accumulate", "fsdp"),
-    [("real", 1, 2, 1), ("real", 8, 1, 1), ("real", 8, 2, 2), ("masked", 4, 2, 1)],
+    ("tokens", "devices", "accumulate", "fsdp", "tensor"),
+    [
+        ("real", 1, 2, 1, 1),
+        ("real", 8, 1, 1, 1),
+        ("real", 8, 2, 2, 1),
+        ("masked", 4, 2, 1, 1),
+        ("real", 2, 1, 1, 2),
+        ("masked", 8, 2, 2, 2),
+    ],
 )
-def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp):
+def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp, tensor):
     state, metrics = reference(tokens)
-    other, other_metrics = run(devices, accumulate, fsdp=fsdp, tokens=tokens)
+    other, other_metrics = run(devices, accumulate, fsdp=fsdp, tensor=tensor, tokens=tokens)
     for path, a in tree.flatten(state.params).items():
         b = tree.flatten(other.params)[path]
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max() + 1e-7, path

@@ -1,0 +1,96 @@
+"""A checkpoint is what was saved, or it is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flaxdistill import sharding
+from flaxdistill.errors import UserError
+from flaxdistill.train import checkpoint
+from flaxdistill.train.checkpoint import Checkpoints, latest_step, read_student
+from flaxdistill.train.state import make_state
+
+SIZE = (300, 500)
+
+
+def state_of(seed: int, *, keep: bool = False):
+    student = {"kernel": jax.random.normal(jax.random.key(seed), SIZE), "bias": jnp.zeros(3)}
+    return make_state({"student": student, "losses": {}}, optax.sgd(0.1), keep=keep)
+
+
+def save(path, *seeds: int, keep: bool = False):
+    checkpoints = Checkpoints(path)
+    for seed in seeds:
+        checkpoints.save(seed, state_of(seed, keep=keep))
+        checkpoints.wait(seed)
+    checkpoints.close()
+
+
+def restore(path, *, fsdp: int = 1, keep: bool = False):
+    told: list[str] = []
+    shapes = jax.eval_shape(lambda: state_of(0, keep=keep))
+    state = Checkpoints(path).restore(
+        shapes, sharding.state_shardings(shapes, sharding.make_mesh(fsdp)), told.append
+    )
+    return state, told
+
+
+def turn_a_bit(path, step: int) -> None:
+    """Change one bit in the middle of the arrays, which random numbers cannot be compressed into anything else."""
+    file = max(
+        (f for f in (path / "checkpoints" / str(step)).rglob("*") if f.is_file()),
+        key=lambda f: f.stat().st_size,
+    )
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_is_restored_is_what_was_saved(tmp_path, fsdp, keep):
+    save(tmp_path, 1, 2, keep=keep)
+    state, told = restore(tmp_path, fsdp=fsdp, keep=keep)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(2, keep=keep)))
+    assert told == []
+    assert restore(tmp_path / "empty") == (None, [])
+
+
+def test_a_turned_bit_is_seen(tmp_path, monkeypatch):
+    save(tmp_path, 1, 2)
+    turn_a_bit(tmp_path, 2)
+    shapes = jax.eval_shape(lambda: state_of(0))
+    with pytest.raises(UserError, match="1 of 2 arrays of params are not as they were saved"):
+        read_student(tmp_path, 2, shapes.params["student"])
+    with monkeypatch.context() as patch:  # what the sums are for: without them it is read as if it were sound
+        patch.setattr(checkpoint, "_check", lambda told, found: None)
+        read = read_student(tmp_path, 2, shapes.params["student"])
+        assert np.count_nonzero(read["kernel"] != state_of(2).params["student"]["kernel"]) == 1
+
+    state, told = restore(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(1)))
+    assert "2 is damaged" in told[0] and "goes on from step 1" in told[1] and len(told) == 2
+    assert latest_step(tmp_path) == 1
+    save(tmp_path, 2)  # its place is free again
+    assert latest_step(tmp_path) == 2 and restore(tmp_path)[1] == []
+
+
+def test_all_damaged(tmp_path):
+    save(tmp_path, 1, 2)
+    for step in (1, 2):
+        turn_a_bit(tmp_path, step)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(UserError, match=r"^no checkpoint in .* can be read; move that folder away"):
+        restore(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
+@pytest.mark.parametrize("type_", [np.float32, np.int32, np.bool_, jnp.bfloat16])
+def test_sums_know_values_and_places(type_):
+    x = (np.arange(24).reshape(2, 3, 4) % 5 > 1).astype(type_)
+    sums = checkpoint._sums({"x": x})
+    assert sums.shape == (1,) and sums.dtype == jnp.uint32
+    for other in (x[::-1], x[:, ::-1], x[..., ::-1], np.zeros_like(x), np.ones_like(x)):
+        assert checkpoint._sums({"x": other}) != sums
