@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from flaxdistill import feed, offline, sharding, workdir
+from flaxdistill import doctor, feed, offline, sharding, workdir
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.prepare import prepare
@@ -157,6 +158,19 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         return each(lambda _, state, worth: keep_best(state, worth), lanes, state, worths)
 
     inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
+    examine = None
+    if e.doctor and not targets:
+        examine = doctor.make_examine(
+            lambda params, rows: encode(params, rows, None),
+            teacher_applies,
+            prepare_in(lanes[0]),
+            e.losses,
+            mesh,
+            every_token=e.task.head == "tokens",
+            loose=jnp.bfloat16
+            in map(operand_dtype, (e.student.dtype, *(t.dtype for t in e.compared().values()))),
+        )
+
     lock = workdir.claim(path, e, family, config, inputs, vocabulary)
     with contextlib.ExitStack() as undo:
         undo.callback(lock.close)
@@ -169,6 +183,19 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             state = jax.jit(init, out_shardings=shardings)(start_params)
         else:
             report(f"goes on from step {latest} of {e.steps}")
+        train_batch = (
+            feed.bucketed_batches([Buckets(store.train, order, e.batch_size) for order in orders], mesh)
+            if isinstance(e.task, Labelled)
+            else feed.train_batches(
+                store.train,
+                orders,
+                e.batch_size,
+                mesh,
+                step=latest,
+                next_index=int(np.max(state.next_index)),  # the same in all lanes
+                targets=targets.read if targets else None,
+            )
+        )
         judge = make_judge(e, config, judges.values(), judge_applies, store, mesh)
         run = Run(
             mesh=mesh,
@@ -179,19 +206,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             figure=e.task.figure,
             state=state,
             teacher_params=answering_params,
-            train_batch=(
-                feed.bucketed_batches([Buckets(store.train, order, e.batch_size) for order in orders], mesh)
-                if isinstance(e.task, Labelled)
-                else feed.train_batches(
-                    store.train,
-                    orders,
-                    e.batch_size,
-                    mesh,
-                    step=latest,
-                    next_index=int(np.max(state.next_index)),  # the same in all lanes
-                    targets=targets.read if targets else None,
-                )
-            ),
+            examine=examine,
+            train_batch=train_batch,
             rate=e.optim.schedule(e.steps, lanes[0].rate),
             lock=lock,
             checkpoints=checkpoints,

@@ -94,6 +94,7 @@ class Experiment:
         "last"  # the student that a run gives: its last, or that of its best evaluation
     )
     judge: str | None = None  # a model that evaluations compare with where there is no teacher
+    doctor: bool = True  # examine teachers, losses and student before the first step and after a few
     log_every: int = 10
     eval_every: int = 500
     save_every: int = 500
@@ -198,6 +199,7 @@ FREE = (
     "save_every",
     "eval_batch_size",
     "data_dir",
+    "doctor",
     "student.remat",
     "teacher.sharded",
 )

@@ -123,7 +123,10 @@ def _train(
             shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
             with _signals() as caught:
                 state = loop.fit(
-                    live, show=lambda row: show(name, experiment, row), stop=lambda: bool(caught)
+                    live,
+                    show=lambda row: show(name, experiment, row),
+                    report=report,
+                    stop=lambda: bool(caught),
                 )
         except jax.errors.JaxRuntimeError as error:
             if not out_of_memory(error):

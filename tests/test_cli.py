@@ -53,7 +53,7 @@ student = Student(
 )
 common = dict(
     corpus=corpus, optim=AdamW(rate=1e-3, warmup=0.0, decay="constant"), batch_size=8, steps=4, log_every=1,
-    eval_batch_size=8, data_dir={data!r},
+    eval_batch_size=8, data_dir={data!r}, doctor=False,
 )
 alone = Experiment(student=student, losses={{"mlm": MaskedLM()}}, **common)
 taught = Experiment(
@@ -529,6 +529,16 @@ def test_a_damaged_workdir(finished, home, tmp_path):
     (copy / "experiment.json").write_text(whole)
     shutil.rmtree(copy / "checkpoints")
     assert "no complete checkpoint yet" in refused("export", copy, tmp_path / "out")
+
+
+def test_a_run_is_examined(home, compiled, tmp_path):
+    train = ("train", home / "alone.py", "--doctor", "--workdir")
+    told = succeed(*train, tmp_path / "sound")
+    assert "counts padding" not in told and "no loss reaches" not in told
+    assert "no kernel of the student has changed in 3 steps" in refused(
+        *train, tmp_path / "w", "--optim.rate", 1e-30
+    )
+    assert not list((tmp_path / "w" / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("harm", ["last", "all"])

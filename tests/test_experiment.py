@@ -97,6 +97,7 @@ def test_free_fields_exist_and_alone_are_free():
         told = differences(to_json(base), to_json(new))
         assert bool(told) == (field.name not in FREE), field.name
         assert all(line.startswith(field.name) for line in told)
+    base = Experiment(teacher=Teacher(path="s"))
     for name in FREE:
         place, _, field = name.rpartition(".")
         owner = getattr(base, place) if place else base

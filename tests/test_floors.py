@@ -42,6 +42,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (6, "fit.py", {"jax", "numpy"}),
     (6, "offline.py", {"jax", "numpy"}),
     (6, "judging.py", {"jax", "numpy"}),
+    (6, "doctor.py", {"jax", "numpy", "optax"}),
     (6, "build.py", {"jax", "numpy"}),
     (7, "compiled.py", {"jax"}),
     (7, "fillers.py", {"jax", "numpy"}),

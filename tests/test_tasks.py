@@ -39,6 +39,7 @@ teacher = Experiment(
     batch_size=16,
     steps=80,
     eval_batch_size=16,
+    doctor=False,
 )
 student = replace(
     teacher,

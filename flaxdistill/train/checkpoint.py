@@ -6,7 +6,6 @@ checkpoint carries a sum of every array's bits, which is the same on any topolog
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flaxdistill import tree
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.files import brief
 from flaxdistill.pytrees import Params
@@ -136,7 +136,7 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
         with context:
             wanted = {part: {"student": shapes}, "sums": told}
             read = v1.load(folder, wanted, checkpointable_name="default")
-        _check(read["sums"], {part: _sums(read[part]["student"])})
+        _check(read["sums"], {part: tree.sums(read[part]["student"])})
         student: Params = jax.device_get(read[part]["student"])
     except Exception as error:  # as above
         _let_through(error)
@@ -154,10 +154,10 @@ def _let_through(error: Exception) -> None:
 
 def _check(told: Mapping[str, jax.Array], found: Mapping[str, jax.Array]) -> None:
     """Raise ValueError where sums are not those that were saved."""
-    for name, sums in told.items():
-        wrong = int(np.count_nonzero(np.asarray(sums) != np.asarray(found[name])))
+    for name, there in told.items():
+        wrong = int(np.count_nonzero(np.asarray(there) != np.asarray(found[name])))
         if wrong:
-            raise ValueError(f"{wrong} of {len(sums)} arrays of {name} are not as they were saved")
+            raise ValueError(f"{wrong} of {len(there)} arrays of {name} are not as they were saved")
 
 
 def _summed(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,23 +165,8 @@ def _summed(state: Mapping[str, Any]) -> dict[str, Any]:
     students = {name: state[name]["student"] for name in ("params", "best") if name in state}
     others = {name: value for name, value in state.items() if name not in students}
     others |= {name: {k: v for k, v in state[name].items() if k != "student"} for name in students}
-    sums = {name: _sums(student) for name, student in students.items()}
-    return {**state, "sums": sums | {"others": _sums(others)}}
-
-
-@jax.jit
-def _sums(tree: Any) -> jax.Array:
-    """Add up the bits of every array of a tree, each word times an odd number that tells its place: uint32 [arrays]."""
-
-    def one(x: jax.Array) -> jax.Array:
-        words = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") if x.dtype != bool else x
-        place = jnp.zeros(x.shape, jnp.uint32)
-        for axis in range(x.ndim):
-            stride = np.uint32(math.prod(x.shape[axis + 1 :]) % 2**32)
-            place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * stride
-        return jnp.sum(words.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
-
-    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(tree)])
+    sums = {name: tree.sums(student) for name, student in students.items()}
+    return {**state, "sums": sums | {"others": tree.sums(others)}}
 
 
 def _as_dict(state: Any) -> Mapping[str, Any]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Row = dict[str, Any]
+
+RECENT = 20
+"""Logged losses that a new one is compared with."""
 
 
 class Log:
@@ -21,12 +27,14 @@ class Log:
 
     def __init__(self, directory: Path, *, step: int, writes: bool = True):
         self.path, self.writes = directory / "metrics.jsonl", writes
+        self._losses: deque[float] = deque(maxlen=RECENT)
         if not writes:
             return
         rows = [row for row in read_rows(self.path) if row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(temporary, self.path)
+        self._losses.extend(row["loss"] for row in rows if row.get("loss") is not None)
         from tensorboardX import SummaryWriter
 
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
@@ -45,6 +53,19 @@ class Log:
             place += f"/seed {row['seed']} rate {row['rate']:g}"
         for name, value in numbers(row).items():
             self._events.add_scalar(f"{place}/{name}", value, row["step"])
+
+    def spike(self, loss: float) -> dict[str, float]:
+        """Compare a loss with the last ones and remember it: {"spike": how many of their medians} if it stands out, or {}.
+
+        It does by six standard deviations and by half; deviations are told from the median's, which a few do not move.
+        """
+        last = np.array(self._losses)
+        self._losses.append(loss)
+        if len(last) < RECENT:
+            return {}
+        median = float(np.median(last))
+        deviation = 1.4826 * float(np.median(np.abs(last - median)))
+        return {"spike": loss / median} if loss > max(median + 6 * deviation, 1.5 * median) > 0 else {}
 
     def close(self) -> None:
         """Close both files."""

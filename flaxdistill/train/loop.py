@@ -21,6 +21,10 @@ from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.log import Log, Row
 from flaxdistill.train.state import TrainState
 
+Show = Callable[[Row], None]
+Report = Callable[[str], None]
+Watch = Callable[[int, TrainState], None]
+
 STREAK = 20
 """Non-finite gradients in a row after which a run is stopped."""
 
@@ -37,6 +41,7 @@ class Run:
     figure: str  # of an evaluation, by which the best student is known
     state: TrainState
     teacher_params: tuple[Params, ...]
+    examine: Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch] | None  # before the first step
     train_batch: Callable[[int], Batch]  # by step
     rate: Callable[[int], Any]
     lock: Any  # held while the run lives
@@ -48,21 +53,30 @@ class Run:
     save_every: int
 
 
-def fit(run: Run, *, show: Callable[[Row], None], stop: Callable[[], bool] = lambda: False) -> TrainState:
+def fit(run: Run, *, show: Show, report: Report, stop: Callable[[], bool] = lambda: False) -> TrainState:
     """Train from the state's step to ``run.steps``; ``show`` sees every row, ``stop`` is asked after every step.
 
     Ends with a complete checkpoint of the last step taken. Raises UserError after a streak of non-finite gradients.
     """
     with jax.set_mesh(run.mesh):
-        return _fit(run, show, stop)
+        return _fit(run, show, report, stop)
 
 
-def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> TrainState:
+def _fit(run: Run, show: Show, report: Report, stop: Callable[[], bool]) -> TrainState:
     state, first = run.state, int(np.max(run.state.step))
+    watch = None
+    if run.examine and not first:
+        watch = run.examine(state, run.teacher_params, run.train_batch(0), report)
     tokens: list[jax.Array] = []
     clock = time.perf_counter()
     done = first
-    batches = prefetch(run.train_batch, first, run.steps)
+
+    def late(step: int, seconds: float) -> None:
+        report(
+            f"step {step + 1} has waited {seconds:.0f} s for its rows; is what they are read from still there?"
+        )
+
+    batches = prefetch(run.train_batch, first, run.steps, late=late)
     for done, batch in enumerate(batches, first + 1):
         state, metrics = run.step(state, run.teacher_params, batch)
         if done == first + 1:  # compiling is no part of the speed
@@ -70,6 +84,8 @@ def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> Tra
             clock = time.perf_counter()
         else:
             tokens.append(metrics["tokens"].total)
+        if watch:
+            watch(done, state)
         stopping = stop() or done == run.steps
         if done % run.log_every == 0 or stopping:
             row, count = jax.device_get((metrics, tokens))
@@ -77,6 +93,7 @@ def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> Tra
             row = {"step": done} | {  # of several lanes their mean
                 name: float(np.mean(mean.value())) for name, mean in row.items() if name != "tokens"
             }
+            row |= run.log.spike(row["loss"])
             row["skipped"] = _skipped(state, run.checkpoints)
             row["learning_rate"] = float(
                 run.rate(done - 1 - row["skipped"])
@@ -97,7 +114,7 @@ def _fit(run: Run, show: Callable[[Row], None], stop: Callable[[], bool]) -> Tra
     return state
 
 
-def evaluate_and_log(run: Run, state: TrainState, show: Callable[[Row], None]) -> TrainState:
+def evaluate_and_log(run: Run, state: TrainState, show: Show) -> TrainState:
     """Evaluate the held-out rows, log one row with ``split`` for each lane, and keep the best students if asked to."""
     worths = []
     for lane, params in zip(run.lanes, split(state.params, len(run.lanes)), strict=True):
@@ -109,7 +126,7 @@ def evaluate_and_log(run: Run, state: TrainState, show: Callable[[Row], None]) -
     return run.keep(state, jnp.array(worths if len(run.lanes) > 1 else worths[0], jnp.float32))
 
 
-def _write(log: Log, row: Row, show: Callable[[Row], None]) -> None:
+def _write(log: Log, row: Row, show: Show) -> None:
     log.write(row)
     show(row)
 

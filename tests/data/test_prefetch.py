@@ -63,3 +63,21 @@ def test_closing_early_ends_the_thread():
     items.close()
     assert time.monotonic() - began < 0.5
     assert not threads() and len(made) < 10
+
+
+def test_who_waits_is_told():
+    late = []
+    release = threading.Event()
+
+    def make(i):
+        if i == 2:
+            release.wait()
+        return i
+
+    def tell(item, seconds):
+        late.append((item, seconds))
+        if len(late) == 3:
+            release.set()
+
+    assert list(prefetch(make, 0, 4, late=tell, patience=0.02)) == [0, 1, 2, 3]
+    assert late[:3] == [(2, 0.02), (2, 0.04), (2, 0.06)] and {item for item, _ in late} == {2}

@@ -11,6 +11,7 @@ from flaxdistill.errors import UserError
 from flaxdistill.train import checkpoint
 from flaxdistill.train.checkpoint import Checkpoints, latest_step, read_student
 from flaxdistill.train.state import make_state
+from flaxdistill.tree import sums
 
 SIZE = (300, 500)
 
@@ -90,7 +91,7 @@ def test_all_damaged(tmp_path):
 @pytest.mark.parametrize("type_", [np.float32, np.int32, np.bool_, jnp.bfloat16])
 def test_sums_know_values_and_places(type_):
     x = (np.arange(24).reshape(2, 3, 4) % 5 > 1).astype(type_)
-    sums = checkpoint._sums({"x": x})
-    assert sums.shape == (1,) and sums.dtype == jnp.uint32
+    right = sums({"x": x})
+    assert right.shape == (1,) and right.dtype == jnp.uint32
     for other in (x[::-1], x[:, ::-1], x[..., ::-1], np.zeros_like(x), np.ones_like(x)):
-        assert checkpoint._sums({"x": other}) != sums
+        assert sums({"x": other}) != right
