@@ -26,8 +26,8 @@ Examine = Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch]
 STEPS = 3
 """After so many steps a student must have moved; the first ones of a long warm-up are short."""
 
-COLUMNS = 8
-"""Of padding that are added to rows, which no mean over tokens may notice."""
+COLUMNS = 128
+"""Of padding that are added to rows, which no mean over tokens may notice; what every attention kernel can take."""
 
 
 def make_examine(

@@ -76,7 +76,7 @@ def test_a_sound_run_is_told_nothing():
 
 def test_a_loss_that_counts_padding_is_told():
     line, *_ = examined({"cosine": Cosine(), "hidden": HiddenMSE(layers="0:0", tokens="all")})
-    assert line.startswith("the term hidden counts padding: it is ") and "8 more columns" in line
+    assert line.startswith("the term hidden counts padding: it is ") and "128 more columns" in line
 
 
 def test_a_teacher_that_wavers_is_refused():
