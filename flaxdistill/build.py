@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdistill import doctor, feed, offline, sharding, workdir
+from flaxdistill import doctor, feed, offline, processes, sharding, workdir
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.prepare import prepare
@@ -67,7 +67,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     if e.teacher and e.teacher.offline:
         offline.vocab_loss(e.losses, e.task)
     check_kernels(e)
-    store = prepare_blocks(e, data, start or model, report)
+    with processes.in_turn("blocks"):
+        store = prepare_blocks(e, data, start or model, report)
     vocabulary = store.vocabulary()
     if e.teacher and e.teacher.offline > vocabulary.size:
         raise UserError(
@@ -171,7 +172,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             in map(operand_dtype, (e.student.dtype, *(t.dtype for t in e.compared().values()))),
         )
 
-    lock = workdir.claim(path, e, family, config, inputs, vocabulary)
+    with processes.in_turn("claim"):
+        lock = workdir.claim(path, e, family, config, inputs, vocabulary, alone=processes.first())
     with contextlib.ExitStack() as undo:
         undo.callback(lock.close)
         checkpoints = Checkpoints(path)
@@ -211,7 +213,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             rate=e.optim.schedule(e.steps, lanes[0].rate),
             lock=lock,
             checkpoints=checkpoints,
-            log=Log(path, step=latest, writes=jax.process_index() == 0),
+            log=Log(path, step=latest, writes=processes.first()),
             steps=e.steps,
             log_every=e.log_every,
             eval_every=e.eval_every,

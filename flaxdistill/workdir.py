@@ -50,11 +50,14 @@ def claim(
     encoder: EncoderConfig,
     inputs: Mapping[str, str],
     vocabulary: Vocabulary,
+    *,
+    alone: bool = True,
 ) -> IO[str]:
     """Make a folder the run's own, or make sure that it already is, and hold it until the file given back is closed.
 
-    ``inputs`` are hashes of what the experiment only names: models and blocks. Raises UserError naming the fields where
-    the folder holds another experiment, for a folder that holds something else, and while another process is at work there.
+    A process that is not ``alone``, since the first of its run holds the folder, only looks. ``inputs`` are hashes of what
+    the experiment only names: models and blocks. Raises UserError naming the fields where the folder holds another
+    experiment, for a folder that holds something else, and while another process is at work there.
     """
     new = {
         "format": 1,
@@ -64,6 +67,8 @@ def claim(
     }
     refuse_brackets(path)
     check(path, experiment, inputs)
+    if not alone:
+        return (path / EXPERIMENT).open()
     with contextlib.ExitStack() as undo:
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,9 @@ class Run:
     save_every: int
 
 
-def fit(run: Run, *, show: Show, report: Report, stop: Callable[[], bool] = lambda: False) -> TrainState:
+def fit(
+    run: Run, *, show: Show, report: Report, stop: Callable[[int], bool] = lambda step: False
+) -> TrainState:
     """Train from the state's step to ``run.steps``; ``show`` sees every row, ``stop`` is asked after every step.
 
     Ends with a complete checkpoint of the last step taken. Raises UserError after a streak of non-finite gradients.
@@ -62,7 +64,7 @@ def fit(run: Run, *, show: Show, report: Report, stop: Callable[[], bool] = lamb
         return _fit(run, show, report, stop)
 
 
-def _fit(run: Run, show: Show, report: Report, stop: Callable[[], bool]) -> TrainState:
+def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> TrainState:
     state, first = run.state, int(np.max(run.state.step))
     watch = None
     if run.examine and not first:
@@ -86,7 +88,7 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[], bool]) -> Trai
             tokens.append(metrics["tokens"].total)
         if watch:
             watch(done, state)
-        stopping = stop() or done == run.steps
+        stopping = stop(done) or done == run.steps
         if done % run.log_every == 0 or stopping:
             row, count = jax.device_get((metrics, tokens))
             seconds = time.perf_counter() - clock
