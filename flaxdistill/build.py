@@ -59,6 +59,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     mesh = sharding.make_mesh(e.fsdp, e.tensor)
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
     judges = {name: read(judge.path, path, report) for name, judge in e.compared().items()}
+    for other in judges.values():
+        check_tensor(other.config, e.tensor, other.source)
     teacher, model = judges.get("teacher"), next(iter(judges.values()), None)
     start_path = e.start_path()
     same = e.teacher and start_path == e.teacher.path
@@ -82,8 +84,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         e.student, start or model, vocabulary.size, whole=whole, head=e.task.head, labels=store.labels
     )
     check_compared("the student", config, judges.values(), store.length)
-    for name, one in (("the student", config), *((judge.source, judge.config) for judge in judges.values())):
-        check_tensor(one, e.tensor, name)
+    check_tensor(config, e.tensor, "the student")
     check_pairs([config, *(judge.config for judge in judges.values())], store)
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
@@ -159,8 +160,11 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         return each(lambda _, state, worth: keep_best(state, worth), lanes, state, worths)
 
     inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
-    examine = None
-    if e.doctor and not targets:
+    examine: doctor.Examine | None = None
+    if e.doctor and targets:  # the teacher is no part of the step
+        examine = doctor.make_watch
+    elif e.doctor:
+        low = {operand_dtype(how) for how in (e.student.dtype, *(t.dtype for t in e.compared().values()))}
         examine = doctor.make_examine(
             lambda params, rows: encode(params, rows, None),
             teacher_applies,
@@ -168,10 +172,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             e.losses,
             mesh,
             every_token=e.task.head == "tokens",
-            loose=jnp.bfloat16
-            in map(operand_dtype, (e.student.dtype, *(t.dtype for t in e.compared().values()))),
+            loose=jax.default_backend() != "cpu" or jnp.bfloat16 in low,
         )
-
     with processes.in_turn("claim"):
         lock = workdir.claim(path, e, family, config, inputs, vocabulary, alone=processes.first())
     with contextlib.ExitStack() as undo:
@@ -208,7 +210,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             figure=e.task.figure,
             state=state,
             teacher_params=answering_params,
-            examine=examine,
+            examine=examine if latest < doctor.STEPS else None,
             train_batch=train_batch,
             rate=e.optim.schedule(e.steps, lanes[0].rate),
             lock=lock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import importlib
 import math
 from collections.abc import Mapping
@@ -202,6 +203,7 @@ FREE = (
     "doctor",
     "student.remat",
     "teacher.sharded",
+    "ensemble.*.sharded",
 )
 """What may change when a run goes on. Only ``steps`` changes what is trained: the rate follows the longer schedule; and with
 ``eval_every`` which students are looked at, where the best is kept."""
@@ -214,7 +216,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         a, b = old.get(name), new.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{prefix}{name}.")
-        elif a != b and prefix + name not in FREE:
+        elif a != b and not any(fnmatch.fnmatchcase(prefix + name, free) for free in FREE):
             found.append(f"{prefix}{name} {_short(a)} -> {_short(b)}")
     return found
 

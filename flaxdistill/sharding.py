@@ -41,7 +41,8 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None =
     one. Raises UserError where the three do not divide the devices, or those of a slice.
     """
     devices = jax.devices() if devices is None else devices
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpu else 1
     inside, parts = len(devices) // slices, fsdp * tensor
     if inside % parts:
         what = f"fsdp {fsdp}" + (f" x tensor {tensor}" if tensor > 1 else "")
@@ -50,7 +51,7 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None =
     shape = (inside // parts, fsdp, tensor)
     if slices > 1:
         grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1, 1), devices)
-    elif devices[0].platform == "tpu" and len(devices) > 1:
+    elif tpu and len(devices) > 1:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
         grid = np.asarray(devices).reshape(shape)
@@ -102,7 +103,7 @@ def state_shardings(state: Any, mesh: Mesh, lanes: int = 1) -> Any:
 
 
 def rows_sharding(mesh: Mesh, *, lanes: bool = False) -> NamedSharding:
-    """Split the leading axis of a batch, or the one after that of ``lanes``, over all devices."""
+    """Split the leading axis of a batch, or the one after that of ``lanes``, over all groups of devices."""
     return NamedSharding(mesh, P(None, ROWS) if lanes else P(ROWS))
 
 

@@ -36,6 +36,8 @@ EXPERIMENT = "experiment.json"
 TEMPORARY = f".{EXPERIMENT}.tmp"
 TOKENIZER = "tokenizer"
 LOCK = ".lock"
+FORMAT = 2
+"""Changes whenever a run of an earlier version cannot go on as it was, such as when rows come in another order."""
 
 
 def is_workdir(path: Path) -> bool:
@@ -60,7 +62,7 @@ def claim(
     experiment, for a folder that holds something else, and while another process is at work there.
     """
     new = {
-        "format": 1,
+        "format": FORMAT,
         "experiment": config.to_json(experiment),
         "inputs": dict(inputs),
         "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
@@ -113,7 +115,7 @@ def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None =
 def _stored(path: Path, part: str) -> dict[str, Any]:
     given = read_json(path / EXPERIMENT)
     found = given.get(part)
-    if given.get("format") != 1 or not isinstance(found, dict):
+    if given.get("format") != FORMAT or not isinstance(found, dict):
         raise UserError(
             f"{path / EXPERIMENT} is damaged or of another version, with no {part!r} to read; start the run anew "
             "elsewhere"

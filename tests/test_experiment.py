@@ -99,9 +99,10 @@ def test_free_fields_exist_and_alone_are_free():
         assert all(line.startswith(field.name) for line in told)
     base = Experiment(teacher=Teacher(path="s"))
     for name in FREE:
-        place, _, field = name.rpartition(".")
+        place, _, field = name.replace("ensemble.*", "teacher").rpartition(".")
         owner = getattr(base, place) if place else base
         assert field in {field.name for field in dataclasses.fields(owner)}, name
+    assert not differences({"ensemble": {"b": {}}}, {"ensemble": {"b": {"sharded": True}}})
     assert not differences({"student": {"remat": False}}, {"student": {"remat": True}})
 
 

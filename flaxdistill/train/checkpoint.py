@@ -6,6 +6,8 @@ checkpoint carries a sum of every array's bits, which is the same on any topolog
 
 from __future__ import annotations
 
+import errno
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -151,9 +153,15 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
 
 
 def _let_through(error: Exception) -> None:
-    """Raise what is no damage: what may not be read, and what there is no memory for."""
-    if isinstance(error, (PermissionError, MemoryError)) or out_of_memory(error):
+    """Raise what is no damage: what may not be read now, and what there is no memory for."""
+    told = re.search(r"os_error_code='(\w+)'", str(error))  # as tensorstore tells what the system said
+    code = told[1] if told else errno.errorcode.get(getattr(error, "errno", None) or 0, "ENOENT")
+    if isinstance(error, MemoryError) or out_of_memory(error):
         raise error
+    if code not in ("ENOENT", "EINVAL"):
+        raise UserError(
+            f"a checkpoint cannot be read now ({brief(error)}); mend that, then run the command again"
+        )
 
 
 def _check(told: Mapping[str, jax.Array], found: Mapping[str, jax.Array]) -> None:

@@ -60,7 +60,8 @@ class Log:
         It does by six standard deviations and by half; deviations are told from the median's, which a few do not move.
         """
         last = np.array(self._losses)
-        self._losses.append(loss)
+        if math.isfinite(loss):
+            self._losses.append(loss)
         if len(last) < RECENT:
             return {}
         median = float(np.median(last))

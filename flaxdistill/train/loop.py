@@ -41,7 +41,7 @@ class Run:
     figure: str  # of an evaluation, by which the best student is known
     state: TrainState
     teacher_params: tuple[Params, ...]
-    examine: Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch] | None  # before the first step
+    examine: Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch] | None
     train_batch: Callable[[int], Batch]  # by step
     rate: Callable[[int], Any]
     lock: Any  # held while the run lives
@@ -67,8 +67,8 @@ def fit(
 def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> TrainState:
     state, first = run.state, int(np.max(run.state.step))
     watch = None
-    if run.examine and not first:
-        watch = run.examine(state, run.teacher_params, run.train_batch(0), report)
+    if run.examine:
+        watch = run.examine(state, run.teacher_params, run.train_batch(first), report)
     tokens: list[jax.Array] = []
     clock = time.perf_counter()
     done = first
@@ -95,7 +95,9 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> T
             row = {"step": done} | {  # of several lanes their mean
                 name: float(np.mean(mean.value())) for name, mean in row.items() if name != "tokens"
             }
-            row |= run.log.spike(row["loss"])
+            row |= (spike := run.log.spike(row["loss"]))
+            if spike:
+                report(f"step {done}: the loss is {spike['spike']:.1f} times the median of those before")
             row["skipped"] = _skipped(state, run.checkpoints)
             row["learning_rate"] = float(
                 run.rate(done - 1 - row["skipped"])

@@ -1,5 +1,7 @@
 """A checkpoint is what was saved, or it is refused."""
 
+import errno
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +97,24 @@ def test_sums_know_values_and_places(type_):
     assert right.shape == (1,) and right.dtype == jnp.uint32
     for other in (x[::-1], x[:, ::-1], x[..., ::-1], np.zeros_like(x), np.ones_like(x)):
         assert sums({"x": other}) != right
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ESTALE, "Stale file handle"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        ValueError("Error opening driver [os_error_code='EIO'] [source locations='x']"),
+    ],
+)
+def test_what_cannot_be_read_now_is_no_damage(tmp_path, monkeypatch, error):
+    save(tmp_path, 1, 2)
+
+    def fail(*args, **how):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.ocp.CheckpointManager, "restore", fail)
+        with pytest.raises(UserError, match="a checkpoint cannot be read now"):
+            restore(tmp_path)
+    assert latest_step(tmp_path) == 2 and restore(tmp_path)[1] == []

@@ -34,9 +34,14 @@ def test_a_steady_loss_may_move_a_little_and_a_noisy_one_much(tmp_path):
         "falling": list(np.geomspace(10, 0.1, 60)),
         "none": [0.0] * 40,
         "not a number": [1.0] * 30 + [float("nan")],
+        "never a number": [float("nan")] * 30 + [1.0],
     }.items():
         (tmp_path / name).mkdir()
         assert told(losses, tmp_path / name) == {}, name
+
+
+def test_a_loss_that_is_no_number_hides_no_other(tmp_path):
+    assert told([1.0] * 30 + [float("nan"), 9.0], tmp_path) == {32: 9.0}
 
 
 def test_a_run_that_goes_on_remembers(tmp_path):
