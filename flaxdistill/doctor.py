@@ -97,7 +97,7 @@ def make_examine(
 
 
 def make_watch(state: TrainState, teacher_params: Any, batch: Any, report: Report) -> Watch:
-    """Make ``watch(step, state)``, which looks at a run once, ``STEPS`` steps after ``state`` or when numbers are finite again.
+    """Make ``watch(step, state)``, which looks at a run once, ``STEPS`` steps after ``state`` or when numbers are finite.
 
     Tells of parameters that no loss reaches. Raises UserError for a student none of whose kernels has changed, and for a
     loss' own parameters without a gradient.
