@@ -48,6 +48,10 @@ def join(coordinator: str | None = None, number: int | None = None, index: int |
         if not missing:
             raise
     except RuntimeError as error:
+        if missing and "must be called before" in str(
+            error
+        ):  # a notebook that is at work, with whom it has chosen
+            return
         where = f"at {coordinator} " if coordinator else ""
         raise UserError(
             f"the processes of this run did not meet {where}({str(error).partition(chr(10))[0]}); start all of them, with "
