@@ -60,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("flaxdistill: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
+    if code == 2 and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        # The way out that Python takes waits for the other processes, and aborts where one is gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
