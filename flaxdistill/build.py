@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdistill import doctor, feed, offline, sharding, workdir
+from flaxdistill import doctor, feed, offline, processes, sharding, workdir
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.prepare import prepare
@@ -59,6 +59,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     mesh = sharding.make_mesh(e.fsdp, e.tensor)
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
     judges = {name: read(judge.path, path, report) for name, judge in e.compared().items()}
+    for other in judges.values():
+        check_tensor(other.config, e.tensor, other.source)
     teacher, model = judges.get("teacher"), next(iter(judges.values()), None)
     start_path = e.start_path()
     same = e.teacher and start_path == e.teacher.path
@@ -67,7 +69,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     if e.teacher and e.teacher.offline:
         offline.vocab_loss(e.losses, e.task)
     check_kernels(e)
-    store = prepare_blocks(e, data, start or model, report)
+    with processes.in_turn("blocks"):
+        store = prepare_blocks(e, data, start or model, report)
     vocabulary = store.vocabulary()
     if e.teacher and e.teacher.offline > vocabulary.size:
         raise UserError(
@@ -81,8 +84,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         e.student, start or model, vocabulary.size, whole=whole, head=e.task.head, labels=store.labels
     )
     check_compared("the student", config, judges.values(), store.length)
-    for name, one in (("the student", config), *((judge.source, judge.config) for judge in judges.values())):
-        check_tensor(one, e.tensor, name)
+    check_tensor(config, e.tensor, "the student")
     check_pairs([config, *(judge.config for judge in judges.values())], store)
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
@@ -158,8 +160,11 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         return each(lambda _, state, worth: keep_best(state, worth), lanes, state, worths)
 
     inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
-    examine = None
-    if e.doctor and not targets:
+    examine: doctor.Examine | None = None
+    if e.doctor and targets:  # the teacher is no part of the step
+        examine = doctor.make_watch
+    elif e.doctor:
+        low = {operand_dtype(how) for how in (e.student.dtype, *(t.dtype for t in e.compared().values()))}
         examine = doctor.make_examine(
             lambda params, rows: encode(params, rows, None),
             teacher_applies,
@@ -167,11 +172,10 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             e.losses,
             mesh,
             every_token=e.task.head == "tokens",
-            loose=jnp.bfloat16
-            in map(operand_dtype, (e.student.dtype, *(t.dtype for t in e.compared().values()))),
+            loose=jax.default_backend() != "cpu" or jnp.bfloat16 in low,
         )
-
-    lock = workdir.claim(path, e, family, config, inputs, vocabulary)
+    with processes.in_turn("claim"):
+        lock = workdir.claim(path, e, family, config, inputs, vocabulary, alone=processes.first())
     with contextlib.ExitStack() as undo:
         undo.callback(lock.close)
         checkpoints = Checkpoints(path)
@@ -206,12 +210,12 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             figure=e.task.figure,
             state=state,
             teacher_params=answering_params,
-            examine=examine,
+            examine=examine if latest < doctor.STEPS else None,
             train_batch=train_batch,
             rate=e.optim.schedule(e.steps, lanes[0].rate),
             lock=lock,
             checkpoints=checkpoints,
-            log=Log(path, step=latest, writes=jax.process_index() == 0),
+            log=Log(path, step=latest, writes=processes.first()),
             steps=e.steps,
             log_every=e.log_every,
             eval_every=e.eval_every,

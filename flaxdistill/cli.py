@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -59,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("flaxdistill: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
+    if code == 2 and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        # The way out that Python takes waits for the other processes, and aborts where one is gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -108,34 +114,35 @@ def _verb(arguments: list[str]) -> int:
 
 
 def _distill(arguments: list[str]) -> int:
-    experiments, root = _configured("distill", arguments)
-    if not any(e.teacher for e in experiments.values()):
+    told = _configured("distill", arguments)
+    if not any(e.teacher for e in told.experiments.values()):
         raise UserError(
             "this config has no teacher; use flaxdistill train, or give it one: teacher=Teacher(path=...)"
         )
-    return _run(experiments, root)
+    return _run(told)
 
 
 def _train(arguments: list[str]) -> int:
-    experiments, root = _configured("train", arguments)
-    taught = [name or "the experiment" for name, e in experiments.items() if e.teacher]
+    told = _configured("train", arguments)
+    taught = [name or "the experiment" for name, e in told.experiments.items() if e.teacher]
     if taught:
         raise UserError(f"{', '.join(taught)} has a teacher; use flaxdistill distill")
-    return _run(experiments, root)
+    return _run(told)
 
 
-def _run(experiments: dict[str, Any], root: Path) -> int:
+def _run(told: Any) -> int:
     import signal
 
-    from flaxdistill import compiled, stages, terminal
+    from flaxdistill import compiled, processes, stages, terminal
 
+    processes.join(*dataclasses.astuple(told.processes))
     compiled.keep()
-    console = verbs.console()
+    console = verbs.console(quiet=not processes.first())
     with terminal.Bar(console) as bar:
         try:
             rows = stages.run(
-                experiments,
-                root,
+                told.experiments,
+                told.workdir,
                 show=lambda name, experiment, row: bar.show(name, experiment.steps, row),
                 report=bar.report,
             )
@@ -149,11 +156,11 @@ def _run(experiments: dict[str, Any], root: Path) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
-    experiments, root = _configured("prepare", arguments)
+    told = _configured("prepare", arguments)
 
     from flaxdistill import stages
 
-    stages.prepare(experiments, root, report=print)
+    stages.prepare(told.experiments, told.workdir, report=print)
     return 0
 
 
@@ -164,8 +171,8 @@ CONFIGURED: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _configured(verb: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
-    """Read CONFIG, apply the overrides, and give the experiments by stage name ('' for a single one) and the workdir."""
+def _configured(verb: str, arguments: list[str]) -> Any:
+    """Read CONFIG and apply the overrides: a ``configuration.Told``."""
     prog = f"flaxdistill {verb}"
     if not arguments or arguments[0].startswith("-"):
 

@@ -12,7 +12,7 @@ import traceback
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typeguard
 import tyro
@@ -28,21 +28,39 @@ CHECKOUT = HERE.parent if (HERE.parent / "pyproject.toml").is_file() else HERE
 PACKAGED = CHECKOUT / "configs"
 """Beside the package in a checkout, inside it in a wheel."""
 
-TAKEN = {"workdir", "only", "data"}
+TAKEN = {"workdir", "only", "data", "processes"}
 """The flags, and the folder of the blocks, beside which stages stand."""
 
 
-def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[str, Experiment], Path]:
-    """Load a config and lay flags over it: experiments by stage name ('' for a single one) and the workdir.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Where this is one of several processes; nothing to say on Cloud TPU, GKE, Slurm and Open MPI."""
+
+    coordinator: str | None = None  # host:port of the first
+    number: int | None = None  # how many there are
+    index: int | None = None  # which this is, from 0
+
+
+class Told(NamedTuple):
+    """What a command line says: experiments by stage name ('' for a single one), the workdir, the processes."""
+
+    experiments: dict[str, Experiment]
+    workdir: Path
+    processes: Processes
+
+
+def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> Told:
+    """Load a config and lay flags over it.
 
     Raises UserError for a config that cannot be used, and exits with 2 after naming a flag that does not exist.
     """
     path = find(path_or_name)
     config = load(path)
     workdir = ("workdir", _told(Path, "where runs, checkpoints and logs go"), Path("runs") / path.stem)
+    processes = ("processes", Processes, Processes())
     fields: list[Any]
     if isinstance(config, Experiment):
-        experiments, fields = {"": config}, [workdir]
+        experiments, fields = {"": config}, [workdir, processes]
         # An empty name: OmitArgPrefixes would drop those of nested fields too, and teacher.dtype meet student.dtype.
         fields.append(("experiment", Annotated[Experiment, tyro.conf.arg(name="")], config))
     else:
@@ -51,7 +69,7 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[st
             tuple[str, ...],
             "stages to run, such as mrpc_*, beside those that they learn from; all if left out",
         )
-        fields = [workdir, ("only", told, ())]
+        fields = [workdir, processes, ("only", told, ())]
         fields += [(name, Experiment, e) for name, e in experiments.items()]
     fields = [(name, hint, dataclasses.field(default=default)) for name, hint, default in fields]
     flagged: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
@@ -64,7 +82,8 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> tuple[dict[st
             description=path.name,
             config=(tyro.conf.AvoidSubcommands,),
         )
-    return {name: getattr(parsed, name or "experiment") for name in experiments}, parsed.workdir
+    stages = {name: getattr(parsed, name or "experiment") for name in experiments}
+    return Told(stages, parsed.workdir, parsed.processes)
 
 
 def _told(hint: Any, text: str) -> Any:

@@ -32,9 +32,14 @@ def spread(rows: int) -> tuple[str, ...]:
     return ()
 
 
-def devices(rows: int) -> int:
-    """Count the groups of devices that ``spread`` splits ``rows`` rows among; 1 without a mesh."""
+def devices(rows: int, heads: int = 0) -> int:
+    """Count the groups of devices that ``spread`` splits ``rows`` rows among; 1 without a mesh.
+
+    What comes in ``heads`` as well is split by them over ``tensor``, or not at all.
+    """
     shape = jax.sharding.get_abstract_mesh().shape
+    if heads and heads % shape.get("tensor", 1):
+        return math.prod(shape[axis] for axis in spread(rows) if axis != "tensor")
     return math.prod(shape[axis] for axis in spread(rows))
 
 

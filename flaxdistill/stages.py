@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import signal
 import statistics
@@ -14,11 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxdistill import build, evaluation, workdir
+from flaxdistill import build, evaluation, processes, workdir
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.experiment import Experiment
 from flaxdistill.families.base import expected_shapes
-from flaxdistill.files import refuse_brackets
+from flaxdistill.files import brief, refuse_brackets
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.train import loop
 from flaxdistill.train.checkpoint import latest_step
@@ -55,8 +56,9 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
         else:
             _train(name, experiment, path, root / "data", show, report)
         out = path / EXPORT
-        if not out.exists():
-            report(f"{name or path}: {workdir.export(path, out)}")
+        with processes.in_turn("export"):
+            if processes.first() and not out.exists():
+                report(f"{name or path}: {workdir.export(path, out)}")
     return table(stages, root)
 
 
@@ -120,18 +122,24 @@ def _train(
             stack.callback(live.lock.close)
             stack.callback(live.log.close)
             stack.callback(live.checkpoints.close)
-            shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
+            if processes.first():
+                shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
             with _signals() as caught:
                 state = loop.fit(
                     live,
                     show=lambda row: show(name, experiment, row),
                     report=report,
-                    stop=lambda: bool(caught),
+                    stop=lambda step: _stop(step, caught),
                 )
         except jax.errors.JaxRuntimeError as error:
-            if not out_of_memory(error):
+            if out_of_memory(error):
+                raise _memory(experiment) from None
+            if jax.process_count() == 1:
                 raise
-            raise _memory(experiment) from None
+            raise UserError(
+                f"another process of this run is gone ({brief(error)}); start all of them again: they go on from step "
+                f"{latest_step(path) or 0}"
+            ) from error
     if caught:  # in the last step too: the next stage must not start
         raise Stopped(name, int(np.max(state.step)), caught[0])
 
@@ -182,17 +190,32 @@ def _check_later(name: str, experiment: Experiment, stages: Stages, root: Path) 
             )
 
 
+def _stop(step: int, caught: list[int]) -> bool:
+    """Tell whether to stop after a step: when a signal came or, of several processes, when all know that one has."""
+    if jax.process_count() > 1 and processes.preempted(step):
+        caught.append(signal.SIGTERM)
+    return bool(caught)
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying; a second one kills as usual."""
+    """Collect SIGINT and SIGTERM instead of dying; a second one kills as usual.
+
+    Of several processes JAX has ears of its own for SIGTERM, and tells the others; SIGINT is passed on as one.
+    """
     caught: list[int] = []
+    several = jax.process_count() > 1
 
     def note(number: int, frame: Any) -> None:
-        caught.append(number)
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            caught.append(number)
         for signal_number, handler in before.items():
             signal.signal(signal_number, handler)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in before:
         signal.signal(number, note)
     try:

@@ -75,7 +75,7 @@ def match(
 def sums(tree: Any) -> jax.Array:
     """Add up the bits of every array of a tree, each word times an odd number that tells its place: uint32 [arrays].
 
-    The same however the arrays are split; another for another value of any number.
+    The same however the arrays, of at most 32 bits a number, are split; another for another value of any number.
     """
 
     def one(x: jax.Array) -> jax.Array:

@@ -19,12 +19,13 @@ _SOURCE = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 _PATH_OR_ID = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_ID")]
 
 
-def console() -> Any:
-    """Make a rich console for what a verb prints."""
+def console(*, quiet: bool = False) -> Any:
+    """Make a rich console for what a verb prints, or is not to print."""
     from rich.console import Console
 
     # A file or a pipe has no width, and rich would cut tables at 80 characters.
-    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=140)
+    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(quiet=quiet) if wide else Console(width=140, quiet=quiet)
 
 
 def evaluate(

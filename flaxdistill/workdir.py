@@ -36,6 +36,8 @@ EXPERIMENT = "experiment.json"
 TEMPORARY = f".{EXPERIMENT}.tmp"
 TOKENIZER = "tokenizer"
 LOCK = ".lock"
+FORMAT = 2
+"""Changes whenever a run of an earlier version cannot go on as it was, such as when rows come in another order."""
 
 
 def is_workdir(path: Path) -> bool:
@@ -50,20 +52,25 @@ def claim(
     encoder: EncoderConfig,
     inputs: Mapping[str, str],
     vocabulary: Vocabulary,
+    *,
+    alone: bool = True,
 ) -> IO[str]:
     """Make a folder the run's own, or make sure that it already is, and hold it until the file given back is closed.
 
-    ``inputs`` are hashes of what the experiment only names: models and blocks. Raises UserError naming the fields where
-    the folder holds another experiment, for a folder that holds something else, and while another process is at work there.
+    A process that is not ``alone``, since the first of its run holds the folder, only looks. ``inputs`` are hashes of what
+    the experiment only names: models and blocks. Raises UserError naming the fields where the folder holds another
+    experiment, for a folder that holds something else, and while another process is at work there.
     """
     new = {
-        "format": 1,
+        "format": FORMAT,
         "experiment": config.to_json(experiment),
         "inputs": dict(inputs),
         "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
     }
     refuse_brackets(path)
     check(path, experiment, inputs)
+    if not alone:
+        return (path / EXPERIMENT).open()
     with contextlib.ExitStack() as undo:
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -108,7 +115,7 @@ def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None =
 def _stored(path: Path, part: str) -> dict[str, Any]:
     given = read_json(path / EXPERIMENT)
     found = given.get(part)
-    if given.get("format") != 1 or not isinstance(found, dict):
+    if given.get("format") != FORMAT or not isinstance(found, dict):
         raise UserError(
             f"{path / EXPERIMENT} is damaged or of another version, with no {part!r} to read; start the run anew "
             "elsewhere"

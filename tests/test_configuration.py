@@ -30,7 +30,7 @@ config = Experiment(
 STAGED = SINGLE.replace("config =", "one =") + '\nconfig = {"first": one, "second": one}\n'
 
 
-def read(tmp_path: Path, text: str, *flags: str) -> tuple[dict[str, Experiment], Path]:
+def read(tmp_path: Path, text: str, *flags: str) -> configuration.Told:
     path = tmp_path / "mine.py"
     path.write_text(text)
     return configuration.read(str(path), flags, prog="flaxdistill distill")
@@ -38,7 +38,7 @@ def read(tmp_path: Path, text: str, *flags: str) -> tuple[dict[str, Experiment],
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configs_are_found_by_name_and_unchanged_without_flags(path):
-    experiments, workdir = configuration.read(path.stem, (), prog="flaxdistill distill")
+    experiments, workdir, _ = configuration.read(path.stem, (), prog="flaxdistill distill")
     assert workdir == Path("runs") / path.stem
     config = configuration.load(path)
     assert experiments == (config if isinstance(config, dict) else {"": config})
@@ -49,7 +49,7 @@ def test_flags_reach_every_depth(tmp_path):
     flags = ("--workdir", "w", "--steps", "7", "--teacher.dtype", "float32", "--student.num-layers", "2")
     flags += ("--losses.vocab.temperature", "4:1:1000", "--losses.vocab.kl", "3")
     flags += ("--corpus.sources.1.weight", "2", "--optim.decay", "cosine", "--student.start.path", "None")
-    experiments, workdir = read(tmp_path, SINGLE, *flags)
+    experiments, workdir, _ = read(tmp_path, SINGLE, *flags)
     e = experiments[""]
     assert workdir == Path("w")
     assert (e.steps, e.teacher.dtype, e.student.num_layers, e.optim.decay) == (7, "float32", 2, "cosine")
@@ -64,7 +64,7 @@ def test_flags_reach_every_depth(tmp_path):
 
 
 def test_stages_have_flags_of_their_own(tmp_path):
-    experiments, workdir = read(tmp_path, STAGED, "--second.steps", "3", "--workdir", "w")
+    experiments, workdir, _ = read(tmp_path, STAGED, "--second.steps", "3", "--workdir", "w")
     assert (workdir, list(experiments)) == (Path("w"), ["first", "second"])
     assert (experiments["first"].steps, experiments["second"].steps) == (1000, 3)
     with pytest.raises(UserError, match=r"--steps, 3; perhaps you meant --(first|second)\.steps"):
@@ -127,7 +127,7 @@ config = {
     ],
 )
 def test_only_some_stages(tmp_path, flags, kept):
-    stages, _ = read(tmp_path, CHAIN, *flags)
+    stages = read(tmp_path, CHAIN, *flags).experiments
     assert list(stages) == kept
     if "7" in flags:
         assert stages["a_student"].steps == 7
@@ -143,7 +143,7 @@ def test_only_what_is_not_there(tmp_path):
 
 
 def test_glue_by_name():
-    stages, _ = configuration.read("glue", ("--only", "mnli_student", "stsb_*"), prog="flaxdistill distill")
+    stages = configuration.read("glue", ("--only", "mnli_student", "stsb_*"), prog="flaxdistill distill").experiments
     assert list(stages) == ["stsb_teacher", "stsb_student", "stsb_control", "mnli_teacher", "mnli_student"]
     mnli = stages["mnli_student"]
     (source,), (held_out,) = mnli.corpus.sources, mnli.corpus.held_out_sources

@@ -12,6 +12,7 @@ from flaxdistill import doctor, sharding
 from flaxdistill.errors import UserError
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.relation import Relation
 from flaxdistill.losses.vocab import Vocab
 from flaxdistill.models.encoder import make_apply, make_init
 from flaxdistill.optim import AdamW
@@ -103,3 +104,16 @@ def test_what_no_loss_reaches_is_told():
     assert examined({"hidden": HiddenMSE(layers="1:1")}) == [
         "no loss reaches layer_1, mlm of the student, which stays as it began"
     ]
+    assert examined({"relation": Relation()}) == [
+        "no loss reaches layer_1/attention, layer_1/attention_norm, layer_1/inner, layer_1/norm, layer_1/outer, mlm of the "
+        "student, which stays as it began"
+    ]
+
+
+def test_numbers_that_are_none_are_called_so():
+    def broken(params, batch):
+        outputs = steady(params, batch)
+        return dataclasses.replace(outputs, hidden=(*outputs.hidden[:-1], outputs.hidden[-1] * jnp.nan))
+
+    with pytest.raises(UserError, match="teacher 1 of 1 answers with what is no finite number"):
+        examined({"cosine": Cosine()}, teacher=broken)

@@ -22,6 +22,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (1, "tree.py", {"jax"}),
     (1, "layer_map.py", set()),
     (1, "schedule.py", {"jax"}),
+    (1, "processes.py", {"jax", "orbax"}),
     (1, "lanes.py", {"jax"}),
     (1, "metrics.py", {"numpy", "sklearn", "scipy", "seqeval"}),
     (2, "ops/", {"jax"}),

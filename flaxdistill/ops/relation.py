@@ -65,7 +65,7 @@ def _over_blocks(compare, block, student, *fixed):
 
 def _forward(compare, block, student, teacher, segments, weight):
     (x, y), (x_t, y_t), (B, T, A, d) = student, teacher, student[0].shape
-    c = min(block or max(BLOCK * devices(B) // (B * T * A), 1), T)
+    c = min(block or max(BLOCK * devices(B, A) // (B * T * A), 1), T)
     n = -(-T // c)
 
     def cut(a):  # [B, T, ...] to [n, B, c, ...]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flaxdistill import tree
+from flaxdistill import processes, tree
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.files import brief
 from flaxdistill.pytrees import Params
@@ -78,9 +78,10 @@ class Checkpoints:
                 report(f"{self.directory / str(step)} is damaged ({brief(error)})")
                 damaged.append(step)
                 continue
-            for bad in damaged:
+            for bad in damaged if processes.first() else ():
                 (self.directory / str(bad)).rename(self.directory / f"damaged-{bad}-{time.time_ns()}")
             if damaged:
+                processes.meet("damaged")
                 self._manager.reload()
                 report(f"put aside the damaged checkpoints in {self.directory}; goes on from step {step}")
             return found
@@ -127,10 +128,13 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
     """Read only the student's parameters of a checkpoint, the last or the best, as numpy float32 leaves of ``shapes``."""
     from orbax.checkpoint import v1
 
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
     context = v1.Context()
     context.pytree_options.loading.partial_load = True
+    if jax.process_count() > 1:  # each reads for itself, waiting for no other
+        me, alone = jax.process_index(), context.multiprocessing_options
+        alone.primary_host, alone.active_processes, alone.barrier_sync_key_prefix = me, {me}, f"reader {me}"
     folder = (directory / "checkpoints" / str(step)).resolve()
     part = "best" if best else "params"
     told = {part: jax.ShapeDtypeStruct((len(jax.tree.leaves(shapes)),), jnp.uint32, sharding=here)}
@@ -149,11 +153,11 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
 
 
 def _let_through(error: Exception) -> None:
-    """Raise what is no damage: what cannot be read now, and what there is no memory for."""
-    if isinstance(error, MemoryError) or out_of_memory(error):
-        raise error
+    """Raise what is no damage: what may not be read now, and what there is no memory for."""
     told = re.search(r"os_error_code='(\w+)'", str(error))  # as tensorstore tells what the system said
     code = told[1] if told else errno.errorcode.get(getattr(error, "errno", None) or 0, "ENOENT")
+    if isinstance(error, MemoryError) or out_of_memory(error):
+        raise error
     if code not in ("ENOENT", "EINVAL"):
         raise UserError(
             f"a checkpoint cannot be read now ({brief(error)}); mend that, then run the command again"

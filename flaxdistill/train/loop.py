@@ -41,7 +41,7 @@ class Run:
     figure: str  # of an evaluation, by which the best student is known
     state: TrainState
     teacher_params: tuple[Params, ...]
-    examine: Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch] | None  # before the first step
+    examine: Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch] | None
     train_batch: Callable[[int], Batch]  # by step
     rate: Callable[[int], Any]
     lock: Any  # held while the run lives
@@ -53,7 +53,9 @@ class Run:
     save_every: int
 
 
-def fit(run: Run, *, show: Show, report: Report, stop: Callable[[], bool] = lambda: False) -> TrainState:
+def fit(
+    run: Run, *, show: Show, report: Report, stop: Callable[[int], bool] = lambda step: False
+) -> TrainState:
     """Train from the state's step to ``run.steps``; ``show`` sees every row, ``stop`` is asked after every step.
 
     Ends with a complete checkpoint of the last step taken. Raises UserError after a streak of non-finite gradients.
@@ -62,11 +64,11 @@ def fit(run: Run, *, show: Show, report: Report, stop: Callable[[], bool] = lamb
         return _fit(run, show, report, stop)
 
 
-def _fit(run: Run, show: Show, report: Report, stop: Callable[[], bool]) -> TrainState:
+def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> TrainState:
     state, first = run.state, int(np.max(run.state.step))
     watch = None
-    if run.examine and not first:
-        watch = run.examine(state, run.teacher_params, run.train_batch(0), report)
+    if run.examine:
+        watch = run.examine(state, run.teacher_params, run.train_batch(first), report)
     tokens: list[jax.Array] = []
     clock = time.perf_counter()
     done = first
@@ -86,14 +88,16 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[], bool]) -> Trai
             tokens.append(metrics["tokens"].total)
         if watch:
             watch(done, state)
-        stopping = stop() or done == run.steps
+        stopping = stop(done) or done == run.steps
         if done % run.log_every == 0 or stopping:
             row, count = jax.device_get((metrics, tokens))
             seconds = time.perf_counter() - clock
             row = {"step": done} | {  # of several lanes their mean
                 name: float(np.mean(mean.value())) for name, mean in row.items() if name != "tokens"
             }
-            row |= run.log.spike(row["loss"])
+            row |= (spike := run.log.spike(row["loss"]))
+            if spike:
+                report(f"step {done}: the loss is {spike['spike']:.1f} times the median of those before")
             row["skipped"] = _skipped(state, run.checkpoints)
             row["learning_rate"] = float(
                 run.rate(done - 1 - row["skipped"])

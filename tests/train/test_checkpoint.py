@@ -70,7 +70,8 @@ def test_a_turned_bit_is_seen(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:  # what the sums are for: without them it is read as if it were sound
         patch.setattr(checkpoint, "_check", lambda told, found: None)
         read = read_student(tmp_path, 2, shapes.params["student"])
-        assert np.count_nonzero(read["kernel"] != state_of(2).params["student"]["kernel"]) == 1
+        wrong = np.count_nonzero(read["kernel"] != state_of(2).params["student"]["kernel"])
+        assert 0 < wrong < 10  # a bit of a compressed byte may be part of several values
 
     state, told = restore(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(1)))

@@ -1,0 +1,177 @@
+"""Several processes of one run: how they are told of each other, and that they give what one gives."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import SENTENCES
+
+from flaxdistill import processes
+from flaxdistill.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+CONFIG = """
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Student
+from flaxdistill.losses.vocab import MaskedLM
+from flaxdistill.optim import AdamW
+from flaxdistill.student import Start
+
+config = Experiment(
+    student=Student(
+        start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, dtype="float32"
+    ),
+    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8),
+    losses={{"mlm": MaskedLM()}},
+    optim=AdamW(rate=1e-2, warmup=0.0),
+    batch_size=16,
+    eval_batch_size=8,
+    steps=6,
+    log_every=1,
+    eval_every=6,
+    save_every=3,
+    doctor=False,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]
+    (folder / "text.txt").write_text("\n\n".join(documents) + "\n")
+    (folder / "config.py").write_text(CONFIG.format(text=str(folder / "text.txt")))
+    return folder / "config.py"
+
+
+def start(config: Path, workdir: Path, number: int, devices: int, *flags: object) -> list[subprocess.Popen]:
+    """Start all processes of a run, each with so many devices, and what it prints in files of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "PYTHONPATH": str(ROOT),
+    }
+    children = []
+    for index in range(number):
+        told = ["coordinator", f"127.0.0.1:{port}", "number", number, "index", index] if number > 1 else []
+        told = [f"--processes.{x}" if n % 2 == 0 else x for n, x in enumerate(told)]
+        command = [sys.executable, "-m", "flaxdistill", "train", config, "--workdir", workdir, *told, *flags]
+        with Path(f"{workdir}.{index}.txt").open("w") as out:
+            children.append(
+                subprocess.Popen(list(map(str, command)), env=environment, stdout=out, stderr=out)
+            )
+    return children
+
+
+def printed(workdir: Path, index: int = 0) -> str:
+    return Path(f"{workdir}.{index}.txt").read_text()
+
+
+def finish(children: list[subprocess.Popen], seconds: float = 240) -> list[int]:
+    try:
+        return [child.wait(seconds) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+
+
+def rows_of(workdir: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def alone(config) -> Path:
+    workdir = config.parent / "alone"
+    assert finish(start(config, workdir, 1, 4)) == [0], printed(workdir)
+    return workdir
+
+
+def close(ours: list[dict], theirs: list[dict]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys() and a.get("split") == b.get("split")
+        numbers = [[v for k, v in row.items() if k != "split"] for row in (a, b)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=2e-5), (a, b)
+
+
+@pytest.mark.parametrize(
+    ("number", "devices", "flags"),
+    [(2, 2, []), (2, 1, ["--fsdp", 2]), (2, 2, ["--tensor", 2, "--accumulate", 2])],
+)
+def test_several_processes_give_what_one_gives(config, alone, tmp_path, number, devices, flags):
+    workdir = tmp_path / "run"
+    assert finish(start(config, workdir, number, devices, *flags)) == [0] * number, printed(workdir)
+    close(rows_of(workdir), rows_of(alone))
+    assert "read back bit-equal" in printed(workdir)
+    assert "step" not in printed(workdir, 1), "only the first tells"
+    exported = "export/model.safetensors"
+    assert (workdir / exported).stat().st_size == (alone / exported).stat().st_size
+
+
+def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
+    """A SIGTERM to one of two: both save the same step and end; one process with other devices goes on from there."""
+    workdir = tmp_path / "run"
+    steps = ["--steps", 4000, "--save-every", 4000, "--eval-every", 4000]
+    children = start(config, workdir, 2, 2, *steps)
+    deadline = time.monotonic() + 200
+    while not ((workdir / "metrics.jsonl").exists() and len(rows_of(workdir)) > 3):
+        assert time.monotonic() < deadline and all(child.poll() is None for child in children), printed(
+            workdir
+        )
+        time.sleep(0.2)
+    children[1].send_signal(signal.SIGTERM)
+    assert finish(children) == [0, 0], printed(workdir) + printed(workdir, 1)
+    (step,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert f"stopped after step {step}, which is saved" in printed(workdir)
+    before = rows_of(workdir)
+    more = ["--steps", step + 2, "--save-every", 4000, "--eval-every", 4000]
+    assert finish(start(config, workdir, 1, 4, *more)) == [0], printed(workdir)
+    assert f"goes on from step {step}" in printed(workdir)
+    assert rows_of(workdir)[: len(before)] == before
+
+
+def test_one_that_dies_ends_the_others(config, tmp_path):
+    workdir = tmp_path / "run"
+    children = start(config, workdir, 2, 1, "--steps", 100000, "--eval-every", 100000, "--save-every", 100000)
+    deadline = time.monotonic() + 200
+    while not ((workdir / "metrics.jsonl").exists() and len(rows_of(workdir)) > 3):
+        assert time.monotonic() < deadline and all(child.poll() is None for child in children), printed(
+            workdir
+        )
+        time.sleep(0.2)
+    children[1].kill()
+    assert finish(children, 90) == [2, -signal.SIGKILL], printed(workdir)
+    assert "another process of this run is gone" in printed(workdir)
+    assert "Traceback" not in printed(workdir)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (("h:1", None, None), "--processes.number and --processes.index must be given too"),
+        (("h:1", 2, 2), "--processes.index is 2, of 2 processes; they count from 0 to 1"),
+        (("h", 2, 0), "--processes.coordinator is 'h'; write it as host:port"),
+    ],
+)
+def test_what_processes_are_told(told, words):
+    with pytest.raises(UserError, match=words):
+        processes.join(*told)
+
+
+def test_a_lone_process_is_alone():
+    processes.join()
+    assert processes.first()
+    with processes.in_turn("alone"):
+        processes.meet("alone")
