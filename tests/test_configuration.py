@@ -10,7 +10,6 @@ import pytest
 
 from flaxdistill import configuration
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import Experiment
 from flaxdistill.schedule import Schedule
 from flaxdistill.tasks.glue import GLUE
 
