@@ -30,20 +30,17 @@ from flaxdistill.fit import (
     check_vocabulary,
     student_config,
 )
+from flaxdistill.hardware import platform
 from flaxdistill.hub import Model
 from flaxdistill.judging import freeze, make_judge
-from flaxdistill.lanes import Lane, each
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply, make_init, shapes_of, untied
+from flaxdistill.lanes import Lane
 from flaxdistill.ops.dense import operand_dtype
-from flaxdistill.pytrees import Batch, Params
-from flaxdistill.student import start_from
+from flaxdistill.program import Program
+from flaxdistill.pytrees import Batch
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.log import Log
 from flaxdistill.train.loop import Run
-from flaxdistill.train.state import TrainState, keep_best, make_state
-from flaxdistill.train.step import Apply, Metrics, make_step
 
 Report = Callable[[str], None]
 
@@ -89,35 +86,29 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
-    lanes = e.lanes()
-    stepped, view = untied(config) if e.accumulate > 1 else (config, lambda params: params)
-    encode = make_apply(stepped, e.student.dtype, e.student.attention, remat=e.student.remat)
-    drops = config.dropout > 0 or config.attention_dropout > 0
-    copied = start if e.student.start.layers != "random" else None
-
-    # Start weights are an argument: what a compiled function closes over, it holds as constants.
-    def init(start_params: Params) -> TrainState:
-        def one(lane: Lane) -> TrainState:
-            student = make_init(config)(jax.random.key(lane.seed))
-            if copied is not None:
-                student = start_from(e.student.start, copied.config, start_params, config, student)
-            losses = _init_losses(e, lane.seed, config, teacher_applies, teacher_params, store)
-            tx = e.optim.build(e.steps, lane.rate)
-            return make_state({"student": student, "losses": losses}, tx, keep=e.keep == "best")
-
-        return each(one, lanes)
-
-    start_params = copied.params if copied else {}
-    shapes = jax.eval_shape(init, start_params)
-    shardings = sharding.state_shardings(shapes, mesh, len(lanes))
-    weights = tuple(source.weight for source in e.corpus.sources)
-    orders = [Order(tuple(map(len, store.train)), weights, lane.seed) for lane in lanes]
+    copied = start if start and e.student.start.layers != "random" else None
 
     # Even numbers for masks, odd ones for dropout: the two must never share a key.
     def prepare_in(lane: Lane) -> Callable[[Batch], Batch]:
         return e.task.make_prepare(vocabulary, store.counts, 2 * lane.seed)
 
+    lanes = e.lanes()
     prepare_in(lanes[0])  # refuses now what would else be refused in the first step
+    program = Program(
+        experiment=e,
+        config=config,
+        copied=copied.config if copied else None,
+        teachers=teacher_applies,
+        teacher_params=teacher_params,
+        prepare=prepare_in,
+        length=store.length,
+    )
+    start_params = copied.params if copied else {}
+    shapes = jax.eval_shape(program.init, start_params)
+    shardings = sharding.state_shardings(shapes, mesh, len(lanes))
+    weights = tuple(source.weight for source in e.corpus.sources)
+    orders = [Order(tuple(map(len, store.train)), weights, lane.seed) for lane in lanes]
+
     # Stored answers take a teacher's place in the step; losses are made to the measure of the teacher itself.
     answering, answering_params, targets = teacher_applies, teacher_params, None
     if teacher and e.teacher and e.teacher.offline:
@@ -139,26 +130,6 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         )
         answering, answering_params = (offline.make_recall(kept),), ({},)
 
-    def step(
-        state: TrainState, teacher_params: tuple[Params, ...], batch: Batch
-    ) -> tuple[TrainState, Metrics]:
-        def one(lane: Lane, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            update = make_step(
-                lambda params, rows: encode(params, rows, rows.keys(2 * lane.seed + 1) if drops else None),
-                answering,
-                prepare_in(lane),
-                e.losses,
-                e.optim.build(e.steps, lane.rate),
-                e.accumulate,
-                view,
-            )
-            return update(state, teacher_params, batch)
-
-        return each(one, lanes, state, batch)
-
-    def keep(state: TrainState, worths: jax.Array) -> TrainState:
-        return each(lambda _, state, worth: keep_best(state, worth), lanes, state, worths)
-
     inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
     examine: doctor.Examine | None = None
     if e.doctor and targets:  # the teacher is no part of the step
@@ -166,13 +137,13 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     elif e.doctor:
         low = {operand_dtype(how) for how in (e.student.dtype, *(t.dtype for t in e.compared().values()))}
         examine = doctor.make_examine(
-            lambda params, rows: encode(params, rows, None),
+            program.student,
             teacher_applies,
             prepare_in(lanes[0]),
             e.losses,
             mesh,
             every_token=e.task.head == "tokens",
-            loose=jax.default_backend() != "cpu" or jnp.bfloat16 in low,
+            loose=platform() != "cpu" or jnp.bfloat16 in low,
         )
     with processes.in_turn("claim"):
         lock = workdir.claim(path, e, family, config, inputs, vocabulary, alone=processes.first())
@@ -184,7 +155,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         if state is None:
             if workdir.is_workdir(path) and (path / "metrics.jsonl").exists():
                 report(f"{path} has no complete checkpoint; starts again from step 0")
-            state = jax.jit(init, out_shardings=shardings)(start_params)
+            state = jax.jit(program.init, out_shardings=shardings)(start_params)
         else:
             report(f"goes on from step {latest} of {e.steps}")
         train_batch = (
@@ -203,8 +174,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         judge = make_judge(e, config, judges.values(), judge_applies, store, mesh)
         run = Run(
             mesh=mesh,
-            step=sharding.jit_step(step, shardings, mesh),
-            keep=jax.jit(keep, donate_argnums=0, out_shardings=shardings),
+            step=sharding.jit_step(program.step(answering), shardings, mesh),
+            keep=jax.jit(program.keep, donate_argnums=0, out_shardings=shardings),
             evaluate=lambda params: judge(params, judge_params).figures,
             lanes=lanes,
             figure=e.task.figure,
@@ -261,18 +232,4 @@ def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.W
         "teacher": teacher.digest,
         "dtype": operand_dtype(e.teacher.dtype if e.teacher else "auto").name,
         "wanted": dataclasses.asdict(what),
-    }
-
-
-def _init_losses(
-    e: Experiment, seed: Any, config: EncoderConfig, teachers: tuple[Apply, ...], params: Any, store: Store
-) -> Params:
-    batch = feed.abstract_batch(store.length)
-    encode = make_apply(config, e.student.dtype)
-    student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
-    outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(e.losses))
-    return {
-        name: loss.init(key, student, outputs)
-        for key, (name, loss) in zip(keys, e.losses.items(), strict=True)
     }

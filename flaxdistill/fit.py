@@ -14,6 +14,7 @@ from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Student
 from flaxdistill.families import family as find_family
 from flaxdistill.families.base import Family
+from flaxdistill.hardware import platform
 from flaxdistill.hub import Model
 from flaxdistill.losses.vocab import MaskedLM
 from flaxdistill.models.config import EncoderConfig, Head
@@ -114,7 +115,7 @@ def check_kernels(e: Experiment) -> None:
         chosen = how.attention if how else "auto"
         if chosen in ("auto", "xla"):
             continue
-        backend, wanted = jax.default_backend(), {"cudnn": "gpu", "splash": "tpu"}[chosen]
+        backend, wanted = platform(), {"cudnn": "gpu", "splash": "tpu"}[chosen]
         if backend != wanted:
             raise UserError(f"{name}.attention {chosen} is for a {wanted} and this is a {backend}; use auto")
         if chosen == "splash" and isinstance(e.task, Labelled):

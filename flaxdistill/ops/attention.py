@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from flaxdistill.hardware import platform
 from flaxdistill.pytrees import ROWS
 
 Attention = Literal["auto", "xla", "cudnn", "splash"]
@@ -52,7 +53,7 @@ def choose(query: jax.Array, *, dropped: bool) -> Attention:
 
     Below these lengths scores are small, and XLA fuses what a kernel would have to be called for.
     """
-    backend, (_, T, _, D) = jax.default_backend(), query.shape
+    backend, (_, T, _, D) = platform(), query.shape
     if dropped or backend == "cpu":
         return "xla"
     if backend == "gpu":

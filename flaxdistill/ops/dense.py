@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from flaxdistill.hardware import platform
+
 DType = Literal["auto", "bfloat16", "float32"]
 """What operands are rounded to; ``auto`` is bfloat16 wherever the hardware multiplies it."""
 
@@ -18,7 +20,7 @@ def operand_dtype(dtype: DType) -> jnp.dtype:
     """Settle ``auto``: float32 on a CPU without bfloat16 products, which emulates them three times slower."""
     if dtype != "auto":
         return jnp.dtype(dtype)
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return jnp.dtype(jnp.bfloat16)
     cpu = Path("/proc/cpuinfo")
     flags = cpu.read_text() if cpu.exists() else ""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from flaxdistill.hardware import platform
 from flaxdistill.ops.dense import whole
 from flaxdistill.ops.divergence import Divergence, compare
 from flaxdistill.pytrees import VocabProjection, VocabTargets, devices, spread
@@ -186,7 +187,7 @@ def _cut(tree, sizes: tuple[int, ...], chunk: int):
     """
     B, T = sizes
     G = devices(B)
-    chunk = chunk or max(CHUNK.get(jax.default_backend(), CHUNK["tpu"]) * G // B, 1)
+    chunk = chunk or max(CHUNK.get(platform(), CHUNK["tpu"]) * G // B, 1)
     n = max(-(-T // chunk), 1)  # no position at all is one empty chunk
     c = -(-T // n)
 
