@@ -35,14 +35,14 @@ FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one verb. A user's mistake is one sentence and exit code 2."""
+    """Run one verb. A user's mistake is one sentence and exit code 2, the loss of other processes one and exit code 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _quiet():
             code = _verb(arguments)
     except UserError as error:
         print(f"flaxdistill: {error}", file=sys.stderr)
-        code = 2
+        code = error.code
     except BrokenPipeError:  # whoever read what is printed, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("flaxdistill: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
-    if code == 2 and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+    if code in (1, 2) and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         # The way out that Python takes waits for the other processes, and aborts where one is gone.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -131,8 +131,6 @@ def _train(arguments: list[str]) -> int:
 
 
 def _run(told: Any) -> int:
-    import signal
-
     from flaxdistill import compiled, processes, stages, terminal
 
     processes.join(*dataclasses.astuple(told.processes))
@@ -150,7 +148,8 @@ def _run(told: Any) -> int:
             bar.report(
                 f"stopped after step {stopped.step}, which is saved; the same command goes on from there"
             )
-            return 0 if stopped.signal_number == signal.SIGTERM else 130
+            # Not 0: whoever starts runs again, and counts those that are done, must see that this one is not.
+            return 128 + stopped.signal_number
     console.print(terminal.results(rows))
     return 0
 

@@ -5,8 +5,16 @@ class UserError(Exception):
     """A user's mistake, told in one sentence that names the thing, both values and the way out.
 
     Raised only where a value enters the program (readers, ``__post_init__``, ``build``) and caught only
-    in ``cli.py``, which prints it without a traceback and exits with code 2.
+    in ``cli.py``, which prints it without a traceback and exits with ``code``.
     """
+
+    code = 2
+
+
+class Lost(UserError):  # noqa: N818 - no mistake of the user's
+    """Other processes of a run are gone, or were not met: the same command, started again, may well succeed."""
+
+    code = 1
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-from flaxdistill.errors import UserError
+from flaxdistill.errors import Lost, UserError
 
 HEARTBEAT = 30
 """Seconds after which a silent process counts as gone, and the others end."""
@@ -20,7 +20,7 @@ def join(coordinator: str | None = None, number: int | None = None, index: int |
 
     JAX finds them itself on Cloud TPU, GKE, Slurm and Open MPI; elsewhere ``coordinator`` is host:port of the first,
     ``number`` how many there are and ``index`` which of them this is. Raises UserError for some of these without the
-    others, and where they do not meet.
+    others, and Lost where they do not meet.
     """
     told = {"coordinator": coordinator, "number": number, "index": index}
     missing = [f"--processes.{flag}" for flag, value in told.items() if value is None]
@@ -53,7 +53,7 @@ def join(coordinator: str | None = None, number: int | None = None, index: int |
         ):  # a notebook that is at work, with whom it has chosen
             return
         where = f"at {coordinator} " if coordinator else ""
-        raise UserError(
+        raise Lost(
             f"the processes of this run did not meet {where}({str(error).partition(chr(10))[0]}); start all of them, with "
             "the same --processes.coordinator and --processes.number"
         ) from error

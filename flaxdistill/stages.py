@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from flaxdistill import build, evaluation, processes, workdir
-from flaxdistill.errors import UserError, out_of_memory
+from flaxdistill.errors import Lost, UserError, out_of_memory
 from flaxdistill.experiment import Experiment
 from flaxdistill.families.base import expected_shapes
 from flaxdistill.files import brief, refuse_brackets
@@ -136,7 +136,7 @@ def _train(
                 raise _memory(experiment) from None
             if jax.process_count() == 1:
                 raise
-            raise UserError(
+            raise Lost(
                 f"another process of this run is gone ({brief(error)}); start all of them again: they go on from step "
                 f"{latest_step(path) or 0}"
             ) from error

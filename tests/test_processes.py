@@ -132,7 +132,7 @@ def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
         )
         time.sleep(0.2)
     children[1].send_signal(signal.SIGTERM)
-    assert finish(children) == [0, 0], printed(workdir) + printed(workdir, 1)
+    assert finish(children) == [143, 143], printed(workdir) + printed(workdir, 1)
     (step,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert f"stopped after step {step}, which is saved" in printed(workdir)
     before = rows_of(workdir)
@@ -152,7 +152,7 @@ def test_one_that_dies_ends_the_others(config, tmp_path):
         )
         time.sleep(0.2)
     children[1].kill()
-    assert finish(children, 90) == [2, -signal.SIGKILL], printed(workdir)
+    assert finish(children, 90) == [1, -signal.SIGKILL], printed(workdir)
     assert "another process of this run is gone" in printed(workdir)
     assert "Traceback" not in printed(workdir)
 
