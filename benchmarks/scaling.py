@@ -4,8 +4,7 @@ The real step on a fixed global batch, float32, is compiled from shapes alone fo
 parallel, with parameters split over all of them (fsdp), and with every row shared by two of them (tensor). XLA counts a
 loop's body once, whatever its number of turns, so that FLOP are only comparable where these numbers are equal: the
 vocabulary loss is cut into the same number of chunks for every n, and shares are of one device's with the same number of
-micro-batches. For the same reason FLOP are not the whole step's, and bytes sent inside loops are those of one turn, in a
-column of their own.
+micro-batches. For the same reason FLOP are not the whole step's. Bytes sent inside loops stand in a column of their own.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ import train_step
 from train_step import CLIP, MLM_SETTINGS, RATE, Case
 
 from flaxdistill import sharding
+from flaxdistill.collectives import collectives
 from flaxdistill.feed import abstract_batch
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
@@ -45,10 +45,6 @@ PRESETS = {
     "base": dataclasses.replace(train_step.PRESETS["cpu"][0], name="BERT-base to DistilBERT", rows=64),
     "quick": dataclasses.replace(train_step.PRESETS["cpu-quick"][0], name="2 x 64 to 1 x 64", rows=16),
 }
-RESULT = re.compile(
-    r"= (.+?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-done)?\("
-)
-"""The type of a collective's result; what one that -starts results in holds its operands too."""
 
 
 def compile_step(
@@ -95,25 +91,6 @@ def compile_step(
         return sharding.jit_step(step, shardings, mesh).lower(state, (theirs,), batch).compile()
 
 
-def collectives(text: str) -> tuple[int, int]:
-    """Sum the bytes that collectives result in, outside of loops and in one turn of each loop."""
-    parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*{\n(.*?)^}", text, re.M | re.S))
-    sent = {name: sum(map(size, RESULT.findall(part))) for name, part in parts.items()}
-    named = {name: set(re.findall(r"[\w.-]+", part)) & parts.keys() for name, part in parts.items()}
-    looped, found = set(), set(re.findall(r"\bbody=%?([\w.-]+)", text))
-    while found:
-        looped |= found
-        found = set().union(*(named[name] for name in found)) - looped
-    inside = sum(sent[name] for name in looped)
-    return sum(sent.values()) - inside, inside
-
-
-def size(type_: str) -> int:
-    """Count the bytes of an array or tuple type as XLA writes it, such as ``(f32[8,16]{1,0}, pred[])``."""
-    arrays = re.findall(r"(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]", type_)
-    return sum(int(bits or 8) // 8 * math.prod(map(int, re.findall(r"\d+", sizes))) for bits, sizes in arrays)
-
-
 def most_rows(text: str, vocabulary: int, *, besides: int) -> int:
     """Find how many rows the largest buffer with a vocabulary axis has, kernels of ``besides`` columns aside."""
     found = {tuple(map(int, filter(None, sizes.split(",")))) for sizes in re.findall(r"\w\[([\d,]+)\]", text)}
@@ -131,7 +108,7 @@ def measure(case: Case) -> Iterator[bench.Row]:
             program = compile_step(case, mesh, accumulate, chunk=case.length // CHUNKS)
             flops, memory = program.cost_analysis()["flops"], program.memory_analysis()
             whole = whole or flops
-            outside, inside = collectives(program.as_text())
+            outside, inside = (sum(sent.values()) for sent in collectives(program.as_text()))
             yield {
                 "name": f"{n} devices, fsdp {fsdp}, tensor {tensor}, accumulate {accumulate}",
                 "gflop": flops / 1e9,

@@ -20,6 +20,7 @@ import train_step
 from jax.experimental import topologies
 
 from flaxdistill import sharding
+from flaxdistill.collectives import collectives
 
 TOPOLOGIES = ("v5e:4x4", "v5p:4x4x2")
 ROWS, LENGTH, CHUNK = 16, 512, 32
@@ -41,7 +42,7 @@ def measure(name: str, fsdp: int, accumulate: int) -> bench.Row:
     program = compile_step(name, fsdp, accumulate)
     alone = compile_step(name, 1, accumulate, alone=True)
     memory, text = program.memory_analysis(), program.as_text()
-    outside, inside = scaling.collectives(text)
+    outside, inside = (sum(sent.values()) for sent in collectives(text))
     return {
         "name": f"{name}, fsdp {fsdp}, accumulate {accumulate}",
         "chips": len(topologies.get_topology_desc(platform="tpu", topology_name=name).devices),

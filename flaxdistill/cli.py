@@ -23,6 +23,7 @@ VERBS = {
     "distill": "Train a student against its teacher: distill CONFIG --workdir DIR [overrides]",
     "train": "Train a model without a teacher: train CONFIG --workdir DIR [overrides]",
     "prepare": "Turn the text of a config into blocks: prepare CONFIG --workdir DIR [overrides]",
+    "plan": "Tell what a config needs and costs on other chips: plan CONFIG --topology v5e:16x16 [overrides]",
     "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID] [--against ...]",
     "augment": "Vary labelled rows, for a teacher to label: augment SOURCE OUT --model PATH_OR_ID [--label ...]",
     "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT",
@@ -131,16 +132,19 @@ def _train(arguments: list[str]) -> int:
 
 
 def _run(told: Any) -> int:
+    import signal
+
     from flaxdistill import compiled, processes, stages, terminal
 
-    processes.join(*dataclasses.astuple(told.processes))
+    code_when_stopped = _code_when_stopped()
+    processes.join(*dataclasses.astuple(told.flags.processes))
     compiled.keep()
     console = verbs.console(quiet=not processes.first())
     with terminal.Bar(console) as bar:
         try:
             rows = stages.run(
                 told.experiments,
-                told.workdir,
+                told.flags.workdir,
                 show=lambda name, experiment, row: bar.show(name, experiment.steps, row),
                 report=bar.report,
             )
@@ -148,10 +152,17 @@ def _run(told: Any) -> int:
             bar.report(
                 f"stopped after step {stopped.step}, which is saved; the same command goes on from there"
             )
-            # Not 0: whoever starts runs again, and counts those that are done, must see that this one is not.
-            return 128 + stopped.signal_number
+            return 130 if stopped.signal_number == signal.SIGINT else code_when_stopped
     console.print(terminal.results(rows))
     return 0
+
+
+def _code_when_stopped() -> int:
+    """Read what a run that SIGTERM stopped ends with: 0, or what tells a cluster, which takes 0 for done, that it is not."""
+    told = os.environ.get("FLAXDISTILL_STOPPED", "0")
+    if not (told.isdecimal() and int(told) < 256):
+        raise UserError(f"FLAXDISTILL_STOPPED is {told!r}; it is an exit code from 0 to 255, such as 143")
+    return int(told)
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -159,7 +170,21 @@ def _prepare(arguments: list[str]) -> int:
 
     from flaxdistill import stages
 
-    stages.prepare(told.experiments, told.workdir, report=print)
+    stages.prepare(told.experiments, told.flags.workdir, report=print)
+    return 0
+
+
+def _plan(arguments: list[str]) -> int:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # chips that are here are not asked
+    told = _configured("plan", arguments)
+
+    from flaxdistill import chips, plan, terminal
+
+    asked = told.flags
+    topology = chips.read_topology(asked.topology, asked.slices, asked.chips)
+    shown = verbs.console()
+    for title, section in plan.plan(told.experiments, topology, report=print).items():
+        shown.print(terminal.listing(title, section))
     return 0
 
 
@@ -167,6 +192,7 @@ CONFIGURED: dict[str, Callable[[list[str]], int]] = {
     "distill": _distill,
     "train": _train,
     "prepare": _prepare,
+    "plan": _plan,
 }
 
 
@@ -193,4 +219,5 @@ def _configured(verb: str, arguments: list[str]) -> Any:
 
     from flaxdistill import configuration
 
-    return configuration.read(arguments[0], arguments[1:], prog=prog)
+    own = configuration.Planning if verb == "plan" else configuration.Running
+    return configuration.read(arguments[0], arguments[1:], prog=prog, own=own)

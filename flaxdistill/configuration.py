@@ -18,6 +18,7 @@ import typeguard
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from flaxdistill.chips import TABLE
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
 from flaxdistill.flags import parse
@@ -28,7 +29,7 @@ CHECKOUT = HERE.parent if (HERE.parent / "pyproject.toml").is_file() else HERE
 PACKAGED = CHECKOUT / "configs"
 """Beside the package in a checkout, inside it in a wheel."""
 
-TAKEN = {"workdir", "only", "data", "processes"}
+TAKEN = {"workdir", "only", "data", "processes", "topology", "slices", "chips"}
 """The flags, and the folder of the blocks, beside which stages stand."""
 
 
@@ -41,37 +42,58 @@ class Processes:
     index: int | None = None  # which this is, from 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running:
+    """The flags of verbs that run a config."""
+
+    workdir: Annotated[Path, tyro.conf.arg(help="where runs, checkpoints and logs go")]
+    processes: Processes = Processes()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planning:
+    """The flags of ``plan``."""
+
+    topology: Annotated[str, tyro.conf.arg(help="chips and their shape, such as v5e:16x16 or h100:8")]
+    slices: Annotated[int, tyro.conf.arg(help="how many of them, joined by a data centre's network")] = 1
+    chips: Annotated[
+        Path, tyro.conf.arg(help="a table of chips and prices in place of flaxdistill's chips.toml")
+    ] = TABLE
+
+
 class Told(NamedTuple):
-    """What a command line says: experiments by stage name ('' for a single one), the workdir, the processes."""
+    """What a command line says: experiments by stage name ('' for a single one), and the verb's own flags."""
 
     experiments: dict[str, Experiment]
-    workdir: Path
-    processes: Processes
+    flags: Any
 
 
-def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> Told:
+def read(path_or_name: str, flags: Sequence[str], *, prog: str, own: type = Running) -> Told:
     """Load a config and lay flags over it.
 
     Raises UserError for a config that cannot be used, and exits with 2 after naming a flag that does not exist.
     """
     path = find(path_or_name)
     config = load(path)
-    workdir = ("workdir", _told(Path, "where runs, checkpoints and logs go"), Path("runs") / path.stem)
-    processes = ("processes", Processes, Processes())
-    fields: list[Any]
+    given, hints = {"workdir": Path("runs") / path.stem}, typing.get_type_hints(own, include_extras=True)
+    fields: list[Any] = [
+        (field.name, hints[field.name], given.get(field.name, field.default))
+        for field in dataclasses.fields(own)
+    ]
     if isinstance(config, Experiment):
-        experiments, fields = {"": config}, [workdir, processes]
+        experiments = {"": config}
         # An empty name: OmitArgPrefixes would drop those of nested fields too, and teacher.dtype meet student.dtype.
         fields.append(("experiment", Annotated[Experiment, tyro.conf.arg(name="")], config))
     else:
         experiments = _only(config, flags)
-        told = _told(
-            tuple[str, ...],
-            "stages to run, such as mrpc_*, beside those that they learn from; all if left out",
-        )
-        fields = [workdir, processes, ("only", told, ())]
-        fields += [(name, Experiment, e) for name, e in experiments.items()]
-    fields = [(name, hint, dataclasses.field(default=default)) for name, hint, default in fields]
+        which = "stages to run, such as mrpc_*, beside those that they learn from; all if left out"
+        told = Annotated[tuple[str, ...], tyro.conf.arg(help=which)]
+        fields += [("only", told, ()), *((name, Experiment, e) for name, e in experiments.items())]
+    missing = dataclasses.MISSING
+    fields = [
+        (name, hint, dataclasses.field(default=tyro.MISSING if default is missing else default))
+        for name, hint, default in fields
+    ]
     flagged: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
     with _registry():
         parsed = parse(
@@ -83,11 +105,7 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str) -> Told:
             config=(tyro.conf.AvoidSubcommands,),
         )
     stages = {name: getattr(parsed, name or "experiment") for name in experiments}
-    return Told(stages, parsed.workdir, parsed.processes)
-
-
-def _told(hint: Any, text: str) -> Any:
-    return Annotated[hint, tyro.conf.arg(help=text)]
+    return Told(stages, own(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(own)}))
 
 
 def _only(stages: dict[str, Experiment], flags: Sequence[str]) -> dict[str, Experiment]:

@@ -1,4 +1,4 @@
-"""Models at rest: Hugging Face directories, converted directories, and the Hub."""
+"""Models at rest: Hugging Face directories and converted ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 import typing
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from flaxdistill import families
 from flaxdistill.data.tokenizer import LOCAL_KEYS
 from flaxdistill.errors import UserError
 from flaxdistill.families.base import Family, expected_shapes, read_head, take, write_head
+from flaxdistill.fetch import resolve
 from flaxdistill.files import brief, hashes, read_json, whole, write_json
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.pytrees import Params
@@ -53,35 +53,13 @@ class Model:
     note: str
 
 
-def resolve(path_or_id: str) -> Path:
-    """Find a model's directory: one that exists here, or a Hub id ``user/repo[@revision]``, which is fetched.
-
-    Raises UserError where there is neither.
-    """
-    local = Path(path_or_id).expanduser()
-    if local.is_dir():
-        return local
-    if local.exists():
-        raise UserError(f"{path_or_id} is a file; give the directory that holds it")
-    found = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", path_or_id)
-    if not found:
-        raise UserError(
-            f"there is no directory {path_or_id}; give one that exists or the id of a Hub model, like "
-            "user/repo or user/repo@revision"
-        )
-    return _fetch(*found.groups())
-
-
 def read_model(path_or_id: str) -> Model:
     """Read a Hugging Face directory, a converted one or a Hub model; raises UserError for all else."""
     directory = resolve(path_or_id)
     if is_converted(directory):
         family, config, params, digest = _read_converted(directory)
         return Model(path_or_id, family, config, params, directory, digest, "")
-    given = read_json(directory / "config.json")
-    with _naming(directory / "config.json"):
-        family = families.family(take(given, "model_type", str))
-        config = read_head(given, family.read_config(given), family)
+    family, config = _described(directory)
     tensors = read_tensors(directory, family)
     bad = sorted(name for name, value in tensors.items() if not np.isfinite(value).all())
     if bad:
@@ -90,6 +68,23 @@ def read_model(path_or_id: str) -> Model:
         )
     config, params, note = family.read(config, tensors, path_or_id)
     return Model(path_or_id, family, config, params, directory, digest_of(family, config, params), note)
+
+
+def describe(path_or_id: str) -> Model:
+    """Read what ``read_model`` does but the weights, which need not even be fetched; ``params`` and ``digest`` are empty."""
+    directory = resolve(path_or_id, files=("*.json",))
+    return Model(path_or_id, *_described(directory), {}, directory, "", "")
+
+
+def _described(directory: Path) -> tuple[Family, EncoderConfig]:
+    if is_converted(directory):
+        given = read_json(directory / "model.json")
+        with _naming(directory / "model.json"):
+            return families.family(take(given, "family", str)), encoder_config(given.get("config"))
+    given = read_json(directory / "config.json")
+    with _naming(directory / "config.json"):
+        family = families.family(take(given, "model_type", str))
+        return family, read_head(given, family.read_config(given), family)
 
 
 def write_model(
@@ -176,43 +171,6 @@ def copy_tokenizer(source: Path | None, target: Path, family: Family, config: En
         write_json(target / name, given)
 
 
-def _fetch(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import errors, snapshot_download
-
-    name = f"{repo}@{revision}" if revision else repo
-    # The client's own messages are not repeated: they may hold what a request was sent with.
-    try:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
-                ignore_patterns=["*/*", "model.json"],
-            )
-        )
-    except errors.GatedRepoError:
-        reason = "it is gated; ask for access on its page and set HF_TOKEN"
-    except errors.RevisionNotFoundError:
-        reason = "it has no such revision; check the part after @"
-    except errors.HfHubHTTPError as error:
-        reason = _answer(error)
-    except errors.HFValidationError:
-        reason = "that is no valid id; it is written user/repo or user/repo@revision"
-    except (OSError, ValueError, errors.EntryNotFoundError, errors.HTTPError) as error:
-        # The client wraps an answer it has no name for in an error of its own.
-        answered = isinstance(error.__cause__, errors.HfHubHTTPError)
-        away = "the Hub cannot be reached and there is no copy in its cache; give a local directory"
-        reason = _answer(error.__cause__) if answered else away
-    raise UserError(f"{name} is no directory here, and as a Hub model it cannot be fetched: {reason}")
-
-
-def _answer(error: Any) -> str:
-    status = getattr(error.response, "status_code", "with an error")
-    private = status in {401, 403, 404}
-    way = "check the id, and HF_TOKEN if it is private" if private else "try again, or give a local directory"
-    return f"the Hub answers {status}; {way}"
-
-
 def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str]:
     import orbax.checkpoint
 
@@ -223,9 +181,7 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
         raise UserError(
             f"{file} has format {given.get('format')!r} and 1 is known here; {again} or update flaxdistill"
         )
-    with _naming(file):
-        family = families.family(take(given, "family", str))
-        config = encoder_config(given.get("config"))
+    family, config = _described(directory)
     # Before orbax sees them: what it says of a damaged file is long and comes from many threads.
     found, listed = hashes(folder), given.get("files")
     if found != listed:

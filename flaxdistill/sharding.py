@@ -43,12 +43,7 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None =
     devices = jax.devices() if devices is None else devices
     tpu = devices[0].platform == "tpu"
     slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpu else 1
-    inside, parts = len(devices) // slices, fsdp * tensor
-    if inside % parts:
-        what = f"fsdp {fsdp}" + (f" x tensor {tensor}" if tensor > 1 else "")
-        where = f"{inside} devices" + (f" of each of {slices} slices" if slices > 1 else "")
-        raise UserError(f"{what} does not divide the {where}; use one of {_divisors(inside)}")
-    shape = (inside // parts, fsdp, tensor)
+    shape = _shape(len(devices) // slices, fsdp, tensor, slices)
     if slices > 1:
         grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1, 1), devices)
     elif tpu and len(devices) > 1:
@@ -57,6 +52,11 @@ def make_mesh(fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None =
         grid = np.asarray(devices).reshape(shape)
     # Auto, written out: the default axis type is Explicit, where stock Linen modules fail.
     return Mesh(grid, (*ROWS, "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def imagine_mesh(size: int, fsdp: int, tensor: int) -> Any:
+    """Make the mesh of so many devices that are not here, for shapes alone; raises UserError as ``make_mesh`` does."""
+    return jax.sharding.AbstractMesh(_shape(size, fsdp, tensor, 1), (*ROWS, "tensor"))
 
 
 def groups(mesh: Mesh) -> int:
@@ -170,6 +170,15 @@ def micro_batches(batch: Batch, accumulate: int) -> Batch:
         return jax.lax.with_sharding_constraint(x, P(None, ROWS))
 
     return jax.tree.map(cut, batch)
+
+
+def _shape(inside: int, fsdp: int, tensor: int, slices: int) -> tuple[int, int, int]:
+    parts = fsdp * tensor
+    if inside % parts:
+        what = f"fsdp {fsdp}" + (f" x tensor {tensor}" if tensor > 1 else "")
+        where = f"{inside} devices" + (f" of each of {slices} slices" if slices > 1 else "")
+        raise UserError(f"{what} does not divide the {where}; use one of {_divisors(inside)}")
+    return inside // parts, fsdp, tensor
 
 
 def _parts(axes: str | tuple[str, ...] | None, mesh: Mesh) -> int:

@@ -675,8 +675,13 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, compiled, tmp_path
     assert exports[0] == exports[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_last_step_stops_before_the_next_stage(config, tmp_path, monkeypatch, number):
+@pytest.mark.parametrize(
+    ("number", "told", "ends"),
+    [(signal.SIGINT, "143", 130), (signal.SIGTERM, None, 0), (signal.SIGTERM, "143", 143)],
+)
+def test_a_signal_in_the_last_step_stops_before_the_next_stage(
+    config, tmp_path, monkeypatch, number, told, ends
+):
     path = config('config = {"one": alone, "two": alone}')
     show = terminal.Bar.show
 
@@ -686,8 +691,10 @@ def test_a_signal_in_the_last_step_stops_before_the_next_stage(config, tmp_path,
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(terminal.Bar, "show", signalling)
+    if told:
+        monkeypatch.setenv("FLAXDISTILL_STOPPED", told)
     code, out = run("train", path, "--workdir", tmp_path / "w", "--one.steps", "2", "--two.steps", "2")
-    assert code == 128 + number
+    assert code == ends
     assert "stopped after step 2, which is saved; the same command goes on from there" in out
     assert not (tmp_path / "w" / "two").exists()
     monkeypatch.undo()

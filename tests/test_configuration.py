@@ -37,8 +37,8 @@ def read(tmp_path: Path, text: str, *flags: str) -> configuration.Told:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configs_are_found_by_name_and_unchanged_without_flags(path):
-    experiments, workdir, _ = configuration.read(path.stem, (), prog="flaxdistill distill")
-    assert workdir == Path("runs") / path.stem
+    experiments, flagged = configuration.read(path.stem, (), prog="flaxdistill distill")
+    assert flagged.workdir == Path("runs") / path.stem
     config = configuration.load(path)
     assert experiments == (config if isinstance(config, dict) else {"": config})
     assert configuration.find(f"{path.stem}.py").samefile(path)
@@ -48,9 +48,9 @@ def test_flags_reach_every_depth(tmp_path):
     flags = ("--workdir", "w", "--steps", "7", "--teacher.dtype", "float32", "--student.num-layers", "2")
     flags += ("--losses.vocab.temperature", "4:1:1000", "--losses.vocab.kl", "3")
     flags += ("--corpus.sources.1.weight", "2", "--optim.decay", "cosine", "--student.start.path", "None")
-    experiments, workdir, _ = read(tmp_path, SINGLE, *flags)
+    experiments, flagged = read(tmp_path, SINGLE, *flags)
     e = experiments[""]
-    assert workdir == Path("w")
+    assert flagged.workdir == Path("w")
     assert (e.steps, e.teacher.dtype, e.student.num_layers, e.optim.decay) == (7, "float32", 2, "cosine")
     assert e.losses["vocab"].temperature == Schedule(4.0, 1.0, 1000)
     assert e.losses["vocab"].kl == Schedule(3.0, 3.0, 0)
@@ -63,8 +63,8 @@ def test_flags_reach_every_depth(tmp_path):
 
 
 def test_stages_have_flags_of_their_own(tmp_path):
-    experiments, workdir, _ = read(tmp_path, STAGED, "--second.steps", "3", "--workdir", "w")
-    assert (workdir, list(experiments)) == (Path("w"), ["first", "second"])
+    experiments, flagged = read(tmp_path, STAGED, "--second.steps", "3", "--workdir", "w")
+    assert (flagged.workdir, list(experiments)) == (Path("w"), ["first", "second"])
     assert (experiments["first"].steps, experiments["second"].steps) == (1000, 3)
     with pytest.raises(UserError, match=r"--steps, 3; perhaps you meant --(first|second)\.steps"):
         read(tmp_path, STAGED, "--steps", "3")

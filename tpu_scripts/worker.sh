@@ -8,7 +8,7 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-export PATH=$HOME/.local/bin:$PATH
+export PATH=$HOME/.local/bin:$PATH FLAXDISTILL_STOPPED=143
 host=$(hostname)
 
 # Held by the program as long as it lives, whatever becomes of the shell that started it.

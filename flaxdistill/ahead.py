@@ -1,0 +1,261 @@
+"""Steps made from sizes alone: compiled ahead of time for TPUs that are not here, or reckoned."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxdistill import fit, hub, sharding
+from flaxdistill.chips import Topology
+from flaxdistill.collectives import KINDS, collectives
+from flaxdistill.costs import cost
+from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
+from flaxdistill.errors import UserError, out_of_memory
+from flaxdistill.experiment import Experiment
+from flaxdistill.feed import abstract_batch
+from flaxdistill.hardware import platform
+from flaxdistill.lanes import Lane
+from flaxdistill.models.encoder import make_apply, shapes_of
+from flaxdistill.ops.attention import Attention
+from flaxdistill.ops.dense import operand_dtype
+from flaxdistill.program import Program
+from flaxdistill.tasks.base import Labelled
+
+QUICKLY = {"exec_time_optimization_effort": -1.0}
+"""The compiler takes a fifth of its time, and programs are as large; they would be slower, and are not run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sketch:
+    """A run known by its sizes: no weight of it exists. ``state`` has ``ShapeDtypeStruct`` leaves."""
+
+    student: hub.Model
+    program: Program
+    state: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Need:
+    """What one chip holds, computes and sends in a step. Bytes; ``flops`` of products alone.
+
+    ``sent``: what collectives result in, by kind, outside of loops and in all turns of loops. Of what is not ``compiled``
+    the temporaries are those of a program in which nothing is fused.
+    """
+
+    held: float
+    temporaries: float
+    flops: float
+    sent: tuple[dict[str, int], dict[str, int]]
+    compiled: bool
+
+
+def sketch(e: Experiment, earlier: Mapping[str, hub.Model]) -> Sketch:
+    """Settle all sizes of an experiment from config files alone; ``earlier`` are the students of its earlier stages.
+
+    Raises UserError for what does not fit together.
+    """
+    fit.check_losses(e)
+    fit.check_kernels(e)
+    if platform() == "gpu":  # whose own kernels cannot even be traced elsewhere
+        e = _with_attention(e, "xla")
+
+    def described(path: str) -> hub.Model:
+        return earlier[path[1:]] if path.startswith("@") else hub.describe(path)
+
+    hows = e.compared() if e.teacher else {}
+    teachers = {name: described(how.path) for name, how in hows.items()}
+    start_path = e.start_path()
+    start = described(start_path) if start_path else None
+    like = start or next(iter(teachers.values()), None)
+    given, head, labels = e.corpus.tokenizer, e.task.head, getattr(e.task, "labels", ())
+    size = like.config.vocab_size if like else load_vocabulary(given).size if given else e.corpus.vocab_size
+    family, config = fit.student_config(
+        e.student,
+        like,
+        size,
+        whole=isinstance(e.task, Labelled) and not teachers,
+        head=head,
+        labels=(labels or ("0", "1")) if head in ("sequence", "tokens") else (),
+    )
+    for teacher in teachers.values():
+        fit.check_tensor(teacher.config, e.tensor, teacher.source)
+    fit.check_tensor(config, e.tensor, "the student")
+    applies, params = [], []
+    for name, how in hows.items():
+        applies.append(_frozen(teachers[name].config, how))
+        low = operand_dtype(how.dtype)
+        shapes = shapes_of(teachers[name].config)
+        params.append(jax.tree.map(lambda leaf, low=low: leaf.update(dtype=low), shapes))
+    copied = start.config if start and e.student.start.layers != "random" else None
+    program = Program(
+        experiment=e,
+        config=config,
+        copied=copied,
+        teachers=tuple(applies),
+        teacher_params=tuple(params),
+        prepare=_masks(e, size),
+        length=e.corpus.length,
+    )
+    state = jax.eval_shape(program.init, shapes_of(copied) if copied else {})
+    student = hub.Model("the student", family, config, {}, Path(), "", "")
+    return Sketch(student=student, program=program, state=state)
+
+
+def compile_ahead(run: Sketch, topology: Topology) -> Need | str:
+    """Compile the step for TPUs that are not here; gives what the compiler says where they are too small.
+
+    Raises UserError without the TPU compiler, and for a shape that does not exist.
+    """
+    e, program = run.program.experiment, run.program
+    mesh = sharding.make_mesh(e.fsdp, e.tensor, devices(topology))
+    sharding.check_batch(e.batch_size, e.accumulate, mesh)
+    shardings = sharding.state_shardings(run.state, mesh, len(e.lanes()))
+    rows = sharding.rows_sharding(mesh, lanes=len(e.lanes()) > 1)
+    batch = jax.tree.map(lambda x: x.update(sharding=rows), _batch(program, e.batch_size))
+    step: Any = sharding.jit_step(program.step(program.teachers), shardings, mesh)
+    try:
+        with jax.set_mesh(mesh):
+            lowered = step.lower(_placed(run.state, shardings), _teachers(run, mesh), batch)
+            compiled = lowered.compile(compiler_options=QUICKLY)
+    except jax.errors.JaxRuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        used = re.search(r"[Uu]sed ([\d.]+\w+) of ([\d.]+\w+)", str(error))
+        return f"{used[1]} of {used[2]}" if used else str(error).partition("\n")[0][:200]
+    memory = compiled.memory_analysis()
+    return Need(
+        held=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        flops=_alone(run, topology)[0],
+        sent=collectives(compiled.as_text()),
+        compiled=True,
+    )
+
+
+def reckon(run: Sketch, topology: Topology) -> Need:
+    """Reckon what compiling would tell: an upper bound of temporaries, and what data parallelism has to send."""
+    e = run.program.experiment
+    mesh = sharding.imagine_mesh(topology.size, e.fsdp, e.tensor)
+    sharding.check_batch(e.batch_size, e.accumulate, mesh)
+    flops, peak = _alone(run, topology)
+    state = _shares(run.state, sharding.state_shardings(run.state, mesh, len(e.lanes())))
+    teachers = _teachers(run, mesh)
+    theirs = _shares(teachers, jax.tree.map(lambda x: x.sharding, teachers))
+    weights = sum(map(_size, jax.tree.leaves(run.state.params))) / e.tensor
+    sent = dict.fromkeys(KINDS, 0) | {"all-reduce": int(weights) if e.fsdp == 1 else int(weights / e.fsdp)}
+    if (
+        e.fsdp > 1
+    ):  # forward and backward of each micro-batch gather the weights, and gradients are shared out again
+        sent |= {
+            "all-gather": int(weights * 2 * e.accumulate),
+            "reduce-scatter": int(weights * e.accumulate),
+        }
+    return Need(
+        held=state + theirs,
+        temporaries=peak,
+        flops=flops,
+        sent=(sent, dict.fromkeys(KINDS, 0)),
+        compiled=False,
+    )
+
+
+def devices(topology: Topology) -> list[Any]:
+    """Describe the chips of a TPU topology to the compiler."""
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # which would look for the chips
+    from jax.experimental import topologies
+
+    shape = "x".join(map(str, topology.shape))
+    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{topology.chip.name}:{shape}", **several
+        )
+    except Exception as error:
+        raise UserError(
+            f"the TPU compiler knows no {topology} here ({str(error).splitlines()[0][:200]}); pip install "
+            "'flaxdistill[tpu]', or name another topology"
+        ) from None
+    return list(found.devices)
+
+
+def _alone(run: Sketch, topology: Topology) -> tuple[float, float]:
+    """Count what a chip computes and holds of its rows alone; those that share a row share what it takes."""
+    e, program = run.program.experiment, run.program
+    rows = e.batch_size // (topology.size // e.tensor)
+    step = program.step(program.teachers)
+    found = cost(step, run.state, program.teacher_params, _batch(program, rows))
+    return found.flops / e.tensor, found.peak / e.tensor
+
+
+def _with_attention(e: Experiment, attention: Attention) -> Experiment:
+    set_ = functools.partial(dataclasses.replace, attention=attention)
+    return dataclasses.replace(
+        e,
+        student=set_(e.student),
+        teacher=set_(e.teacher) if e.teacher else None,
+        ensemble={name: set_(teacher) for name, teacher in e.ensemble.items()},
+    )
+
+
+def _frozen(config: Any, how: Any) -> Any:
+    encode = make_apply(config, how.dtype, how.attention)
+    return lambda params, batch: encode(params, batch, None)
+
+
+def _masks(e: Experiment, size: int) -> Any:
+    """Make what prepares batches, with a vocabulary of the right size and no words."""
+    special = dict(pad=0, unk=1, cls=2, sep=3, mask=4)
+    words = Vocabulary(
+        tokenizer=None, size=size, special_ids=tuple(special.values()), digest="", config={}, **special
+    )
+    task: Any = e.task
+    if getattr(task, "whole_words", False):  # which takes words, and costs nothing that counts
+        task = dataclasses.replace(task, whole_words=False)
+
+    def prepare(lane: Lane) -> Any:
+        return task.make_prepare(words, lambda: np.ones(size), 2 * lane.seed)
+
+    return prepare
+
+
+def _batch(program: Program, rows: int) -> Any:
+    """Describe a batch of ``rows`` of the longest rows there are, for all lanes."""
+    e, length, labels = program.experiment, program.length, None
+    if isinstance(e.task, Labelled):
+        asked = {"sequence": 1, "tokens": length, "span": 2}[e.task.head]
+        labels = jax.ShapeDtypeStruct((1, asked), np.float32 if e.task.figure == "pearson" else np.int32)
+    lanes = (len(e.lanes()),) if len(e.lanes()) > 1 else ()
+    row = abstract_batch(length, labels)
+    return jax.tree.map(lambda x: x.update(shape=(*lanes, rows, *x.shape[1:])), row)
+
+
+def _teachers(run: Sketch, mesh: Any) -> tuple[Any, ...]:
+    """Give teachers' shapes with where they lie on a mesh, as ``judging.freeze`` places them."""
+    found = []
+    hows = run.program.experiment.compared().values()
+    for params, how in zip(run.program.teacher_params, hows, strict=False):
+        split = sharding.state_shardings({"model": params}, mesh)["model"]
+        whole = jax.tree.map(lambda _: sharding.replicated(mesh), params)
+        found.append(_placed(params, split if how.sharded else whole))
+    return tuple(found)
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, place: x.update(sharding=place), shapes, shardings)
+
+
+def _shares(shapes: Any, shardings: Any) -> int:
+    """Count the bytes of one chip's shares."""
+    return sum(
+        math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
+        for x, place in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
+    )
