@@ -150,15 +150,15 @@ def reckon(run: Sketch, topology: Topology) -> Need:
     state = _shares(run.state, sharding.state_shardings(run.state, mesh, len(e.lanes())))
     teachers = _teachers(run, mesh)
     theirs = _shares(teachers, jax.tree.map(lambda x: x.sharding, teachers))
-    weights = sum(map(_size, jax.tree.leaves(run.state.params))) / e.tensor
-    sent = dict.fromkeys(KINDS, 0) | {"all-reduce": int(weights) if e.fsdp == 1 else int(weights / e.fsdp)}
+    weights = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(run.state.params)) / e.tensor
+    sent = dict.fromkeys(KINDS, 0)
+    if topology.size > e.tensor * e.fsdp:
+        sent["all-reduce"] = int(weights / e.fsdp)
     if (
         e.fsdp > 1
     ):  # forward and backward of each micro-batch gather the weights, and gradients are shared out again
-        sent |= {
-            "all-gather": int(weights * 2 * e.accumulate),
-            "reduce-scatter": int(weights * e.accumulate),
-        }
+        sent["all-gather"] = int(weights * 2 * e.accumulate)
+        sent["reduce-scatter"] = int(weights * e.accumulate)
     return Need(
         held=state + theirs,
         temporaries=peak,

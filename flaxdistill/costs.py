@@ -36,8 +36,8 @@ def _flops(jaxpr: Jaxpr) -> float:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
-            left = eqn.invars[0].aval.shape
-            total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+            left, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
+            total += 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
         inner = [_flops(part) for part in _inner(eqn)]
         if inner:
             total += _turns(eqn) * (max(inner) if eqn.primitive.name == "cond" else sum(inner))
@@ -79,6 +79,11 @@ def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
                 yield part.jaxpr
             elif isinstance(part, Jaxpr):
                 yield part
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = getattr(value.aval, "shape", ())
+    return shape
 
 
 def _shape(value: Any) -> tuple[int, ...]:
