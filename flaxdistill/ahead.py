@@ -47,11 +47,13 @@ class Sketch:
 class Need:
     """What one chip holds, computes and sends in a step. Bytes; ``flops`` of products alone.
 
+    ``weights``: what of all that is held every micro-batch reads.
     ``sent``: what collectives result in, by kind, outside of loops and in all turns of loops. Of what is not ``compiled``
     the temporaries are those of a program in which nothing is fused.
     """
 
     held: float
+    weights: float
     temporaries: float
     flops: float
     sent: tuple[dict[str, int], dict[str, int]]
@@ -110,7 +112,7 @@ def sketch(e: Experiment, earlier: Mapping[str, hub.Model]) -> Sketch:
     return Sketch(student=student, program=program, state=state)
 
 
-def compile_ahead(run: Sketch, topology: Topology) -> Need | str:
+def compile_ahead(run: Sketch, topology: Topology, options: Mapping[str, Any] = QUICKLY) -> Need | str:
     """Compile the step for TPUs that are not here; gives what the compiler says where they are too small.
 
     Raises UserError without the TPU compiler, and for a shape that does not exist.
@@ -125,7 +127,7 @@ def compile_ahead(run: Sketch, topology: Topology) -> Need | str:
     try:
         with jax.set_mesh(mesh):
             lowered = step.lower(_placed(run.state, shardings), _teachers(run, mesh), batch)
-            compiled = lowered.compile(compiler_options=QUICKLY)
+            compiled = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -134,6 +136,7 @@ def compile_ahead(run: Sketch, topology: Topology) -> Need | str:
     memory = compiled.memory_analysis()
     return Need(
         held=memory.argument_size_in_bytes,
+        weights=_weights(run, mesh, shardings),
         temporaries=memory.temp_size_in_bytes,
         flops=_alone(run, topology)[0],
         sent=collectives(compiled.as_text()),
@@ -147,20 +150,21 @@ def reckon(run: Sketch, topology: Topology) -> Need:
     mesh = sharding.imagine_mesh(topology.size, e.fsdp, e.tensor)
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
     flops, peak = _alone(run, topology)
-    state = _shares(run.state, sharding.state_shardings(run.state, mesh, len(e.lanes())))
-    teachers = _teachers(run, mesh)
-    theirs = _shares(teachers, jax.tree.map(lambda x: x.sharding, teachers))
-    weights = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(run.state.params)) / e.tensor
+    shardings = sharding.state_shardings(run.state, mesh, len(e.lanes()))
+    read = _weights(run, mesh, shardings)
+    held = read + _shares(run.state, shardings) - _shares(run.state.params, shardings.params)
+    whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(run.state.params)) / e.tensor
     sent = dict.fromkeys(KINDS, 0)
     if topology.size > e.tensor * e.fsdp:
-        sent["all-reduce"] = int(weights / e.fsdp)
+        sent["all-reduce"] = int(whole / e.fsdp)
     if (
         e.fsdp > 1
     ):  # forward and backward of each micro-batch gather the weights, and gradients are shared out again
-        sent["all-gather"] = int(weights * 2 * e.accumulate)
-        sent["reduce-scatter"] = int(weights * e.accumulate)
+        sent["all-gather"] = int(whole * 2 * e.accumulate)
+        sent["reduce-scatter"] = int(whole * e.accumulate)
     return Need(
-        held=state + theirs,
+        held=held,
+        weights=read,
         temporaries=peak,
         flops=flops,
         sent=(sent, dict.fromkeys(KINDS, 0)),
@@ -247,6 +251,13 @@ def _teachers(run: Sketch, mesh: Any) -> tuple[Any, ...]:
         whole = jax.tree.map(lambda _: sharding.replicated(mesh), params)
         found.append(_placed(params, split if how.sharded else whole))
     return tuple(found)
+
+
+def _weights(run: Sketch, mesh: Any, shardings: Any) -> int:
+    """Count the bytes of a chip's shares of the student and of its teachers."""
+    teachers = _teachers(run, mesh)
+    theirs = _shares(teachers, jax.tree.map(lambda x: x.sharding, teachers))
+    return theirs + _shares(run.state.params, shardings.params)
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

@@ -86,10 +86,5 @@ def _shape(value: Any) -> tuple[int, ...]:
     return shape
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    shape: tuple[int, ...] = getattr(value.aval, "shape", ())
-    return shape
-
-
 def _bytes(value: Any) -> int:
     return math.prod(_shape(value)) * getattr(getattr(value.aval, "dtype", None), "itemsize", 4)

@@ -68,7 +68,7 @@ def forecast(run: Sketch, topology: Topology, need: Need) -> Forecast:
     low, high = chip.utilisation
     products = need.flops / (chip.tflops * 1e12)
     # Every update reads and writes all that is held; every micro-batch reads the weights, forward, twice backward.
-    memory = need.held * (2 + 3 * e.accumulate) / (chip.hbm_gb_s * 1e9)
+    memory = (2 * need.held + 3 * e.accumulate * need.weights) / (chip.hbm_gb_s * 1e9)
     links = _seconds(need, topology)
     return Forecast(
         seconds=(max(products / high, memory, links), products / low + memory + links),
@@ -147,12 +147,19 @@ def _facts(run: Sketch, topology: Topology, need: Need) -> dict[str, str]:
     told = forecast(run, topology, need)
     rows = e.batch_size // (topology.size // e.tensor)
     outside, looped = need.sent
+    # Temporaries grow with the rows of a micro-batch; a fifth of the memory is left alone.
+    fewer = [
+        n
+        for n in range(1, e.accumulate)
+        if rows % n == 0 and need.held + need.temporaries * e.accumulate / n < 0.8 * chip.hbm_gib * GIB
+    ]
+    room = {"room": f"--accumulate {fewer[0]} seems to fit too, and takes less time"} if fewer else {}
     sizes = {kind: outside[kind] + looped[kind] for kind in outside}
     sent = ", ".join(f"{kind} {size / 2**20:,.0f} MiB" for kind, size in sizes.items() if size > 2**20)
     products, memory, links = told.parts
     low, high = chip.utilisation
     tokens = rows * run.program.length * len(e.lanes())
-    return {
+    facts = {
         "rows of a chip": f"{rows} of {run.program.length} tokens, {rows // e.accumulate} at a time",
         "memory of a chip": f"{need.held / GIB:.2f} GiB state and teachers + {need.temporaries / GIB:.2f} GiB "
         f"{'temporaries' if need.compiled else 'temporaries at most'} of {chip.hbm_gib:g} GiB",
@@ -167,6 +174,7 @@ def _facts(run: Sketch, topology: Topology, need: Need) -> dict[str, str]:
         "assumed": f"products at {high:.0%} of the peak and all else hidden behind them, to {low:.0%} and nothing hidden; "
         "no waiting for data, no evaluations, no saving",
     }
+    return room | facts
 
 
 def _figures(ends: tuple[float, float]) -> str:
