@@ -8,6 +8,7 @@ import difflib
 import fnmatch
 import importlib.util
 import keyword
+import sys
 import traceback
 import typing
 from collections.abc import Mapping, Sequence
@@ -142,6 +143,7 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file; a config ends in .py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses of its own look for what their annotations name
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -159,3 +159,20 @@ def test_glue_by_name():
     assert GLUE["stsb"].corpus("stsb", library="tfds").sources[0].path == "tfds:glue/stsb"
     assert stages["stsb_student"].task.figure == "pearson" and GLUE["cola"].task.figure == "matthews"
     assert len(GLUE) == 9
+
+
+OWN = """from __future__ import annotations
+import dataclasses
+
+
+@dataclasses.dataclass
+class Size:
+    n: int = 3
+
+
+"""
+
+
+def test_a_config_may_define_what_it_uses(tmp_path):
+    text = f"{OWN}{SINGLE}\nconfig = dataclasses.replace(config, steps=Size().n)\n"
+    assert read(tmp_path, text).experiments[""].steps == 3
