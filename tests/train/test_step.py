@@ -73,16 +73,31 @@ def reference(tokens):
     return run(1, 1, tokens=tokens)
 
 
+SPLITS = [
+    (
+        "real",
+        devices,
+        accumulate,
+        *((devices, 1) if axis == "fsdp" else (1, devices) if axis == "tensor" else (1, 1)),
+    )
+    for devices in (1, 2, 4)
+    for accumulate in (1, 2, 4)
+    for axis in ("data", "fsdp", "tensor")
+    if devices > 1 or axis == "data"
+]
+QUICK = [
+    ("real", 1, 2, 1, 1),
+    ("real", 8, 1, 1, 1),
+    ("real", 8, 2, 2, 1),
+    ("masked", 4, 2, 1, 1),
+    ("real", 2, 1, 1, 2),
+    ("masked", 8, 2, 2, 2),
+]
+
+
 @pytest.mark.parametrize(
     ("tokens", "devices", "accumulate", "fsdp", "tensor"),
-    [
-        ("real", 1, 2, 1, 1),
-        ("real", 8, 1, 1, 1),
-        ("real", 8, 2, 2, 1),
-        ("masked", 4, 2, 1, 1),
-        ("real", 2, 1, 1, 2),
-        ("masked", 8, 2, 2, 2),
-    ],
+    [*QUICK, *(pytest.param(*split, marks=pytest.mark.slow) for split in SPLITS if split not in QUICK)],
 )
 def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp, tensor):
     state, metrics = reference(tokens)
