@@ -142,7 +142,9 @@ def test_only_what_is_not_there(tmp_path):
 
 
 def test_glue_by_name():
-    stages = configuration.read("glue", ("--only", "mnli_student", "stsb_*"), prog="flaxdistill distill").experiments
+    stages = configuration.read(
+        "glue", ("--only", "mnli_student", "stsb_*"), prog="flaxdistill distill"
+    ).experiments
     assert list(stages) == ["stsb_teacher", "stsb_student", "stsb_control", "mnli_teacher", "mnli_student"]
     mnli = stages["mnli_student"]
     (source,), (held_out,) = mnli.corpus.sources, mnli.corpus.held_out_sources
