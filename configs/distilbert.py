@@ -32,6 +32,7 @@ config = Experiment(
     corpus=Corpus(
         sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),),
         held_out=0.001,
+        duplicates="keep",
         length=512,
     ),
     task=MLM(rate=0.15, scope="batch", smoothing=0.7, random_specials=True),

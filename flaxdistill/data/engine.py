@@ -7,18 +7,23 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any, Literal
 
 from flaxdistill.data.filling import Task, read_facts
 from flaxdistill.errors import UserError
 
 # Bytes of text below which processes take longer to start than one takes to do the work.
-WORTH = 2**24
+WORTH = 2**26
+
+Run = Callable[[Sequence[Task]], Iterator[dict[str, Any]]]
+Begin = Callable[[Sequence[Task]], None]
+Finish = Callable[[Task], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,9 @@ class Engine:
     """What turns text into blocks; these are the same, byte by byte, whatever does it."""
 
     kind: Literal["processes", "beam"] = "processes"
-    processes: int | None = None  # of this machine; None: one a core, where there are so many shards
+    processes: int | None = (
+        None  # of this machine; None: one a core, where there are so many shards and the text is long
+    )
     options: tuple[str, ...] = ()  # of beam, such as runner=FlinkRunner flink_master=host:8081
 
     def __post_init__(self) -> None:
@@ -42,38 +49,43 @@ class Engine:
             )
 
 
-def run(engine: Engine, tasks: Sequence[Task]) -> Generator[dict[str, Any], None, None]:
-    """Do what is not done yet, and yield the facts of all tasks in their order, each as soon as it can be told.
+@contextlib.contextmanager
+def working(engine: Engine, *passes: Sequence[Task]) -> Iterator[Run]:
+    """Give the function that does the tasks of one pass after the other, those that are not done yet.
 
-    The tasks may be done in any order and anywhere, more than once too: what a folder holds follows from its task. Raises
-    UserError for the first that cannot be done; the folders that are whole stay.
+    It yields their facts in order, as soon as they can be told. Tasks may be done in any order, anywhere and more than once:
+    what a folder holds follows from its task. Raises UserError for what cannot be done; folders that are whole stay.
     """
-    todo = [task for task in tasks if not task.folder.exists()]
-    with _workers(engine, todo) as finish:
-        for task in tasks:
-            if not task.folder.exists():
-                finish(task)
-            yield read_facts(task.folder)
+    with _workers(engine, [_todo(tasks) for tasks in passes]) as (begin, finish):
+
+        def run(tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+            begin(_todo(tasks))
+            for task in tasks:
+                if not task.folder.exists():
+                    finish(task)
+                yield read_facts(task.folder)
+
+        yield run
+
+
+def _todo(tasks: Sequence[Task]) -> list[Task]:
+    return [task for task in tasks if not task.folder.exists()]
 
 
 @contextlib.contextmanager
-def _workers(engine: Engine, todo: Sequence[Task]) -> Iterator[Callable[[Task], None]]:
-    """Begin with the tasks, and give the function that waits until one of them is done."""
-    number = min(engine.processes or _suitable(todo), len(todo))
-    if engine.kind == "beam" and todo:
+def _workers(engine: Engine, passes: Sequence[Sequence[Task]]) -> Iterator[tuple[Begin, Finish]]:
+    """Give what begins with some tasks, and what waits until one of them is done."""
+    large = max(sum(task.size for task in tasks) for tasks in passes) >= WORTH
+    number = min(engine.processes or (_cores() if large else 1), max(map(len, passes)))
+    if engine.kind == "beam":
         from flaxdistill.data import beam
 
-        beam.run(todo, engine.options)
-        yield _missing
+        yield lambda tasks: beam.run(tasks, engine.options) if tasks else None, _missing
     elif number > 1:
-        with _pool(number, todo) as finish:
-            yield finish
+        with _pool(number) as both:
+            yield both
     else:
-        yield Task.do
-
-
-def _suitable(todo: Sequence[Task]) -> int:
-    return _cores() if sum(task.size for task in todo) >= WORTH else 1
+        yield lambda tasks: None, Task.do
 
 
 def _cores() -> int:
@@ -81,16 +93,20 @@ def _cores() -> int:
 
 
 @contextlib.contextmanager
-def _pool(number: int, todo: Sequence[Task]) -> Iterator[Callable[[Task], None]]:
-    # Spawned: a fork of a process that has loaded jax may deadlock.
+def _pool(number: int) -> Iterator[tuple[Begin, Finish]]:
     others = set(multiprocessing.active_children())
     # Twice the cores, so that those left idle by the last shards find work.
     threads = max(1, 2 * _cores() // number)
+    # Spawned: a fork of a process that has loaded jax may deadlock.
     pool = ProcessPoolExecutor(number, multiprocessing.get_context("spawn"), _begin, (threads,))
+    done: dict[Path, Future[None]] = {}
+
+    def begin(tasks: Sequence[Task]) -> None:
+        done.update({task.folder: pool.submit(task.do) for task in tasks})
 
     def finish(task: Task) -> None:
         try:
-            done[task.folder].result()
+            done.pop(task.folder).result()
         except BrokenProcessPool:
             raise UserError(
                 f"one of the {number} processes that prepare the text has ended, perhaps for want of memory; run the same "
@@ -98,8 +114,7 @@ def _pool(number: int, todo: Sequence[Task]) -> Iterator[Callable[[Task], None]]
             ) from None
 
     try:
-        done = {task.folder: pool.submit(task.do) for task in todo}
-        yield finish
+        yield begin, finish
     except BaseException:
         for child in set(multiprocessing.active_children()) - others:
             child.kill()  # what it is at is not whole, and begins anew

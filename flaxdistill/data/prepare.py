@@ -16,7 +16,7 @@ import numpy as np
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.duplicates import find_duplicates
-from flaxdistill.data.engine import Engine, run
+from flaxdistill.data.engine import Engine, working
 from flaxdistill.data.filling import Report, Task, fill, fingerprint, read_facts, remove_abandoned, stored
 from flaxdistill.data.passes import (
     BLOCKS,
@@ -24,6 +24,7 @@ from flaxdistill.data.passes import (
     HELD_OUT,
     blocks,
     read_candidates,
+    read_plan,
     survey,
     write_plan,
 )
@@ -100,27 +101,26 @@ def _write(
     if done := sum(task.folder.exists() for task in (*surveys, *packing)):
         report(f"goes on in {parts}: {done} of {len(surveys)} + {len(packing)} passes over shards are done")
 
-    # Every shard is looked at before any is packed: which documents are held out, and which copies are first, is known then.
-    for _ in run(engine, surveys):
-        pass
-    with _refusing(parts):
-        fill(plan, partial(_settle, corpus, train, [task.folder for task in surveys], vocabulary, report))
-
     places = [
         f"{source.path}, shard {n} of {len(own)}"
         for source, own in zip(corpus.sources, train, strict=True)
         for n in range(1, len(own) + 1)
     ]
     packed = []
-    with contextlib.closing(run(engine, packing)) as told:
-        for place, task, facts in zip(places, packing, told, strict=True):
+    with working(engine, surveys, packing) as run:
+        # Every shard is looked at before any is packed: then it is known what is held out, and which copies are the first.
+        for _ in run(surveys):
+            pass
+        with _refusing(parts):
+            fill(plan, partial(_settle, corpus, train, [task.folder for task in surveys], vocabulary, report))
+        for place, task, facts in zip(places, packing, run(packing), strict=True):
             packed.append((task.folder, facts))
             report(
                 f"{place}: {facts['rows']} blocks of {facts['documents']} documents, "
                 f"{facts['near_duplicates']} near-duplicates dropped"
             )
 
-    vocabulary = load_vocabulary(plan)
+    vocabulary = read_plan(plan).vocabulary
     with writing(folder):
         vocabulary.save(folder)
         for path in plan.glob(f"{HELD_OUT}*.npy"):

@@ -33,7 +33,7 @@ class Shard:
     fingerprint: str  # changes when the documents may have changed
     documents: Callable[[], Iterator]  # non-empty strings, or Examples; can be pickled
     classes: tuple[str, ...] = ()  # names that a dataset declares for its labels, in its order
-    size: int = 2**24  # bytes of its file; of what is no file enough to be worth a process
+    size: int = 2**26  # bytes of its file; of what is no file enough to be worth a process
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from flaxdistill.data.tokenizer import Vocabulary
 # repeating an earlier training document.
 COUNTS = ("documents", "held_out", "near_duplicates", "duplicates")
 
+# Of a batch: large enough for the tokenizer's threads and small enough for flat memory.
+DOCUMENTS, CHARACTERS = 2000, 2_000_000
+
 
 def document_hash(document: str) -> int:
     """Hash a document to 64 bits."""
@@ -55,7 +58,7 @@ def first_tokens(
     texts: dict[int, str], vocabulary: Vocabulary, tokens: int
 ) -> tuple[set[int], list[np.ndarray]]:
     """Take as many of the candidates as hold so many tokens: their hashes and their token ids, int32 [n] each."""
-    documents = [ids for batch in _batched(texts.values()) for ids in vocabulary.encode(batch)]
+    documents = [ids for batch in batched(texts.values()) for ids in vocabulary.encode(batch)]
     count = int(np.searchsorted(np.cumsum([len(ids) for ids in documents]), tokens)) + 1
     return set(list(texts)[:count]), documents[:count]
 
@@ -86,7 +89,7 @@ class TrainingDocuments:
 
     def _encoded(self) -> Iterator[list[np.ndarray]]:
         first = 0
-        for batch in _batched(self.shard.documents()):
+        for batch in batched(self.shard.documents()):
             begin, end = np.searchsorted(self.duplicates, (first, first + len(batch)))
             again = np.zeros(len(batch), bool)
             again[self.duplicates[begin:end] - first] = True
@@ -98,13 +101,13 @@ class TrainingDocuments:
             yield self.vocabulary.encode([d for d, skip in zip(batch, left_out, strict=True) if not skip])
 
 
-def _batched(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Cut documents into lists large enough for the tokenizer's threads and small enough for flat memory."""
+def batched(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Cut documents into lists that are tokenised at once."""
     batch, characters = [], 0
     for document in documents:
         batch.append(document)
         characters += len(document)
-        if len(batch) == 2000 or characters > 2_000_000:
+        if len(batch) == DOCUMENTS or characters > CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:
