@@ -125,9 +125,6 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "daemon=True).start()": "daemon=True)",
         "number > 1": "number > 2",
     },
-    ("data/filling.py", "data/test_engine.py"): {
-        "shutil.rmtree(temporary, ignore_errors=True)": "os.rename(temporary, final)",
-    },
     ("data/split.py", "data/test_engine.py"): {
         "self.duplicates[begin:end] - first": "self.duplicates[begin:end]",
         "out | again if self.drop else out": "out | again",

@@ -17,6 +17,7 @@ from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.engine import Engine
 from flaxdistill.data.prepare import prepare
 from flaxdistill.data.sources import Source
+from flaxdistill.data.split import COUNTS
 from flaxdistill.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,13 +63,15 @@ def held(folder):
 
 @pytest.mark.parametrize("explicit", [False, True])
 def test_any_number_of_processes_writes_the_same_bytes(folder, explicit):
-    settings = {"held_out_sources": held(folder)} if explicit else {}
+    settings = {"held_out_sources": held(folder)} if explicit else {"held_out": 0.4}
     stores = [
         prepare(corpus(folder, **settings), folder / str(number), engine=Engine(processes=number))
         for number in (1, 2)
     ]
     assert stores[0].path.name == stores[1].path.name
     assert files(stores[0].path) == files(stores[1].path)
+    counted = [sum(source[name] for name in COUNTS) for source in stores[0].manifest["train"]]
+    assert counted == [61 + 63 + 41, 41]  # every document once, whatever became of it
     assert [p.name for p in (folder / "2").iterdir()] == [stores[1].path.name]
 
 
@@ -169,12 +172,16 @@ def test_a_killed_preparation_goes_on_with_the_shards_that_are_whole(folder, mon
     workers = children(process.pid)
     assert len(workers) >= number * (number > 1)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    process.stdout.close()  # not communicate(): a worker that stays has it open too
     for _ in range(100):
         if not any(map(alive, workers)):
             break
         time.sleep(0.1)
-    assert not any(map(alive, workers)), "what nobody waits for goes on"
+    left = [worker for worker in workers if alive(worker)]
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left, "what nobody waits for goes on"
 
     (parts,) = (path for path in (folder / "stores").iterdir() if path.name.endswith(".parts"))
     whole = sorted(path.name for path in parts.iterdir() if path.name.startswith("blocks"))
