@@ -207,11 +207,11 @@ def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Repor
         # An earlier stage that trained its vocabulary on this very corpus has left blocks that fit as they are,
         # unless the text has changed since.
         if workdir.trained_on(model, corpus):
-            store = prepare(corpus, folder, report=report)
+            store = prepare(corpus, folder, engine=e.engine, report=report)
             if store.vocabulary().digest == load_vocabulary(model.directory).digest:
                 return store
         corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
-    return prepare(corpus, folder, report=report)
+    return prepare(corpus, folder, engine=e.engine, report=report)
 
 
 def read(path: str, run: Path, report: Report = lambda line: None) -> Model:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.engine import Engine
 from flaxdistill.errors import UserError
 from flaxdistill.lanes import Lane
 from flaxdistill.losses.base import Loss
@@ -101,6 +102,7 @@ class Experiment:
     save_every: int = 500
     eval_batch_size: int = 64
     data_dir: str | None = None  # where prepared blocks are kept; None: beside the run
+    engine: Engine = Engine()  # what prepares them
 
     def __post_init__(self):
         counts = (
@@ -200,6 +202,10 @@ FREE = (
     "save_every",
     "eval_batch_size",
     "data_dir",
+    "engine",
+    "engine.kind",
+    "engine.processes",
+    "engine.options",
     "doctor",
     "student.remat",
     "teacher.sharded",

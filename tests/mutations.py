@@ -116,6 +116,20 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "- jnp.where(hit, hard_weight[..., None], 0.0)": "- jnp.where(hit, 1.0, 0.0)",
         'gradient += shares["soft"](soft_weight)': 'gradient += shares["soft"](soft_weight) / 2',
     },
+    ("data/duplicates.py", "data/test_engine.py"): {
+        "(order + self.hashes.rows)": "order",
+        "        again = order[1:]": "        order = order[::-1]\n        again = order[1:]",
+        "range(0, len(hashes), SORTED)": "range(0, 1)",
+    },
+    ("data/engine.py", "data/test_engine.py"): {
+        "daemon=True).start()": "daemon=True)",
+        "number > 1": "number > 2",
+    },
+    ("data/split.py", "data/test_engine.py"): {
+        "self.duplicates[begin:end] - first": "self.duplicates[begin:end]",
+        "out | again if self.drop else out": "out | again",
+        "(again & ~out).sum()": "again.sum()",
+    },
     ("data/buckets.py", "data/test_examples.py"): {
         "waiting = waiting[whole:]": "waiting = waiting[:0]",
         "np.searchsorted(edges, tokens)": 'np.searchsorted(edges, tokens, side="right") - 1',

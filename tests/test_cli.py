@@ -236,7 +236,10 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
 
 
 def test_prepare_is_enough_for_a_run(home, tmp_path):
-    out = succeed("prepare", home / "alone.py", "--workdir", tmp_path, "--data-dir", tmp_path / "blocks")
+    engine = ("--engine.kind", "processes", "--engine.processes", "2")
+    out = succeed(
+        "prepare", home / "alone.py", "--workdir", tmp_path, "--data-dir", tmp_path / "blocks", *engine
+    )
     assert "wrote" in out
     (store,) = (tmp_path / "blocks").iterdir()
     before = {file.name: file.stat().st_mtime_ns for file in store.iterdir()}

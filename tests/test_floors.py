@@ -17,7 +17,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (1, "__init__.py", set()),
     (1, "errors.py", set()),
     (1, "files.py", {"safetensors"}),
-    (1, "data/", {"numpy", "tokenizers", "pyarrow", "datasets", "tensorflow_datasets"}),
+    (1, "data/", {"numpy", "tokenizers", "pyarrow", "datasets", "tensorflow_datasets", "apache_beam"}),
     (1, "pytrees.py", {"jax"}),
     (1, "tree.py", {"jax"}),
     (1, "layer_map.py", set()),
@@ -153,6 +153,8 @@ def test_runs_no_text(file):
 def test_walls():
     """What the design says in so many words, beside the table."""
     assert {row for _, row, third in FLOORS if "flax" in third} == {"models/"}
+    beams = [file for file in FILES if any(name.startswith("apache_beam") for name in imported(parse(file)))]
+    assert beams == ["data/beam.py"]
     assert ROWS["data/"] < ROWS["pytrees.py"]
     for file in FILES:
         others = {row_of(other) for other in own(file)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
@@ -19,6 +20,8 @@ class Corpus:
     held_out: float = 0.02
     # At most so many blocks are kept for evaluation; documents beyond them stay in training.
     held_out_blocks: int = 1024
+    # What becomes of a document that stands, letter by letter, in the sources before: the manifest counts them either way.
+    duplicates: Literal["drop", "keep"] = "keep"
     # Directory or file of an existing tokenizer; None: train a WordPiece vocabulary on `sources`.
     tokenizer: str | None = None
     # Entries, when a vocabulary is trained.

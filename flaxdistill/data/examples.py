@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.filling import Report, stored
 from flaxdistill.data.pack import id_dtype
-from flaxdistill.data.prepare import Report, closing, stored
+from flaxdistill.data.prepare import closing
 from flaxdistill.data.sources import Example, Shard, Source
 from flaxdistill.data.split import document_hash
 from flaxdistill.data.store import FORMAT, Store

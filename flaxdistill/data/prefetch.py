@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sys
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -45,3 +47,11 @@ def prefetch(
             yield take(stop - len(ahead), ahead.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield items in order, while one thread takes the next of them from where they come."""
+    source, end = iter(items), object()
+    taken: Generator[Any, None, None] = prefetch(lambda _: next(source, end), 0, sys.maxsize, depth=1)
+    with contextlib.closing(taken):
+        yield from itertools.takewhile(lambda item: item is not end, taken)

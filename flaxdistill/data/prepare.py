@@ -2,145 +2,170 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import importlib.metadata
-import json
+import itertools
 import os
 import shutil
-import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.neardup import HeldOutIndex
-from flaxdistill.data.sources import Shard
-from flaxdistill.data.split import COUNTS, TrainingDocuments, candidates, document_hash, first_tokens
-from flaxdistill.data.store import FORMAT, MANIFEST, Store, open_store
+from flaxdistill.data.duplicates import find_duplicates
+from flaxdistill.data.engine import Engine, working
+from flaxdistill.data.filling import Report, Task, fill, fingerprint, read_facts, remove_abandoned, stored
+from flaxdistill.data.passes import (
+    BLOCKS,
+    DUPLICATES,
+    HELD_OUT,
+    blocks,
+    read_candidates,
+    read_plan,
+    survey,
+    write_plan,
+)
+from flaxdistill.data.sources import Shard, Source
+from flaxdistill.data.split import COUNTS, Candidates, document_hash, first_tokens
+from flaxdistill.data.store import FORMAT, Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.data.wordpiece import train_wordpiece
 from flaxdistill.data.writer import ArrayFile, block_writer, writing
 from flaxdistill.errors import UserError
 
-Report = Callable[[str], None]
 
-# Seconds without a write after which a half-written store has no process any more that works on it.
-ABANDONED_AFTER = 24 * 60 * 60
-
-
-def prepare(corpus: Corpus, directory: str | os.PathLike, *, report: Report = lambda text: None) -> Store:
+def prepare(
+    corpus: Corpus,
+    directory: str | os.PathLike,
+    *,
+    engine: Engine = Engine(),
+    report: Report = lambda text: None,
+) -> Store:
     """Turn a corpus into blocks in a folder of its own below ``directory``, or open it if it is there.
 
     The folder is named after everything that changes its bytes: content of the sources, tokenizer, held-out
     settings and block length, but not the weights of the sources. Held-out documents are never trained on,
     and neither are training documents that nearly repeat one (they are counted in the manifest).
+    Of what is repeated in the sources the first copy stays, where ``corpus.duplicates`` is drop. ``engine`` does the
+    work; what has been done to whole shards is kept when it is cut short, and the next call goes on from there.
     ``report`` is told, in one line each, what has been done.
     """
+    directory = Path(directory).absolute()
     train = [source.shards() for source in corpus.sources]
     held_out = [shard for source in corpus.held_out_sources for shard in source.shards()]
     vocabulary = load_vocabulary(corpus.tokenizer) if corpus.tokenizer else None
     settings = _settings(corpus, train, held_out, vocabulary)
-    return stored(
-        Path(directory),
-        settings,
-        lambda folder: _write_blocks(folder, corpus, train, held_out, vocabulary, report),
-        report,
-    )
+    parts = directory / f".{fingerprint(settings)}.parts"
+    remove_abandoned(parts, ".*-*")
 
+    def write(folder: Path) -> dict[str, Any]:
+        return _write(folder, parts, corpus, train, held_out, vocabulary, engine, report)
 
-def stored(
-    directory: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], report: Report
-) -> Store:
-    """Open the store below ``directory`` that ``settings`` describe, or let ``write`` fill it: whole or not at all."""
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    _remove_abandoned(directory, fingerprint)
-    final = directory / fingerprint
-    if final.exists():
-        store = open_store(final)
-        report(
-            f"reused {final}: {sum(map(len, store.train))} training and {len(store.held_out)} held-out blocks"
-        )
-        return store
-
-    # Renamed when whole; until then the name begins with a dot and is nobody's fingerprint.
-    temporary = directory / f".{fingerprint}-{uuid.uuid4().hex[:8]}"
-    with writing(temporary):
-        temporary.mkdir(parents=True)
     try:
-        manifest = {"format": FORMAT, "fingerprint": fingerprint, "settings": settings} | write(temporary)
-        with writing(temporary / MANIFEST), open(temporary / MANIFEST, "w") as file:
-            file.write(json.dumps(manifest, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.rename(temporary, final)
-        except OSError as error:
-            if not final.exists():
-                raise UserError(f"{temporary} cannot be renamed to {final} ({error.strerror})") from error
-            # Another process was faster; its store has the same bytes.
-            shutil.rmtree(temporary)
+        store = stored(directory, settings, write, report)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty, or never made
+            parts.rmdir()
+        if parts.exists():
+            report(f"kept what is done in {parts}: the same command goes on from there")
         raise
-    store = open_store(final)
-    report(
-        f"wrote {final}: {sum(map(len, store.train))} training and {len(store.held_out)} held-out blocks, "
-        f"{100 * store.manifest['padding']:.2f} % padding"
-    )
+    shutil.rmtree(parts, ignore_errors=True)
     return store
 
 
-def _remove_abandoned(directory: Path, fingerprint: str) -> None:
-    """Remove what killed runs left of this store; what was written to within a day may belong to a live one."""
-    for folder in directory.glob(f".{fingerprint}-*"):
-        try:
-            # A file that grows does not touch the time of its folder, so both count.
-            last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-        except OSError:  # finished or removed by its own process just now
-            continue
-        if time.time() - last > ABANDONED_AFTER:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_blocks(
+def _write(
     folder: Path,
+    parts: Path,
     corpus: Corpus,
     train: list[list[Shard]],
     held_out: list[Shard],
     vocabulary: Vocabulary | None,
+    engine: Engine,
     report: Report,
 ) -> dict[str, Any]:
-    """Write everything but the manifest, and return what it says about blocks."""
-    pool = held_out if corpus.held_out_sources else [shard for shards in train for shard in shards]
-    share = 1.0 if corpus.held_out_sources else corpus.held_out
-    # No language writes 16 characters per token, so texts beyond that are never needed.
-    texts, documents = candidates(pool, share, 16 * corpus.held_out_blocks * corpus.length)
+    """Write everything but the manifest, and return what it says. What is made of single shards is kept in ``parts``."""
+    shards = [shard for own in train for shard in own]
+    share = 0.0 if held_out else corpus.held_out
+    surveys = [
+        Task(parts / f"survey-{n:05d}", partial(survey, shard, part, _characters(corpus)), shard.size)
+        for n, (shard, part) in enumerate([*((s, share) for s in shards), *((s, 1.0) for s in held_out)])
+    ]
+    plan, drop = parts / "plan", corpus.duplicates == "drop"
+    packing = [
+        Task(parts / f"{BLOCKS}-{n:05d}", partial(blocks, shard, n, plan, corpus.length, drop), shard.size)
+        for n, shard in enumerate(shards)
+    ]
+    if done := sum(task.folder.exists() for task in (*surveys, *packing)):
+        report(f"goes on in {parts}: {done} of {len(surveys)} + {len(packing)} passes over shards are done")
+
+    places = [
+        f"{source.path}, shard {n} of {len(own)}"
+        for source, own in zip(corpus.sources, train, strict=True)
+        for n in range(1, len(own) + 1)
+    ]
+    packed = []
+    with working(engine, surveys, packing) as run:
+        # Every shard is looked at before any is packed: then it is known what is held out, and which copies are the first.
+        for _ in run(surveys):
+            pass
+        with _refusing(parts):
+            fill(plan, partial(_settle, corpus, train, [task.folder for task in surveys], vocabulary, report))
+        for place, task, facts in zip(places, packing, run(packing), strict=True):
+            packed.append((task.folder, facts))
+            report(
+                f"{place}: {facts['rows']} blocks of {facts['documents']} documents, "
+                f"{facts['near_duplicates']} near-duplicates dropped"
+            )
+
+    vocabulary = read_plan(plan).vocabulary
+    with writing(folder):
+        vocabulary.save(folder)
+        for path in plan.glob(f"{HELD_OUT}*.npy"):
+            shutil.copy(path, folder)
+    counts, sources, left = np.zeros(vocabulary.size, np.int64), [], iter(packed)
+    for number, (source, own) in enumerate(zip(corpus.sources, train, strict=True)):
+        folders, entries = zip(*itertools.islice(left, len(own)), strict=True)
+        with _refusing(parts):
+            total = _total(source, entries)
+        with block_writer(folder, f"train-{number}", vocabulary, corpus.length) as writer:
+            for part in folders:
+                writer.append(part, BLOCKS)
+        counts += writer.counts
+        sources.append({"path": source.path, **total, **writer.entries(), "shards": entries})
+    return closing(folder, vocabulary, counts, read_facts(plan), sources)
+
+
+def _settle(
+    corpus: Corpus,
+    train: list[list[Shard]],
+    surveys: list[Path],
+    vocabulary: Vocabulary | None,
+    report: Report,
+    folder: Path,
+) -> dict[str, Any]:
+    """Write what all surveys together say into a folder, and return what the manifest says of the held-out blocks."""
+    shards = sum(map(len, train))
+    pool = surveys[shards:] or surveys
+    candidates = Candidates(1.0 if surveys[shards:] else corpus.held_out, _characters(corpus))
+    for document in itertools.chain.from_iterable(map(read_candidates, pool)):
+        candidates.add(document_hash(document), document)
+    texts, documents = candidates.sorted(), sum(read_facts(part)["documents"] for part in pool)
     if not texts:
         raise UserError(
             f"no document is held out of {documents} with held_out {corpus.held_out}: "
             "add text, raise held_out or name held_out_sources"
         )
     if vocabulary is None:
-        vocabulary = train_wordpiece(
-            (
-                d
-                for shards in train
-                for shard in shards
-                for d in shard.documents()
-                if document_hash(d) not in texts
-            ),
-            corpus.vocab_size,
-        )
+        read = (document for own in train for shard in own for document in shard.documents())
+        vocabulary = train_wordpiece((d for d in read if document_hash(d) not in texts), corpus.vocab_size)
         report(f"trained a vocabulary of {vocabulary.size} entries")
-    with writing(folder):
-        vocabulary.save(folder)
 
     # No block holds more tokens of documents.
     chosen, ids = first_tokens(texts, vocabulary, corpus.held_out_blocks * (corpus.length - 2))
-    with block_writer(folder, "held_out", vocabulary, corpus.length) as writer:
+    with block_writer(folder, HELD_OUT, vocabulary, corpus.length) as writer:
         evaluation: dict[str, Any] = writer.write([ids], at_most=corpus.held_out_blocks)
     evaluation |= writer.entries() | {"documents": len(chosen)}
     if not evaluation["rows"]:
@@ -149,39 +174,40 @@ def _write_blocks(
             "add text, raise held_out or name held_out_sources"
         )
     report(f"held out {len(chosen)} documents: {evaluation['rows']} blocks")
-
-    index = HeldOutIndex.of(ids)
     # Explicit held-out text is no part of the sources: what they repeat of it counts as near-duplicates.
-    leave_out = set() if corpus.held_out_sources else chosen
-    counts = np.zeros(vocabulary.size, np.int64)
-    sources = []
-    for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=True)):
-        entries: list[dict[str, Any]] = []
-        with block_writer(folder, f"train-{number}", vocabulary, corpus.length) as writer:
-            for shard in shards:
-                training = TrainingDocuments(shard, vocabulary, index, leave_out)
-                written: dict[str, Any] = writer.write(training)
-                entries.append(
-                    {"name": shard.name, "fingerprint": shard.fingerprint} | training.counts | written
-                )
-                report(
-                    f"{source.path}, shard {len(entries)} of {len(shards)}: {written['rows']} blocks of "
-                    f"{training.counts['documents']} documents, "
-                    f"{training.counts['near_duplicates']} near-duplicates dropped"
-                )
-        total = {
-            key: sum(entry[key] for entry in entries) for key in (*COUNTS, "rows", "tokens", "real_tokens")
-        }
-        if not total["rows"]:
-            raise UserError(
-                f"source {source.path} gives 0 training blocks: of its documents {total['held_out']} are held "
-                f"out, {total['near_duplicates']} nearly repeat a held-out one and {total['documents']} are "
-                "left: add text or leave the source out"
-            )
-        counts += writer.counts
-        sources.append({"path": source.path, **total, **writer.entries(), "shards": entries})
+    write_plan(folder, vocabulary, ids, set() if corpus.held_out_sources else chosen)
+    duplicates = sum(find_duplicates(surveys[:shards], folder / DUPLICATES))
+    if duplicates:
+        done = "left out" if corpus.duplicates == "drop" else "kept; --corpus.duplicates drop leaves them out"
+        report(f"{duplicates} documents of the sources repeat one before them: {done}")
+    return evaluation
 
-    return closing(folder, vocabulary, counts, evaluation, sources)
+
+def _characters(corpus: Corpus) -> int:
+    # No language writes 16 characters per token, so texts beyond that are never needed.
+    return 16 * corpus.held_out_blocks * corpus.length
+
+
+def _total(source: Source, entries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Add up what the manifest says of a source's shards; raises UserError where they give nothing to train on."""
+    total = {key: sum(entry[key] for entry in entries) for key in (*COUNTS, "rows", "tokens", "real_tokens")}
+    if not total["rows"]:
+        raise UserError(
+            f"source {source.path} gives 0 training blocks: of its documents {total['held_out']} are held "
+            f"out, {total['duplicates']} repeat an earlier one, {total['near_duplicates']} nearly repeat a held-out one and "
+            f"{total['documents']} are left: add text or leave the source out"
+        )
+    return total
+
+
+@contextlib.contextmanager
+def _refusing(parts: Path) -> Iterator[None]:
+    """Remove all parts where a corpus is refused as a whole: the one in its place will share none of them."""
+    try:
+        yield
+    except UserError:
+        shutil.rmtree(parts, ignore_errors=True)
+        raise
 
 
 def closing(
@@ -215,6 +241,7 @@ def _settings(
         "format": FORMAT,
         "length": corpus.length,
         "held_out_blocks": corpus.held_out_blocks,
+        "duplicates": corpus.duplicates,
         "sources": [
             {
                 "column": source.column,

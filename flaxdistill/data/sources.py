@@ -33,6 +33,7 @@ class Shard:
     fingerprint: str  # changes when the documents may have changed
     documents: Callable[[], Iterator]  # non-empty strings, or Examples; can be pickled
     classes: tuple[str, ...] = ()  # names that a dataset declares for its labels, in its order
+    size: int = 2**26  # bytes of its file; of what is no file enough to be worth a process
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def _file_shard(
     if form is None:
         raise UserError(f"{path} has a suffix that says nothing about its format; {known_formats()}")
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise UserError(f"{path} is empty (0 bytes); remove it or write it again")
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -150,7 +152,7 @@ def _file_shard(
     # Plain text has no columns, so asking for another one leaves its documents as they are.
     parts = [content, path.name.lower().endswith(".gz"), form, columns if form != ".txt" else (), header]
     records = partial(read_records, path, form, columns, header)
-    return Shard(name, _hash(parts), partial(read, records, str(path), form != ".txt"))
+    return Shard(name, _hash(parts), partial(read, records, str(path), form != ".txt"), size=size)
 
 
 def _hash(parts: Iterable) -> str:

@@ -14,7 +14,7 @@ from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 
 # Changes whenever the same corpus would give other bytes.
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 REBUILD = "delete the folder and prepare the corpus again"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy as np
 from flaxdistill.data.pack import id_dtype, pack, segment_dtype
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
+
+APPENDED = 2**22  # numbers of another file that are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,12 @@ class BlockWriter:
             self.ids.append(ids)
             self.segments.append(segments)
         return {"rows": rows, "tokens": rows * length, "real_tokens": real_tokens}
+
+    def append(self, folder: Path, name: str) -> None:
+        """Append the blocks, and their counts, that another writer has left in a folder under a name."""
+        self.ids.append_file(folder / f"{name}.npy")
+        self.segments.append_file(folder / f"{name}-segments.npy")
+        self.counts[:] += np.load(folder / f"{name}-counts.npy", allow_pickle=False)
 
     def entries(self) -> dict[str, Any]:
         """Describe both files for the manifest, once they are closed."""
@@ -75,6 +84,15 @@ class ArrayFile:
         with writing(self.path):
             self.file.write(np.ascontiguousarray(array).data)
         self.rows += len(array)
+
+    def append_file(self, path: Path) -> None:
+        """Add the rows of another .npy file of the same dtype, a few at a time."""
+        size = max(1, math.prod(self.row))
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            while len(piece := np.fromfile(file, self.dtype, max(1, APPENDED // size) * size)):
+                self.append(piece.reshape(-1, *self.row))
 
     def __exit__(self, *error: object) -> None:
         with writing(self.path), self.file:

@@ -277,12 +277,13 @@ def test_what_killed_runs_left_is_removed_after_a_day(folder):
     assert {path.name for path in (folder / "stores").iterdir()} == kept
 
 
-def test_an_interrupted_prepare_cleans_up(folder):
+def test_an_interrupted_prepare_keeps_what_is_whole(folder):
     process = start(folder, "slow")
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     process.communicate()
-    assert list((folder / "stores").iterdir()) == []
+    (parts,) = (folder / "stores").iterdir()
+    assert sorted(path.name for path in parts.iterdir()) == ["survey-00000", "survey-00001"]
 
 
 def test_two_at_once_both_end_well(folder):
@@ -305,13 +306,20 @@ def test_the_slower_of_two_takes_the_store_of_the_faster(folder):
     assert store.path == made[0].path and len(list((folder / "stores").iterdir())) == 1
 
 
-@pytest.mark.parametrize("limit", [100, 4000, 12000])
-def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing(folder, limit):
+@pytest.mark.parametrize(("limit", "whole"), [(100, 0), (4000, 0), (12000, 3)])
+def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_half_written(folder, limit, whole):
     process = start(folder, "full", str(limit))
-    _, error = process.communicate()
+    said, error = process.communicate()
     assert process.returncode == 1 and error.startswith("UserError "), error
     assert str(folder / "stores") in error and "File too large" in error
-    assert list((folder / "stores").iterdir()) == []
+    left = sorted(path.name for path in (folder / "stores").glob(".*.parts/*"))
+    assert left == ["plan", "survey-00000", "survey-00001"][:whole]
+    assert all(path.name.endswith(".parts") for path in (folder / "stores").iterdir())
+    assert ("kept what is done in" in said) == (whole > 0)
+    again = []
+    store = prepare(corpus(folder), folder / "stores", report=again.append)
+    assert again[0].startswith("goes on in") == (whole > 0)
+    assert files(store.path) == files(prepare(corpus(folder), folder / "others").path)
 
 
 def test_a_folder_that_cannot_be_made_is_told(folder):

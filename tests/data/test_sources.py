@@ -14,6 +14,9 @@ import pytest
 from pyarrow import parquet
 
 from flaxdistill.data import published
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.engine import Engine
+from flaxdistill.data.prepare import prepare
 from flaxdistill.data.readers import READERS
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
@@ -311,6 +314,37 @@ def test_a_tfds_data_set(prepared_tfds, monkeypatch):
     assert (first.text, first.label) == (["a", "b"], ["O", "B-X"])
     numbers = [e.label for s in Source(path="tfds:moods", label="score").labelled() for e in s.documents()]
     assert sorted(numbers) == [0.0, 0.5, 1.0]
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.hf
+@pytest.mark.filterwarnings("ignore")
+def test_text_of_a_tfds_data_set_is_prepared_like_a_file_of_it(prepared_tfds, monkeypatch, tmp_path):
+    """In processes of their own, which open the data set again."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_tfds))
+    for name, texts in (
+        ("same.txt", read("tfds:moods")),
+        ("other.txt", ["more text", "and more"]),
+        ("held.txt", ["held"]),
+    ):
+        (tmp_path / name).write_text("\n\n".join(texts))
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(TEXTS).lower())) | {"more", "text", "and", "held"})
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+
+    def store(*paths):
+        corpus = Corpus(
+            sources=tuple(Source(path=path) for path in paths),
+            held_out_sources=(Source(path=f"{tmp_path}/held.txt"),),
+            tokenizer=f"{tmp_path}/vocab.txt",
+            length=16,
+        )
+        return prepare(corpus, tmp_path / "stores", engine=Engine(processes=2))
+
+    other = f"{tmp_path}/other.txt"
+    one, two = store("tfds:moods", other), store(f"{tmp_path}/same.txt", other)
+    assert one.path != two.path and one.manifest["train"][0]["documents"] == len(TEXTS)
+    for a, b in zip(one.train, two.train, strict=True):
+        assert len(a) and np.array_equal(a.ids, b.ids) and np.array_equal(a.segments, b.segments)
     assert "tensorflow" not in sys.modules
 
 
