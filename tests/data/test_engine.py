@@ -146,7 +146,7 @@ def report(text):
     print(text, flush=True)
     time.sleep(60 * ("shard 2" in text))
 sources = tuple(Source(path=folder + "/" + name) for name in ("a*.jsonl", "b.jsonl"))
-corpus = Corpus(sources=sources, tokenizer=folder + "/vocab.txt", length=32, held_out=0.1)
+corpus = Corpus(sources=sources, tokenizer=folder + "/vocab.txt", length=32, duplicates="drop", held_out=0.1)
 prepare(corpus, folder + "/stores", engine=Engine(processes=int(sys.argv[2])), report=report)
 """
 
