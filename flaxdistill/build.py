@@ -13,37 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxdistill import doctor, feed, offline, processes, sharding, workdir
+from flaxdistill.beginning import first_params
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.prepare import prepare
 from flaxdistill.data.rows import Order
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import load_vocabulary
-from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, to_json
-from flaxdistill.fit import (
-    check_compared,
-    check_kernels,
-    check_losses,
-    check_pairs,
-    check_tensor,
-    check_vocabulary,
-    student_config,
-)
-from flaxdistill.hub import Model
+from flaxdistill.fit import check_kernels, check_losses, check_tensor, settle
+from flaxdistill.hub import Model, resolve
 from flaxdistill.judging import freeze, make_judge
 from flaxdistill.lanes import Lane, each
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply, make_init, shapes_of, untied
+from flaxdistill.models.encoder import make_apply, untied
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Batch, Params
-from flaxdistill.student import start_from
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.log import Log
 from flaxdistill.train.loop import Run
 from flaxdistill.train.state import TrainState, keep_best, make_state
-from flaxdistill.train.step import Apply, Metrics, make_step
+from flaxdistill.train.step import Metrics, make_step
 
 Report = Callable[[str], None]
 
@@ -56,8 +46,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     Raises UserError, before anything is written into ``path`` but prepared blocks, for whatever does not fit together.
     """
     e = experiment
+    check(e)
     mesh = sharding.make_mesh(e.fsdp, e.tensor)
-    sharding.check_batch(e.batch_size, e.accumulate, mesh)
     judges = {name: read(judge.path, path, report) for name, judge in e.compared().items()}
     for other in judges.values():
         check_tensor(other.config, e.tensor, other.source)
@@ -65,27 +55,16 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     start_path = e.start_path()
     same = e.teacher and start_path == e.teacher.path
     start = teacher if same else read(start_path, path, report) if start_path else None
-    check_losses(e)
-    if e.teacher and e.teacher.offline:
-        offline.vocab_loss(e.losses, e.task)
-    check_kernels(e)
-    with processes.in_turn("blocks"):
-        store = prepare_blocks(e, data, start or model, report)
-    vocabulary = store.vocabulary()
-    if e.teacher and e.teacher.offline > vocabulary.size:
-        raise UserError(
-            f"teacher.offline is {e.teacher.offline} and the vocabulary has {vocabulary.size} words; keep no more"
-        )
     behind = judges | ({"start": start} if start else {})
-    for other in behind.values():
-        check_vocabulary(other, vocabulary)
-    whole = isinstance(e.task, Labelled) and not judges  # fine-tuned, with nobody to be smaller than
-    family, config = student_config(
-        e.student, start or model, vocabulary.size, whole=whole, head=e.task.head, labels=store.labels
-    )
-    check_compared("the student", config, judges.values(), store.length)
-    check_tensor(config, e.tensor, "the student")
-    check_pairs([config, *(judge.config for judge in judges.values())], store)
+    inputs = {name: other.digest for name, other in behind.items()}
+    like = start or model
+    given = e.corpus.tokenizer or (str(like.directory) if like else None)
+    settle(e, judges, start, load_vocabulary(given) if given else None, None)  # before any text is read
+    with processes.in_turn("blocks"):
+        store = prepare_blocks(e, data, like, report, lambda name: _check_blocks(path, e, inputs, name))
+    inputs = {"blocks": store.path.name} | inputs
+    vocabulary = store.vocabulary()
+    family, config = settle(e, judges, start, vocabulary, store.labels)
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
@@ -98,12 +77,9 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     # Start weights are an argument: what a compiled function closes over, it holds as constants.
     def init(start_params: Params) -> TrainState:
         def one(lane: Lane) -> TrainState:
-            student = make_init(config)(jax.random.key(lane.seed))
-            if copied is not None:
-                student = start_from(e.student.start, copied.config, start_params, config, student)
-            losses = _init_losses(e, lane.seed, config, teacher_applies, teacher_params, store)
-            tx = e.optim.build(e.steps, lane.rate)
-            return make_state({"student": student, "losses": losses}, tx, keep=e.keep == "best")
+            like = copied.config if copied else None
+            params = first_params(e, lane.seed, config, like, start_params, teacher_applies, teacher_params)
+            return make_state(params, e.optim.build(e.steps, lane.rate), keep=e.keep == "best")
 
         return each(one, lanes)
 
@@ -159,7 +135,6 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     def keep(state: TrainState, worths: jax.Array) -> TrainState:
         return each(lambda _, state, worth: keep_best(state, worth), lanes, state, worths)
 
-    inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
     examine: doctor.Examine | None = None
     if e.doctor and targets:  # the teacher is no part of the step
         examine = doctor.make_watch
@@ -180,6 +155,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         undo.callback(lock.close)
         checkpoints = Checkpoints(path)
         state = checkpoints.restore(shapes, shardings, report)
+        if processes.first():
+            workdir.record(path, e, family, config, inputs)
         latest = int(np.max(state.step)) if state else 0
         if state is None:
             if workdir.is_workdir(path) and (path / "metrics.jsonl").exists():
@@ -225,13 +202,41 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     return run
 
 
-def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Report) -> Store:
-    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none."""
+def check(e: Experiment) -> None:
+    """Raise UserError for what can be known to be wrong before any model or text is read."""
+    sharding.check_batch(e.batch_size, e.accumulate, sharding.make_mesh(e.fsdp, e.tensor))
+    check_losses(e)
+    if e.teacher and e.teacher.offline:
+        offline.vocab_loss(e.losses, e.task)
+    check_kernels(e)
+    for path in (*(other.path for other in e.compared().values()), e.start_path()):
+        if path and not path.startswith("@") and not workdir.is_workdir(Path(path).expanduser()):
+            resolve(path)
+    e.corpus.check()
+
+
+def _check_blocks(path: Path, e: Experiment, inputs: dict[str, str], name: str) -> None:
+    """Raise UserError where a run that goes on would do so with other blocks than its own, before they are written."""
+    if workdir.is_workdir(path):
+        workdir.check(path, e, inputs | {"blocks": name})
+
+
+def prepare_blocks(
+    e: Experiment,
+    data: Path,
+    model: Model | None,
+    report: Report,
+    check: Callable[[str], None] = lambda name: None,
+) -> Store:
+    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none.
+
+    ``check`` is asked before blocks of a name are written.
+    """
     corpus, folder = e.corpus, Path(e.data_dir) if e.data_dir else data
     if isinstance(e.task, Labelled):
         if corpus.tokenizer is None and model is not None:
             corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
-        return prepare_examples(corpus, e.task.reading(), folder, report=report)
+        return prepare_examples(corpus, e.task.reading(), folder, report=report, check=check)
     if corpus.tokenizer is None and model is not None:
         # An earlier stage that trained its vocabulary on this very corpus has left blocks that fit as they are,
         # unless the text has changed since.
@@ -240,7 +245,7 @@ def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Repor
             if store.vocabulary().digest == load_vocabulary(model.directory).digest:
                 return store
         corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
-    return prepare(corpus, folder, report=report)
+    return prepare(corpus, folder, report=report, check=check)
 
 
 def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
@@ -261,18 +266,4 @@ def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.W
         "teacher": teacher.digest,
         "dtype": operand_dtype(e.teacher.dtype if e.teacher else "auto").name,
         "wanted": dataclasses.asdict(what),
-    }
-
-
-def _init_losses(
-    e: Experiment, seed: Any, config: EncoderConfig, teachers: tuple[Apply, ...], params: Any, store: Store
-) -> Params:
-    batch = feed.abstract_batch(store.length)
-    encode = make_apply(config, e.student.dtype)
-    student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
-    outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(e.losses))
-    return {
-        name: loss.init(key, student, outputs)
-        for key, (name, loss) in zip(keys, e.losses.items(), strict=True)
     }

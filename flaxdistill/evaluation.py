@@ -159,7 +159,7 @@ def _freeze(place: _Place, model: Model) -> tuple[Any, Any]:
     e = place.experiment
     fit.check_vocabulary(model, place.store.vocabulary())
     fit.check_head(model, e.task.head, place.store.labels)
-    fit.check_compared(model.source, model.config, place.judges, place.store.length)
-    fit.check_pairs([model.config, *(judge.config for judge in place.judges)], place.store)
+    fit.check_compared(model.source, model.config, place.judges, place.store.length, place.store.labels)
+    fit.check_pairs(e, [model.config, *(judge.config for judge in place.judges)])
     hows = [Teacher(path=model.source, dtype="float32"), *e.compared().values()]
     return judging.freeze([model, *place.judges], hows, place.mesh)

@@ -56,6 +56,7 @@ def prepare_examples(
     *,
     labels: tuple[str, ...] | None = None,
     report: Report = lambda text: None,
+    check: Report = lambda name: None,
 ) -> Store:
     """Turn labelled sources into a store below ``directory``, or open it if it is there; as ``prepare`` does for text.
 
@@ -86,7 +87,7 @@ def prepare_examples(
         judged = [shard for shards in held_out for shard in shards]
         return _write(folder, corpus, train, judged, vocabulary, reading, labels, report)
 
-    return stored(directory, settings, write, report)
+    return stored(directory, settings, write, report, check)
 
 
 def _described(source: Source, shards: list[Shard]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -31,13 +32,19 @@ Report = Callable[[str], None]
 ABANDONED_AFTER = 24 * 60 * 60
 
 
-def prepare(corpus: Corpus, directory: str | os.PathLike, *, report: Report = lambda text: None) -> Store:
+def prepare(
+    corpus: Corpus,
+    directory: str | os.PathLike,
+    *,
+    report: Report = lambda text: None,
+    check: Report = lambda name: None,
+) -> Store:
     """Turn a corpus into blocks in a folder of its own below ``directory``, or open it if it is there.
 
     The folder is named after everything that changes its bytes: content of the sources, tokenizer, held-out
     settings and block length, but not the weights of the sources. Held-out documents are never trained on,
     and neither are training documents that nearly repeat one (they are counted in the manifest).
-    ``report`` is told, in one line each, what has been done.
+    ``report`` is told, in one line each, what has been done; ``check`` is asked with the folder's name before it is made.
     """
     train = [source.shards() for source in corpus.sources]
     held_out = [shard for source in corpus.held_out_sources for shard in source.shards()]
@@ -48,11 +55,16 @@ def prepare(corpus: Corpus, directory: str | os.PathLike, *, report: Report = la
         settings,
         lambda folder: _write_blocks(folder, corpus, train, held_out, vocabulary, report),
         report,
+        check,
     )
 
 
 def stored(
-    directory: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], report: Report
+    directory: Path,
+    settings: dict[str, Any],
+    write: Callable[[Path], dict[str, Any]],
+    report: Report,
+    check: Report,
 ) -> Store:
     """Open the store below ``directory`` that ``settings`` describe, or let ``write`` fill it: whole or not at all."""
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -65,11 +77,13 @@ def stored(
         )
         return store
 
+    check(fingerprint)
     # Renamed when whole; until then the name begins with a dot and is nobody's fingerprint.
     temporary = directory / f".{fingerprint}-{uuid.uuid4().hex[:8]}"
-    with writing(temporary):
-        temporary.mkdir(parents=True)
+    made = [folder for folder in temporary.parents if not folder.exists()]
     try:
+        with writing(temporary):
+            temporary.mkdir(parents=True)
         manifest = {"format": FORMAT, "fingerprint": fingerprint, "settings": settings} | write(temporary)
         with writing(temporary / MANIFEST), open(temporary / MANIFEST, "w") as file:
             file.write(json.dumps(manifest, indent=1) + "\n")
@@ -84,6 +98,9 @@ def stored(
             shutil.rmtree(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # another process has written there
+                folder.rmdir()
         raise
     store = open_store(final)
     report(
