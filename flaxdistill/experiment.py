@@ -260,11 +260,11 @@ def from_json(value: Any, *, source: str) -> Any:
             made = None
     if not (isinstance(made, type) and dataclasses.is_dataclass(made) and made.__module__ == module):
         raise UserError(
-            f"{source} names the class {value['class']!r}, which is no config of this version of flaxdistill"
+            f"{source} names the class {value['class']!r:.80}, which is no config of this version of flaxdistill"
         )
     try:
         return made(**fields)
-    except TypeError as error:
+    except (TypeError, AttributeError, ValueError) as error:  # values of other types
         raise UserError(f"{source} does not fit this version of flaxdistill: {error}") from None
 
 

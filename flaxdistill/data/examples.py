@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -145,7 +146,8 @@ def _write(
             path = folder / f"{name}-examples.jsonl"
             with writing(path):
                 path.write_text("\n".join(kept) + "\n")
-            written["examples"] = {"file": path.name, "bytes": path.stat().st_size}
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            written["examples"] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
         return written
 
     pool = held_out or [shard for shards in train for shard in shards]

@@ -164,9 +164,11 @@ def _read_bpe(path: Path, config: dict):
     if not merges.is_file():
         raise UserError(f"{path} needs merges.txt beside it, which does not exist; copy it from the model")
     ids = read_json(path)
-    wrong = next((token for token, i in ids.items() if type(i) is not int), None)
-    if wrong is not None:
-        raise UserError(f"{path} gives {wrong!r:.60} the id {ids[wrong]!r:.60}; an id is a whole number")
+    for token, i in ids.items():
+        if type(i) is not int or not 0 <= i < 2**32:
+            raise UserError(
+                f"{path} gives {token!r:.60} the id {i!r:.60}; an id is a whole number below 2^32"
+            )
     tokens = _special_tokens(ids, config, str(path))
     try:
         model = models.BPE.from_file(str(path), str(merges))
