@@ -42,6 +42,7 @@ class Bad(NamedTuple):
     command: str
     told: str
     make: Make = lambda here: None
+    cut: bool = False  # whether it is long, by what a library or the user says, and loses its middle
 
 
 # --- the folder: text, labelled rows of every kind, a model, configs, and two runs ------------------------
@@ -112,7 +113,6 @@ def whole(compiled, tmp_path_factory) -> Path:  # noqa: F811
         "rows.tsv": ROWS,
         "tags.txt": TAGGED,
         "squad.json": json.dumps(SQUAD),
-        "common.txt": CONFIG,
         **{f"{name}.py": f"{CONFIG}\nconfig = {name}\n" for name in CONFIGS},
     }
     for name, text in files.items():
@@ -299,12 +299,12 @@ BAD: dict[str, Bad] = {
     "rate below 0": Bad(f"{TRAIN} --optim.rate -1", "optim.rate is -1.0; it must be above 0"),
     "rate nan": Bad(f"{TRAIN} --optim.rate nan", "optim.rate is nan"),
     "b2 of 1": Bad(f"{TRAIN} --optim.b2 1", "optim.b2 is 1.0"),
-    "eps 0": Bad(f"{TRAIN} --optim.eps -1", "optim.eps is -1.0"),
-    "end above": Bad(f"{TRAIN} --optim.clip -1", "optim.clip is -1.0"),
+    "eps below 0": Bad(f"{TRAIN} --optim.eps -1", "optim.eps is -1.0"),
+    "clip below 0": Bad(f"{TRAIN} --optim.clip -1", "optim.clip is -1.0"),
     "no step": Bad(f"{TRAIN} --steps 0", "steps is 0; it must be at least 1"),
     "no evaluation": Bad(f"{TRAIN} --eval-every 0", "eval_every is 0"),
-    "huge batch": Bad(f"{TRAIN} --batch-size 80000000000000000", "batch_size"),
-    "steps beyond": Bad(f"{TRAIN} --steps 99999999999999999999", "steps"),
+    "huge batch": Bad(f"{TRAIN} --batch-size 80000000000000000", "batch_size is 80000000000000000; it must be at least 1 and below 2^31"),
+    "steps beyond": Bad(f"{TRAIN} --steps 99999999999999999999", "steps is 99999999999999999999; it must be at least 1 and below 2^31"),
     "dtype": Bad(f"{TRAIN} --student.dtype float16", "float32"),
     "heads": Bad(f"{TRAIN} --student.num-heads 3", "hidden_size 16 is not divisible by num_heads 3"),
     "heads of none": Bad(f"{TRAIN} --student.num-heads 0", "num_heads is 0"),
@@ -352,7 +352,7 @@ BAD: dict[str, Bad] = {
     "config raises in a library": Bad("train mine.py", "mine.py, line 2: JSONDecodeError",
         write("mine.py", "import json\njson.loads('{')\n")),
     "config with long error": Bad("train mine.py", "mine.py, line 1: ValueError",
-        write("mine.py", "raise ValueError('one\\ntwo\\n' + 'x' * 5000)\n")),
+        write("mine.py", "raise ValueError('one\\ntwo\\n' + 'x' * 5000)\n"), cut=True),
     "config of no Python": Bad("train mine.py", "mine.py, line 2: SyntaxError", write("mine.py", "x = 1\nif x\n")),
     "config of bytes": Bad("train mine.py", "mine.py", write("mine.py", b"\0\xff\xfe" * 9)),
     "config of latin 1": Bad("train mine.py", "mine.py", write("mine.py", "name = 'café'\n".encode("latin-1"))),
@@ -643,6 +643,8 @@ BAD: dict[str, Bad] = {
     "workdir that may not be": Bad("train alone.py --workdir /sys/flaxdistill", "/sys/flaxdistill"),
     "blocks that may not be": Bad(f"{TRAIN} --data-dir /sys/flaxdistill", "/sys/flaxdistill"),
     "blocks in a file": Bad(f"{TRAIN} --data-dir text.txt", "text.txt"),
+    "workdir of no name": Bad("train alone.py --workdir ''", ". exists and is no run of flaxdistill"),
+    "batches of memory": Bad(f"{AUGMENT} --batch-size 100000000000000", "out of memory"),
     "no workdir": Bad("eval bert", "bert is no workdir of flaxdistill"),
     "no workdir to export": Bad("export bert out", "bert is no workdir of flaxdistill"),
     "nothing to inspect": Bad("inspect nowhere", "there is no directory nowhere"),
@@ -769,6 +771,7 @@ def check(bad: Bad, here: Path, run: Callable[[str], tuple[int, str]]) -> None:
     assert (code, said.count("\n"), said[:13]) == (2, 1, "flaxdistill: "), said
     assert bad.told in said
     assert len(said) < LONGEST
+    assert " ... " not in said or bad.cut
     assert sorted(set(before) ^ set(after)) == []
     assert [name for name in before if before[name] != after[name]] == []
 
