@@ -24,7 +24,7 @@ from flaxdistill.experiment import Experiment
 from flaxdistill.feed import abstract_batch
 from flaxdistill.hardware import platform
 from flaxdistill.lanes import Lane
-from flaxdistill.models.encoder import make_apply, shapes_of
+from flaxdistill.models.encoder import make_frozen, shapes_of
 from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.program import Program
@@ -71,32 +71,23 @@ def sketch(e: Experiment, earlier: Mapping[str, hub.Model]) -> Sketch:
         e = _with_attention(e, "xla")
 
     def described(path: str) -> hub.Model:
-        return earlier[path[1:]] if path.startswith("@") else hub.describe(path)
+        model = earlier[path[1:]] if path.startswith("@") else hub.describe(path)
+        return dataclasses.replace(model, params=shapes_of(model.config))
 
-    hows = e.compared() if e.teacher else {}
-    teachers = {name: described(how.path) for name, how in hows.items()}
+    judges = {name: described(how.path) for name, how in e.compared().items()}
     start_path = e.start_path()
     start = described(start_path) if start_path else None
-    like = start or next(iter(teachers.values()), None)
-    given, head, labels = e.corpus.tokenizer, e.task.head, getattr(e.task, "labels", ())
-    size = like.config.vocab_size if like else load_vocabulary(given).size if given else e.corpus.vocab_size
-    family, config = fit.student_config(
-        e.student,
-        like,
-        size,
-        whole=isinstance(e.task, Labelled) and not teachers,
-        head=head,
-        labels=(labels or ("0", "1")) if head in ("sequence", "tokens") else (),
-    )
-    for teacher in teachers.values():
-        fit.check_tensor(teacher.config, e.tensor, teacher.source)
-    fit.check_tensor(config, e.tensor, "the student")
+    for judge in judges.values():
+        fit.check_tensor(judge.config, e.tensor, judge.source)
+    given = e.corpus.tokenizer
+    words = load_vocabulary(given) if given and not (start or judges) else None
+    family, config = fit.settle(e, judges, start, words, None)
+    hows = e.compared() if e.teacher else {}
     applies, params = [], []
     for name, how in hows.items():
-        applies.append(_frozen(teachers[name].config, how))
+        applies.append(make_frozen(judges[name].config, how.dtype, how.attention))
         low = operand_dtype(how.dtype)
-        shapes = shapes_of(teachers[name].config)
-        params.append(jax.tree.map(lambda leaf, low=low: leaf.update(dtype=low), shapes))
+        params.append(jax.tree.map(lambda leaf, low=low: leaf.update(dtype=low), judges[name].params))
     copied = start.config if start and e.student.start.layers != "random" else None
     program = Program(
         experiment=e,
@@ -104,8 +95,7 @@ def sketch(e: Experiment, earlier: Mapping[str, hub.Model]) -> Sketch:
         copied=copied,
         teachers=tuple(applies),
         teacher_params=tuple(params),
-        prepare=_masks(e, size),
-        length=e.corpus.length,
+        prepare=_masks(e, config.vocab_size),
     )
     state = jax.eval_shape(program.init, shapes_of(copied) if copied else {})
     student = hub.Model("the student", family, config, {}, Path(), "", "")
@@ -210,11 +200,6 @@ def _with_attention(e: Experiment, attention: Attention) -> Experiment:
     )
 
 
-def _frozen(config: Any, how: Any) -> Any:
-    encode = make_apply(config, how.dtype, how.attention)
-    return lambda params, batch: encode(params, batch, None)
-
-
 def _masks(e: Experiment, size: int) -> Any:
     """Make what prepares batches, with a vocabulary of the right size and no words."""
     special = dict(pad=0, unk=1, cls=2, sep=3, mask=4)
@@ -233,7 +218,7 @@ def _masks(e: Experiment, size: int) -> Any:
 
 def _batch(program: Program, rows: int) -> Any:
     """Describe a batch of ``rows`` of the longest rows there are, for all lanes."""
-    e, length, labels = program.experiment, program.length, None
+    e, length, labels = program.experiment, program.experiment.corpus.length, None
     if isinstance(e.task, Labelled):
         asked = {"sequence": 1, "tokens": length, "span": 2}[e.task.head]
         labels = jax.ShapeDtypeStruct((1, asked), np.float32 if e.task.figure == "pearson" else np.int32)

@@ -57,6 +57,8 @@ class Augmentation:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.share <= 1:
             raise UserError(f"share is {self.share}; the share of words replaced is above 0 and at most 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must be at least 0 and below 2^63")
         if self.length < 3:
             raise UserError(f"length is {self.length}; a text needs at least 3 tokens")
 
@@ -93,7 +95,8 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
     fields = dataclasses.asdict(how) | {"source": [shard.fingerprint for shard in shards]}
     meaning = fields | {"model": model.digest, "glove": near.digest if near else None}
     del meaning["batch_size"]
-    _claim(out, json.loads(json.dumps(meaning)))
+    meaning = json.loads(json.dumps(meaning))
+    _check(out, meaning)
     fillers = make_fillers(model, vocabulary, how.candidates + 1, how.length, how.batch_size)
     seen: set[int] = set()
     rows = written = 0
@@ -103,6 +106,7 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
         if not path.exists():
             found = _variants(part, rows, how, vocabulary, fillers, near)
             lines = list(_new((json.dumps(row, ensure_ascii=False) for row in found), seen))
+            _claim(out, meaning)  # not before: a source that cannot be read leaves nothing
             temporary = out / f".{path.name}.tmp"
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             temporary.rename(path)
@@ -115,7 +119,7 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
         raise UserError(f"source {how.source.path} holds no row to vary")
 
 
-def _claim(out: Path, meaning: Mapping[str, Any]) -> None:
+def _check(out: Path, meaning: Mapping[str, Any]) -> None:
     if (out / SETTINGS).is_file():
         stored = read_json(out / SETTINGS)
         differ = [
@@ -129,7 +133,10 @@ def _claim(out: Path, meaning: Mapping[str, Any]) -> None:
             )
     elif out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= {f"{SETTINGS}.tmp"}):
         raise UserError(f"{out} exists and holds no variants of rows; choose another folder")
-    else:
+
+
+def _claim(out: Path, meaning: Mapping[str, Any]) -> None:
+    if not (out / SETTINGS).is_file():
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{SETTINGS}.tmp", meaning)
         os.replace(out / f"{SETTINGS}.tmp", out / SETTINGS)

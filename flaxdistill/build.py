@@ -19,17 +19,9 @@ from flaxdistill.data.prepare import prepare
 from flaxdistill.data.rows import Order
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import load_vocabulary
-from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, to_json
-from flaxdistill.fit import (
-    check_compared,
-    check_kernels,
-    check_losses,
-    check_pairs,
-    check_tensor,
-    check_vocabulary,
-    student_config,
-)
+from flaxdistill.fetch import resolve
+from flaxdistill.fit import check_kernels, check_losses, check_tensor, settle
 from flaxdistill.hardware import platform
 from flaxdistill.hub import Model
 from flaxdistill.judging import freeze, make_judge
@@ -53,8 +45,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     Raises UserError, before anything is written into ``path`` but prepared blocks, for whatever does not fit together.
     """
     e = experiment
+    check(e)
     mesh = sharding.make_mesh(e.fsdp, e.tensor)
-    sharding.check_batch(e.batch_size, e.accumulate, mesh)
     judges = {name: read(judge.path, path, report) for name, judge in e.compared().items()}
     for other in judges.values():
         check_tensor(other.config, e.tensor, other.source)
@@ -62,27 +54,16 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     start_path = e.start_path()
     same = e.teacher and start_path == e.teacher.path
     start = teacher if same else read(start_path, path, report) if start_path else None
-    check_losses(e)
-    if e.teacher and e.teacher.offline:
-        offline.vocab_loss(e.losses, e.task)
-    check_kernels(e)
-    with processes.in_turn("blocks"):
-        store = prepare_blocks(e, data, start or model, report)
-    vocabulary = store.vocabulary()
-    if e.teacher and e.teacher.offline > vocabulary.size:
-        raise UserError(
-            f"teacher.offline is {e.teacher.offline} and the vocabulary has {vocabulary.size} words; keep no more"
-        )
     behind = judges | ({"start": start} if start else {})
-    for other in behind.values():
-        check_vocabulary(other, vocabulary)
-    whole = isinstance(e.task, Labelled) and not judges  # fine-tuned, with nobody to be smaller than
-    family, config = student_config(
-        e.student, start or model, vocabulary.size, whole=whole, head=e.task.head, labels=store.labels
-    )
-    check_compared("the student", config, judges.values(), store.length)
-    check_tensor(config, e.tensor, "the student")
-    check_pairs([config, *(judge.config for judge in judges.values())], store)
+    inputs = {name: other.digest for name, other in behind.items()}
+    like = start or model
+    given = e.corpus.tokenizer or (str(like.directory) if like else None)
+    settle(e, judges, start, load_vocabulary(given) if given else None, None)  # before any text is read
+    with processes.in_turn("blocks"):
+        store = prepare_blocks(e, data, like, report, lambda name: _check_blocks(path, e, inputs, name))
+    inputs = {"blocks": store.path.name} | inputs
+    vocabulary = store.vocabulary()
+    family, config = settle(e, judges, start, vocabulary, store.labels)
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
@@ -101,7 +82,6 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         teachers=teacher_applies,
         teacher_params=teacher_params,
         prepare=prepare_in,
-        length=store.length,
     )
     start_params = copied.params if copied else {}
     shapes = jax.eval_shape(program.init, start_params)
@@ -130,7 +110,6 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         )
         answering, answering_params = (offline.make_recall(kept),), ({},)
 
-    inputs = {"blocks": store.path.name} | {name: other.digest for name, other in behind.items()}
     examine: doctor.Examine | None = None
     if e.doctor and targets:  # the teacher is no part of the step
         examine = doctor.make_watch
@@ -151,6 +130,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         undo.callback(lock.close)
         checkpoints = Checkpoints(path)
         state = checkpoints.restore(shapes, shardings, report)
+        if processes.first():
+            workdir.record(path, e, family, config, inputs)
         latest = int(np.max(state.step)) if state else 0
         if state is None:
             if workdir.is_workdir(path) and (path / "metrics.jsonl").exists():
@@ -196,13 +177,41 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     return run
 
 
-def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Report) -> Store:
-    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none."""
+def check(e: Experiment) -> None:
+    """Raise UserError for what can be known to be wrong before any model or text is read."""
+    sharding.check_batch(e.batch_size, e.accumulate, sharding.make_mesh(e.fsdp, e.tensor))
+    check_losses(e)
+    if e.teacher and e.teacher.offline:
+        offline.vocab_loss(e.losses, e.task)
+    check_kernels(e)
+    for path in (*(other.path for other in e.compared().values()), e.start_path()):
+        if path and not path.startswith("@") and not workdir.is_workdir(Path(path).expanduser()):
+            resolve(path)
+    e.corpus.check()
+
+
+def _check_blocks(path: Path, e: Experiment, inputs: dict[str, str], name: str) -> None:
+    """Raise UserError where a run that goes on would do so with other blocks than its own, before they are written."""
+    if workdir.is_workdir(path):
+        workdir.check(path, e, inputs | {"blocks": name})
+
+
+def prepare_blocks(
+    e: Experiment,
+    data: Path,
+    model: Model | None,
+    report: Report,
+    check: Callable[[str], None] = lambda name: None,
+) -> Store:
+    """Prepare the corpus of an experiment, with the vocabulary of ``model`` where the config names none.
+
+    ``check`` is asked before blocks of a name are written.
+    """
     corpus, folder = e.corpus, Path(e.data_dir) if e.data_dir else data
     if isinstance(e.task, Labelled):
         if corpus.tokenizer is None and model is not None:
             corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
-        return prepare_examples(corpus, e.task.reading(), folder, report=report)
+        return prepare_examples(corpus, e.task.reading(), folder, report=report, check=check)
     if corpus.tokenizer is None and model is not None:
         # An earlier stage that trained its vocabulary on this very corpus has left blocks that fit as they are,
         # unless the text has changed since.
@@ -211,7 +220,7 @@ def prepare_blocks(e: Experiment, data: Path, model: Model | None, report: Repor
             if store.vocabulary().digest == load_vocabulary(model.directory).digest:
                 return store
         corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
-    return prepare(corpus, folder, engine=e.engine, report=report)
+    return prepare(corpus, folder, engine=e.engine, report=report, check=check)
 
 
 def read(path: str, run: Path, report: Report = lambda line: None) -> Model:

@@ -31,6 +31,9 @@ VERBS = {
     "inspect": "Show a model, a run or a store of blocks: inspect PATH_OR_ID",
 }
 
+LONGEST = 480
+"""Characters of a sentence."""
+
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -42,22 +45,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         with _quiet():
             code = _verb(arguments)
     except UserError as error:
-        print(f"flaxdistill: {error}", file=sys.stderr)
-        code = error.code
+        code = _tell(str(error), error.code)
     except BrokenPipeError:  # whoever read what is printed, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         way = "make room" if error.errno in FULL else "permit it" if error.errno in FORBIDDEN else "mend that"
-        print(
-            f"flaxdistill: {where}{error.strerror or error}; {way}, then run the command again",
-            file=sys.stderr,
-        )
-        code = 2
+        code = _tell(f"{where}{error.strerror or error}; {way}, then run the command again")
     except MemoryError as error:
-        print(f"flaxdistill: out of memory ({error}); use smaller sizes", file=sys.stderr)
-        code = 2
+        code = _tell(f"out of memory ({error}); use smaller sizes")
     except KeyboardInterrupt:
         print("flaxdistill: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         code = 130
@@ -67,6 +64,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _tell(sentence: str, code: int = 2) -> int:
+    """Print what is wrong on one line, and give the exit code; what a library said too much of loses its middle."""
+    plain = " ".join(
+        "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in sentence).split()
+    )
+    if len(plain) > LONGEST:
+        plain = f"{plain[: LONGEST - 160]} ... {plain[-150:]}"
+    print(f"flaxdistill: {plain}", file=sys.stderr)
+    return code
 
 
 @contextlib.contextmanager

@@ -11,17 +11,16 @@ import keyword
 import sys
 import traceback
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import typeguard
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from flaxdistill.chips import TABLE
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import Experiment
+from flaxdistill.experiment import Experiment, check_types
 from flaxdistill.flags import parse
 from flaxdistill.schedule import Schedule
 
@@ -146,7 +145,7 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
     sys.modules[spec.name] = module  # where dataclasses of its own look for what their annotations name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Only lines of the config: a syntax error has no frame there, and one in a module it imports is not its own.
         lines = [
             frame.lineno
@@ -166,7 +165,7 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
         raise UserError(f"{path}{f', line {line}' if line else ''}: {what}") from None
     config = getattr(module, "config", None)
     if isinstance(config, Experiment):
-        _check_types(config, f"{path}: config")
+        check_types(config, f"{path}: config")
         return config
     if isinstance(config, dict) and config and all(isinstance(e, Experiment) for e in config.values()):
         bad = [
@@ -180,29 +179,9 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
             raise UserError(
                 f"{path}: a stage cannot be called {taken[0]!r}, which is a flag or folder of its own; rename it"
             )
-        _check_types(config, f"{path}: config")
+        check_types(config, f"{path}: config")
         return config
     raise UserError(f"{path} binds no `config`; let it be an Experiment, or a dict of named Experiments")
-
-
-def _check_types(value: Any, name: str) -> None:
-    """Raise UserError naming the first field, at any depth, whose value is not of its type."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_types(item, f"{name}.{key}")
-    elif isinstance(value, tuple):
-        for number, item in enumerate(value):
-            _check_types(item, f"{name}.{number}")
-    elif dataclasses.is_dataclass(value):
-        hints = typing.get_type_hints(type(value))
-        for field in dataclasses.fields(value):
-            item, place = getattr(value, field.name), f"{name}.{field.name}"
-            try:
-                typeguard.check_type(item, hints[field.name])
-            except typeguard.TypeCheckError as error:
-                why = " ".join(str(error).split())
-                raise UserError(f"{place} is {item!r}: {why}; mend the config") from None
-            _check_types(item, place)
 
 
 def _registry() -> ConstructorRegistry:

@@ -36,7 +36,11 @@ def evaluate(
     belong to ``data``. Raises UserError for models of other vocabularies or heads, and for ``data`` without labels.
     """
     place = _place(path.absolute(), data, split, header)
-    sides = [_side(place, model or str(path))] + ([_side(place, against)] if against else [])
+    whats = [model or str(path), *([against] if against else [])]
+    # Both are read and fit before one of them is judged, which takes its time.
+    sides = [
+        _judged(place, what, models) for what, models in [(what, _models(place, what)) for what in whats]
+    ]
     rows = [row for side in sides for row in side.rows(place)]
     figure = place.experiment.task.figure
     if against and all(figure in score.parts for side in sides for score in side.scores):
@@ -51,7 +55,7 @@ def evaluate(
 def judge(path: Path, model: str) -> Score:
     """Evaluate one model on a run's held-out rows."""
     place = _place(path.absolute())
-    return _scores(place, [workdir.read_model(model)])[0]
+    return _scores(place, [_fitting(place, workdir.read_model(model))])[0]
 
 
 def align(path: Path, model: str | None = None) -> dict[str, Any]:
@@ -65,7 +69,7 @@ def align(path: Path, model: str | None = None) -> dict[str, Any]:
         raise UserError(
             f"{path} has no teacher or judge whose layers could be compared with; set judge in its config"
         )
-    applies, params = _freeze(place, workdir.read_model(model or str(path)))
+    applies, params = _freeze(place, _fitting(place, workdir.read_model(model or str(path))))
     compute = sharding.jit(
         alignment.make_align(*applies[:2]), place.mesh, out_shardings=sharding.replicated(place.mesh)
     )
@@ -135,14 +139,18 @@ def _place(
     return _Place(path, e, store, sharding.make_mesh(), judges)
 
 
-def _side(place: _Place, what: str) -> _Side:
-    lanes = 1
+def _models(place: _Place, what: str) -> list[Model]:
+    """Read a model, or every lane's of a run."""
+    lanes: Sequence[int | None] = [None]
     if workdir.is_workdir(Path(what).expanduser()):
-        lanes = len(workdir.read_experiment(Path(what).expanduser()).lanes())
-    if lanes == 1:
-        return _Side([what], _scores(place, [workdir.read_model(what)]))
-    models = [workdir.read_model(what, lane) for lane in range(lanes)]
-    return _Side([model.source for model in models], _scores(place, models))
+        number = len(workdir.read_experiment(Path(what).expanduser()).lanes())
+        lanes = range(number) if number > 1 else lanes
+    return [_fitting(place, workdir.read_model(what, lane)) for lane in lanes]
+
+
+def _judged(place: _Place, what: str, models: list[Model]) -> _Side:
+    names = [model.source for model in models] if len(models) > 1 else [what]
+    return _Side(names, _scores(place, models))
 
 
 def _scores(place: _Place, models: Sequence[Model]) -> list[Score]:
@@ -155,11 +163,15 @@ def _scores(place: _Place, models: Sequence[Model]) -> list[Score]:
     return [give({"student": params[0], "losses": {}}, params[1:]) for _, params in frozen]
 
 
-def _freeze(place: _Place, model: Model) -> tuple[Any, Any]:
+def _fitting(place: _Place, model: Model) -> Model:
     e = place.experiment
     fit.check_vocabulary(model, place.store.vocabulary())
     fit.check_head(model, e.task.head, place.store.labels)
-    fit.check_compared(model.source, model.config, place.judges, place.store.length)
-    fit.check_pairs([model.config, *(judge.config for judge in place.judges)], place.store)
-    hows = [Teacher(path=model.source, dtype="float32"), *e.compared().values()]
+    fit.check_compared(model.source, model.config, place.judges, place.store.length, place.store.labels)
+    fit.check_pairs(e, [model.config, *(judge.config for judge in place.judges)])
+    return model
+
+
+def _freeze(place: _Place, model: Model) -> tuple[Any, Any]:
+    hows = [Teacher(path=model.source, dtype="float32"), *place.experiment.compared().values()]
     return judging.freeze([model, *place.judges], hows, place.mesh)

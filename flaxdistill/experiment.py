@@ -6,8 +6,11 @@ import dataclasses
 import fnmatch
 import importlib
 import math
+import typing
 from collections.abc import Mapping
 from typing import Any, Literal
+
+import typeguard
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.engine import Engine
@@ -116,8 +119,8 @@ class Experiment:
             "save_every",
         )
         for name in (*counts, "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1 and below 2^31")
         for seed in (self.seed, *self.seeds):
             if not 0 <= seed < 2**30:
                 raise UserError(
@@ -263,9 +266,29 @@ def from_json(value: Any, *, source: str) -> Any:
             made = None
     if not (isinstance(made, type) and dataclasses.is_dataclass(made) and made.__module__ == module):
         raise UserError(
-            f"{source} names the class {value['class']!r}, which is no config of this version of flaxdistill"
+            f"{source} names the class {value['class']!r:.80}, which is no config of this version of flaxdistill"
         )
     try:
         return made(**fields)
-    except TypeError as error:
+    except (TypeError, AttributeError, ValueError) as error:  # values of other types
         raise UserError(f"{source} does not fit this version of flaxdistill: {error}") from None
+
+
+def check_types(value: Any, name: str) -> None:
+    """Raise UserError naming the first field, at any depth, whose value is not of its type."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_types(item, f"{name}.{key}")
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            check_types(item, f"{name}.{number}")
+    elif dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(type(value))
+        for field in dataclasses.fields(value):
+            item, place = getattr(value, field.name), f"{name}.{field.name}"
+            try:
+                typeguard.check_type(item, hints[field.name])
+            except typeguard.TypeCheckError as error:
+                why = " ".join(str(error).split())
+                raise UserError(f"{place} is {item!r:.80}: {why:.200}; mend it") from None
+            check_types(item, place)

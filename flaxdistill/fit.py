@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import jax
 import numpy as np
 
-from flaxdistill.data.store import Store
+from flaxdistill.beginning import first_params
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Student
@@ -18,10 +18,66 @@ from flaxdistill.hardware import platform
 from flaxdistill.hub import Model
 from flaxdistill.losses.vocab import MaskedLM
 from flaxdistill.models.config import EncoderConfig, Head
+from flaxdistill.models.encoder import make_frozen
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.schedule import constant
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.tasks.mlm import MLM
+
+
+def settle(
+    e: Experiment,
+    judges: Mapping[str, Model],
+    start: Model | None,
+    vocabulary: Vocabulary | None,
+    labels: tuple[str, ...] | None,
+) -> tuple[Family, EncoderConfig]:
+    """Settle the student's family and config, and make sure that everything fits it.
+
+    Where vocabulary and labels are still in text that nobody has read, None, what does not depend on them must fit already:
+    reading may take hours. Raises UserError naming what does not.
+    """
+    like = start or next(iter(judges.values()), None)
+    behind = [*judges.values(), *([start] if start else [])]
+    check_pairs(e, [model.config for model in behind])
+    if vocabulary:
+        for model in behind:
+            check_vocabulary(model, vocabulary)
+    if e.teacher and vocabulary and e.teacher.offline > vocabulary.size:
+        raise UserError(
+            f"teacher.offline is {e.teacher.offline} and the vocabulary has {vocabulary.size} words; keep no more"
+        )
+    known = labels
+    if labels is None:
+        known = getattr(e.task, "labels", ()) or None if e.task.head in ("sequence", "tokens") else ()
+        theirs = next((judge.config.labels for judge in judges.values()), ())
+        labels = known if known is not None else theirs or ("", " ")
+    family, config = student_config(
+        e.student,
+        like,
+        vocabulary.size if vocabulary else like.config.vocab_size if like else e.corpus.vocab_size,
+        whole=isinstance(e.task, Labelled) and not judges,  # fine-tuned, with nobody to be smaller than
+        head=e.task.head,
+        labels=labels,
+    )
+    check_compared("the student", config, judges.values(), e.corpus.length, known)
+    check_tensor(config, e.tensor, "the student")
+    copied = start if e.student.start.layers != "random" else None
+    teachers = tuple(zip(judges.values(), e.compared().values(), strict=True)) if e.teacher else ()
+    jax.eval_shape(
+        lambda start_params, teacher_params: first_params(
+            e,
+            0,
+            config,
+            copied.config if copied else None,
+            start_params,
+            tuple(make_frozen(model.config, how.dtype, how.attention) for model, how in teachers),
+            teacher_params,
+        ),
+        copied.params if copied else {},
+        tuple(model.params for model, _ in teachers),
+    )
+    return family, config
 
 
 def student_config(
@@ -159,8 +215,11 @@ def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
         )
 
 
-def check_head(model: Model, head: Head, labels: tuple[str, ...] = ()) -> None:
-    """Raise UserError where a model has no logits that mean what they must: of words, or of classes with their names."""
+def check_head(model: Model, head: Head, labels: tuple[str, ...] | None = ()) -> None:
+    """Raise UserError where a model has no logits that mean what they must: of words, or of classes with their names.
+
+    Of labels that are not known yet, None, nothing is asked.
+    """
     if model.config.head != head:
         kind = {"mlm": "MaskedLM", "sequence": "SequenceClassification"}.get(head, head)
         named = "masked-LM" if head == "mlm" else head
@@ -168,7 +227,7 @@ def check_head(model: Model, head: Head, labels: tuple[str, ...] = ()) -> None:
     theirs = model.config.labels
     # One output is a number, whatever it is called; LABEL_0, LABEL_1 are what transformers calls classes without names.
     unnamed = len(theirs) == 1 or all(name == f"LABEL_{i}" for i, name in enumerate(theirs))
-    if theirs != labels and not (unnamed and len(theirs) == len(labels)):
+    if labels is not None and theirs != labels and not (unnamed and len(theirs) == len(labels)):
         raise UserError(
             f"{model.source} chooses between {', '.join(theirs)} and the data between {', '.join(labels)}, in this order; "
             "write the labels in the data, and their order in task.labels, as the model has them, or train a teacher on "
@@ -176,7 +235,13 @@ def check_head(model: Model, head: Head, labels: tuple[str, ...] = ()) -> None:
         )
 
 
-def check_compared(name: str, config: EncoderConfig, judges: Collection[Model], length: int) -> None:
+def check_compared(
+    name: str,
+    config: EncoderConfig,
+    judges: Collection[Model],
+    length: int,
+    labels: tuple[str, ...] | None,
+) -> None:
     """Raise UserError unless a model and those it is compared with can all read the rows, and answer the same way."""
     longest = min([config.max_positions] + [judge.config.max_positions for judge in judges])
     if length > longest:
@@ -184,7 +249,7 @@ def check_compared(name: str, config: EncoderConfig, judges: Collection[Model], 
             f"corpus.length {length} exceeds the {longest} positions of the models; use {longest} or less"
         )
     for judge in judges:
-        check_head(judge, config.head, config.labels)
+        check_head(judge, config.head, labels)
         if judge.config.vocab_size != config.vocab_size:
             raise UserError(
                 f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "
@@ -192,11 +257,10 @@ def check_compared(name: str, config: EncoderConfig, judges: Collection[Model], 
             )
 
 
-def check_pairs(configs: Collection[EncoderConfig], store: Store) -> None:
+def check_pairs(e: Experiment, configs: Collection[EncoderConfig]) -> None:
     """Raise UserError for pairs of texts that a model with one token type cannot tell apart."""
-    if all(config.type_vocab_size != 1 for config in configs):
-        return
-    if any(np.any(blocks.beside["second"]) for blocks in (store.held_out, *store.train) if blocks.beside):
+    pairs = isinstance(e.task, Labelled) and any(source.pair for source in e.corpus.sources)
+    if pairs and any(config.type_vocab_size == 1 for config in configs):
         raise UserError(
             "the rows hold pairs of texts, and a model has one token type (type_vocab_size 1); use another model, or leave "
             "source.pair out"

@@ -17,7 +17,7 @@ from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import VocabReport
 from flaxdistill.metrics import Score
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply
+from flaxdistill.models.encoder import make_apply, make_frozen
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Params
 from flaxdistill.tasks.base import Labelled
@@ -97,11 +97,10 @@ def freeze(
     """Make models frozen functions, and their weights placed on a mesh; both as ``hows`` say."""
 
     def one(model: Model, how: Teacher) -> tuple[Apply, Params]:
-        encode = make_apply(model.config, how.dtype, how.attention)
         params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(how.dtype)), model.params)
         split = sharding.state_shardings({"model": params}, mesh)["model"]
         placed = jax.device_put(params, split if how.sharded else sharding.replicated(mesh))
-        return lambda params, batch: encode(params, batch, None), placed
+        return make_frozen(model.config, how.dtype, how.attention), placed
 
     frozen = [one(model, how) for model, how in zip(models, hows, strict=True)]
     return tuple(apply for apply, _ in frozen), tuple(params for _, params in frozen)

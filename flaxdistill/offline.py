@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tokenize
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,7 @@ def _part(folder: Path, number: int) -> dict[str, np.ndarray]:
             arrays[file.stem] = array if file.stem in KEPT else array.view(jnp.bfloat16)
         if not set(arrays) >= KEPT or {len(array) for array in arrays.values()} != {PART}:
             raise ValueError("rows are missing")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run the command again") from None
     return arrays
 

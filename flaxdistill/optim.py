@@ -45,7 +45,7 @@ class AdamW:
                 )
         if not self.rate > 0:
             raise UserError(f"optim.rate is {self.rate}; it must be above 0")
-        for name in ("warmup", "end", "clip", "weight_decay"):
+        for name in ("eps", "warmup", "end", "clip", "weight_decay"):
             if getattr(self, name) < 0:
                 raise UserError(f"optim.{name} is {getattr(self, name)}; it must be 0 or above")
 

@@ -73,7 +73,7 @@ def forecast(run: Sketch, topology: Topology, need: Need) -> Forecast:
     return Forecast(
         seconds=(max(products / high, memory, links), products / low + memory + links),
         parts=(products, memory, links),
-        tokens=e.batch_size * run.program.length * len(e.lanes()),
+        tokens=e.batch_size * run.program.experiment.corpus.length * len(e.lanes()),
         steps=e.steps,
         topology=topology,
     )
@@ -122,9 +122,8 @@ def _need(run: Sketch, topology: Topology, report: Callable[[str], None]) -> Nee
     rows = e.batch_size // groups // e.accumulate
     if topology.chip.platform == "gpu":
         return reckon(run, topology)
-    report(
-        f"compiles for {topology}, {rows} rows of {run.program.length} tokens a chip; this takes a minute or two"
-    )
+    length = e.corpus.length
+    report(f"compiles for {topology}, {rows} rows of {length} tokens a chip; this takes a minute or two")
     return compile_ahead(run, topology)
 
 
@@ -158,9 +157,9 @@ def _facts(run: Sketch, topology: Topology, need: Need) -> dict[str, str]:
     sent = ", ".join(f"{kind} {size / 2**20:,.0f} MiB" for kind, size in sizes.items() if size > 2**20)
     products, memory, links = told.parts
     low, high = chip.utilisation
-    tokens = rows * run.program.length * len(e.lanes())
+    tokens = rows * run.program.experiment.corpus.length * len(e.lanes())
     facts = {
-        "rows of a chip": f"{rows} of {run.program.length} tokens, {rows // e.accumulate} at a time",
+        "rows of a chip": f"{rows} of {run.program.experiment.corpus.length} tokens, {rows // e.accumulate} at a time",
         "memory of a chip": f"{need.held / GIB:.2f} GiB state and teachers + {need.temporaries / GIB:.2f} GiB "
         f"{'temporaries' if need.compiled else 'temporaries at most'} of {chip.hbm_gib:g} GiB",
         "arithmetic of a chip": f"{need.flops / 1e12:.2f} TFLOP a step, "

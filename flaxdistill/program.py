@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import jax
 
+from flaxdistill.beginning import first_params
 from flaxdistill.experiment import Experiment
-from flaxdistill.feed import abstract_batch
 from flaxdistill.lanes import Lane, each
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply, make_init, shapes_of, untied
+from flaxdistill.models.encoder import make_apply, untied
 from flaxdistill.pytrees import Batch, Outputs, Params
-from flaxdistill.student import start_from
 from flaxdistill.train.state import TrainState, keep_best, make_state
 from flaxdistill.train.step import Apply, Metrics, make_step
 
@@ -23,7 +22,7 @@ class Program:
     """What a run computes, lanes and all; nothing is allocated before one of its functions runs.
 
     ``config`` is the student's, ``copied`` that of the model its first weights come from, ``prepare`` what a lane's task
-    does to rows of ``length`` tokens. ``teacher_params`` may be ``ShapeDtypeStruct`` leaves.
+    does to rows. ``teacher_params`` may be ``ShapeDtypeStruct`` leaves.
     """
 
     experiment: Experiment
@@ -32,7 +31,6 @@ class Program:
     teachers: tuple[Apply, ...]
     teacher_params: tuple[Params, ...]
     prepare: Callable[[Lane], Callable[[Batch], Batch]]
-    length: int
 
     def student(self, params: Params, batch: Batch) -> Outputs:
         """Run the student without dropout."""
@@ -44,11 +42,10 @@ class Program:
         e = self.experiment
 
         def one(lane: Lane) -> TrainState:
-            student = make_init(self.config)(jax.random.key(lane.seed))
-            if self.copied is not None:
-                student = start_from(e.student.start, self.copied, start_params, self.config, student)
-            tx = e.optim.build(e.steps, lane.rate)
-            return make_state({"student": student, "losses": self._losses(lane)}, tx, keep=e.keep == "best")
+            params = first_params(
+                e, lane.seed, self.config, self.copied, start_params, self.teachers, self.teacher_params
+            )
+            return make_state(params, e.optim.build(e.steps, lane.rate), keep=e.keep == "best")
 
         return each(one, e.lanes())
 
@@ -85,16 +82,3 @@ class Program:
     def keep(self, state: TrainState, worths: jax.Array) -> TrainState:
         """Keep the student of every lane whose evaluation is worth more than any before."""
         return each(lambda _, state, worth: keep_best(state, worth), self.experiment.lanes(), state, worths)
-
-    def _losses(self, lane: Lane) -> Params:
-        batch, losses = abstract_batch(self.length), self.experiment.losses
-        student = jax.eval_shape(self.student, shapes_of(self.config), batch)
-        outputs = tuple(
-            jax.eval_shape(apply, params, batch)
-            for apply, params in zip(self.teachers, self.teacher_params, strict=True)
-        )
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(lane.seed), 1), len(losses))
-        return {
-            name: loss.init(key, student, outputs)
-            for key, (name, loss) in zip(keys, losses.items(), strict=True)
-        }

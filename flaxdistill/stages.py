@@ -48,6 +48,8 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
         refuse_brackets(root / name)
         workdir.check(root / name, experiment)
         _check_later(name, experiment, stages, root)
+        if (latest_step(root / name) or 0) < experiment.steps:
+            build.check(experiment)
     for name, experiment in stages.items():
         path = root / name
         if workdir.is_workdir(path) and (latest_step(path) or 0) >= experiment.steps:
@@ -66,6 +68,7 @@ def prepare(stages: Stages, root: Path, *, report: build.Report) -> None:
     """Prepare the blocks of every stage, as its run would; a stage that is yet to be trained lends its vocabulary."""
     for name, experiment in stages.items():
         _check_earlier(name, experiment, list(stages))
+        experiment.corpus.check()
     for name, experiment in stages.items():
         path, given = experiment.model_path(), experiment.corpus.tokenizer
         while path and path.startswith("@") and latest_step(root / path[1:]) is None:

@@ -32,7 +32,7 @@ def read_tensors(directory: Path, family: Family) -> dict[str, np.ndarray]:
         # A plain name: an index that was fetched must not point anywhere else.
         if not (isinstance(file, str) and re.fullmatch(r"\w[\w.-]*\.safetensors", file)):
             raise UserError(
-                f"{index} names the file {file!r}; a shard is a .safetensors file beside its index"
+                f"{index} names the file {file!r:.80}; a shard is a .safetensors file beside its index"
             )
     tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(where.values())):

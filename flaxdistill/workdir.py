@@ -61,12 +61,6 @@ def claim(
     the experiment only names: models and blocks. Raises UserError naming the fields where the folder holds another
     experiment, for a folder that holds something else, and while another process is at work there.
     """
-    new = {
-        "format": FORMAT,
-        "experiment": config.to_json(experiment),
-        "inputs": dict(inputs),
-        "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
-    }
     refuse_brackets(path)
     check(path, experiment, inputs)
     if not alone:
@@ -76,8 +70,8 @@ def claim(
             path.mkdir(parents=True, exist_ok=True)
             lock = undo.enter_context((path / LOCK).open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_json(path / TEMPORARY, new)
-            os.replace(path / TEMPORARY, path / EXPERIMENT)
+            if not is_workdir(path):
+                record(path, experiment, family, encoder, inputs)
             # After it, so that a claim cut short here is known as this run's, and mended by the next one.
             if not (path / TOKENIZER / "tokenizer.json").is_file():
                 shutil.rmtree(path / f".{TOKENIZER}.tmp", ignore_errors=True)
@@ -92,6 +86,20 @@ def claim(
             raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from None
         undo.pop_all()
     return lock
+
+
+def record(
+    path: Path, experiment: Experiment, family: Family, encoder: EncoderConfig, inputs: Mapping[str, str]
+) -> None:
+    """Write down what run a folder holds; of one that goes on once its checkpoint has been read."""
+    new = {
+        "format": FORMAT,
+        "experiment": config.to_json(experiment),
+        "inputs": dict(inputs),
+        "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
+    }
+    write_json(path / TEMPORARY, new)
+    os.replace(path / TEMPORARY, path / EXPERIMENT)
 
 
 def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None) -> None:
@@ -132,12 +140,18 @@ def read_experiment(path: Path) -> Experiment:
     found = config.from_json(_stored(path, "experiment"), source=str(path / EXPERIMENT))
     if not isinstance(found, Experiment):
         raise UserError(f"{path / EXPERIMENT} holds no experiment; give the --workdir of a run")
+    config.check_types(found, f"{path / EXPERIMENT}: experiment")
     return found
 
 
 def read_inputs(path: Path) -> dict[str, str]:
     """Read the hashes of what a workdir's run was given."""
-    return _stored(path, "inputs")
+    inputs = _stored(path, "inputs")
+    if not all(isinstance(value, str) and value.isalnum() for value in inputs.values()):
+        raise UserError(
+            f"{path / EXPERIMENT} is damaged: its inputs are no hashes; start the run anew elsewhere"
+        )
+    return inputs
 
 
 def trained_on(model: hub.Model, corpus: Corpus) -> bool:

@@ -139,13 +139,13 @@ def test_a_config_that_cannot_be(saved, fields, said):
 
 
 def test_a_config_of_endless_layers(saved):
-    change_json(saved / "config.json", num_hidden_layers=10**15)
-    refused(saved, "config.json asks for 1000000000000000 layers and the file holds 42 tensors in all")
+    change_json(saved / "config.json", num_hidden_layers=1000)
+    refused(saved, "config.json asks for 1000 layers and the file holds 42 tensors in all")
 
 
 def test_a_config_of_another_size(saved):
-    change_json(saved / "config.json", vocab_size=2**50)
-    refused(saved, f"word_embeddings.weight has shape [60, 16] where the config asks for [{2**50}, 16]")
+    change_json(saved / "config.json", vocab_size=2**30)
+    refused(saved, f"word_embeddings.weight has shape [60, 16] where the config asks for [{2**30}, 16]")
 
 
 def test_null_and_whole_numbers_are_fine(saved):
@@ -521,8 +521,8 @@ def test_a_model_json_that_cannot_be(converted, fields, said):
     ("fields", "said"),
     [
         ({"num_layers": 3}, "is not the model that model.json describes: see layer_2/attention/bias"),
-        ({"num_layers": 10**15}, "model.json asks for 1000000000000000 layers and "),
-        ({"vocab_size": 10**12}, "see embeddings/word/embedding, mlm/bias"),
+        ({"num_layers": 1000}, "model.json asks for 1000 layers and "),
+        ({"vocab_size": 10**9}, "see embeddings/word/embedding, mlm/bias"),
         ({"vocab_size": "60"}, "vocab_size is '60'; write a whole number"),
         ({"activation": "silu"}, "activation is 'silu'; known are gelu, gelu_new, relu"),
         ({"num_heads": 2}, "has digest "),

@@ -47,3 +47,8 @@ class Corpus:
             raise UserError(
                 f"vocab_size is {self.vocab_size}, but a vocabulary needs at least 64 entries: raise it"
             )
+
+    def check(self) -> None:
+        """Raise UserError for a file that is not there; reads none."""
+        for source in (*self.sources, *self.held_out_sources):
+            source.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,6 +58,7 @@ def prepare_examples(
     *,
     labels: tuple[str, ...] | None = None,
     report: Report = lambda text: None,
+    check: Report = lambda name: None,
 ) -> Store:
     """Turn labelled sources into a store below ``directory``, or open it if it is there; as ``prepare`` does for text.
 
@@ -87,7 +89,7 @@ def prepare_examples(
         judged = [shard for shards in held_out for shard in shards]
         return _write(folder, corpus, train, judged, vocabulary, reading, labels, report)
 
-    return stored(directory, settings, write, report)
+    return stored(directory, settings, write, report, check)
 
 
 def _described(source: Source, shards: list[Shard]) -> dict[str, Any]:
@@ -145,7 +147,8 @@ def _write(
             path = folder / f"{name}-examples.jsonl"
             with writing(path):
                 path.write_text("\n".join(kept) + "\n")
-            written["examples"] = {"file": path.name, "bytes": path.stat().st_size}
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            written["examples"] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
         return written
 
     pool = held_out or [shard for shards in train for shard in shards]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,24 @@ def fingerprint(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def stored(directory: Path, settings: dict[str, Any], write: Fill, report: Report) -> Store:
-    """Open the store below ``directory`` that ``settings`` describe, or let ``write`` fill it: whole or not at all."""
+@contextlib.contextmanager
+def unmade(folder: Path) -> Iterator[None]:
+    """Where something is refused, remove a folder and those above it that were not there before and are empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                path.rmdir()
+        raise
+
+
+def stored(directory: Path, settings: dict[str, Any], write: Fill, report: Report, check: Report) -> Store:
+    """Open the store below ``directory`` that ``settings`` describe, or let ``write`` fill it: whole or not at all.
+
+    ``check`` is asked with its name before it is made.
+    """
     final = directory / fingerprint(settings)
     remove_abandoned(directory, f".{final.name}-*")
     if final.exists():
@@ -42,8 +59,10 @@ def stored(directory: Path, settings: dict[str, Any], write: Fill, report: Repor
             f"reused {final}: {sum(map(len, store.train))} training and {len(store.held_out)} held-out blocks"
         )
         return store
+    check(final.name)
     named = {"format": FORMAT, "fingerprint": final.name, "settings": settings}
-    fill(final, lambda folder: named | write(folder), facts=MANIFEST)
+    with unmade(directory):
+        fill(final, lambda folder: named | write(folder), facts=MANIFEST)
     store = open_store(final)
     report(
         f"wrote {final}: {sum(map(len, store.train))} training and {len(store.held_out)} held-out blocks, "

@@ -59,7 +59,8 @@ def _read(line: bytes, place: str, width: int | None) -> tuple[str, np.ndarray]:
     try:
         parts = line.decode("utf-8").rstrip().split(" ")
         first = 1 if width is None else len(parts) - width
-        vector = np.array(parts[max(first, 1) :], np.float32)
+        with np.errstate(over="ignore"):  # what is too large is infinite, and refused below
+            vector = np.array(parts[max(first, 1) :], np.float32)
     except (UnicodeDecodeError, ValueError):
         vector = np.zeros(0, np.float32)
     if not (len(vector) == (width or len(vector)) > 0 and np.isfinite(vector).all()):

@@ -17,7 +17,16 @@ import numpy as np
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.duplicates import find_duplicates
 from flaxdistill.data.engine import Engine, working
-from flaxdistill.data.filling import Report, Task, fill, fingerprint, read_facts, remove_abandoned, stored
+from flaxdistill.data.filling import (
+    Report,
+    Task,
+    fill,
+    fingerprint,
+    read_facts,
+    remove_abandoned,
+    stored,
+    unmade,
+)
 from flaxdistill.data.passes import (
     BLOCKS,
     DUPLICATES,
@@ -43,6 +52,7 @@ def prepare(
     *,
     engine: Engine = Engine(),
     report: Report = lambda text: None,
+    check: Report = lambda name: None,
 ) -> Store:
     """Turn a corpus into blocks in a folder of its own below ``directory``, or open it if it is there.
 
@@ -51,7 +61,7 @@ def prepare(
     and neither are training documents that nearly repeat one (they are counted in the manifest).
     Of what is repeated in the sources the first copy stays, where ``corpus.duplicates`` is drop. ``engine`` does the
     work; what has been done to whole shards is kept when it is cut short, and the next call goes on from there.
-    ``report`` is told, in one line each, what has been done.
+    ``report`` is told, in one line each, what has been done; ``check`` is asked with the folder's name before it is made.
     """
     directory = Path(directory).absolute()
     train = [source.shards() for source in corpus.sources]
@@ -64,14 +74,15 @@ def prepare(
     def write(folder: Path) -> dict[str, Any]:
         return _write(folder, parts, corpus, train, held_out, vocabulary, engine, report)
 
-    try:
-        store = stored(directory, settings, write, report)
-    except BaseException:
-        with contextlib.suppress(OSError):  # not empty, or never made
-            parts.rmdir()
-        if parts.exists():
-            report(f"kept what is done in {parts}: the same command goes on from there")
-        raise
+    with unmade(directory):
+        try:
+            store = stored(directory, settings, write, report, check)
+        except BaseException:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                parts.rmdir()
+            if parts.exists():
+                report(f"kept what is done in {parts}: the same command goes on from there")
+            raise
     shutil.rmtree(parts, ignore_errors=True)
     return store
 

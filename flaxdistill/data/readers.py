@@ -240,7 +240,8 @@ def check_columns(columns: Columns, present: list[str], place: str) -> None:
     """Raise UserError, naming what there is, unless all columns are present."""
     for column in columns:
         if column not in present:
-            names = ", ".join(map(repr, present)) or "none"
+            names = ", ".join(map(repr, present[:20])) or "none"
+            names += f" and {len(present) - 20} more" if len(present) > 20 else ""
             raise UserError(f"{place}: no column {column!r}, only {names}; set `column` to one of them")
 
 

@@ -66,6 +66,12 @@ class Source:
                 "leave the source out to give it no weight"
             )
 
+    def check(self) -> None:
+        """Raise UserError for files that are not there or of no known format; data sets are not looked for."""
+        if self.path != "docstrings" and self.path.partition(":")[0] not in PUBLISHED:
+            for _, path in _find_files(self.path):
+                _format(path)
+
     def shards(self) -> list[Shard]:
         """List the pieces of this source, sorted by name; files are read once to fingerprint them.
 
@@ -135,12 +141,17 @@ def _find_files(pattern: str) -> list[tuple[str, Path]]:
     return sorted((path.relative_to(root).as_posix(), path) for path in found)
 
 
-def _file_shard(
-    name: str, path: Path, columns: Columns, header: Columns, read: Callable[..., Iterator]
-) -> Shard:
+def _format(path: Path) -> str:
     form = format_of(path)
     if form is None:
         raise UserError(f"{path} has a suffix that says nothing about its format; {known_formats()}")
+    return form
+
+
+def _file_shard(
+    name: str, path: Path, columns: Columns, header: Columns, read: Callable[..., Iterator]
+) -> Shard:
+    form = _format(path)
     try:
         size = path.stat().st_size
         if size == 0:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,9 @@ class Store:
         try:
             path = self.path / entry["file"]
             if path.parent == self.path and path.stat().st_size == entry["bytes"]:
-                return [json.loads(line) for line in path.read_bytes().splitlines()]
+                data = path.read_bytes()
+                if entry.get("sha256") in (None, hashlib.sha256(data).hexdigest()):
+                    return [json.loads(line) for line in data.splitlines()]
         except (OSError, ValueError, KeyError, TypeError):
             pass
         raise UserError(f"the examples of {self.path} are not those that its manifest names: {REBUILD}")
@@ -100,15 +104,32 @@ def open_store(path: str | os.PathLike) -> Store:
             blocks.append(Blocks(ids=ids, segments=segments, first_id=first_id, beside=beside))
             first_id += len(ids)
         _mapped(path, manifest["counts"])
+        _check(manifest, blocks)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} is not a block store, {error.filename} is missing: {REBUILD}") from error
     except OSError as error:
         raise UserError(
             f"{error.filename or path} cannot be read ({error.strerror}): free it or {REBUILD}"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the manifest of {path} is damaged ({error!r}): {REBUILD}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"the manifest of {path} is damaged ({why:.200}): {REBUILD}") from error
     return Store(path=path, manifest=manifest, train=tuple(blocks[1:]), held_out=blocks[0])
+
+
+def _check(manifest: dict[str, Any], blocks: list[Blocks]) -> None:
+    """Raise ValueError, KeyError or TypeError unless a manifest says what ``Store`` asks of it, and its arrays agree."""
+    length, labels = manifest["settings"]["length"], manifest.get("labels", [])
+    for part in blocks:
+        rows = {len(array) for array in part.beside.values()}
+        if part.ids.shape != (len(part.ids), length) or part.segments.shape != part.ids.shape:
+            raise ValueError(f"blocks are {part.ids.shape} and {part.segments.shape}, of {length!r} tokens")
+        if not rows <= {len(part.ids)}:
+            raise ValueError(f"beside {len(part.ids)} blocks there are {sorted(rows)} of something else")
+    if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise ValueError(f"its labels are {labels!r}")
+    if not isinstance(manifest["tokenizer"]["digest"], str):
+        raise ValueError("its tokenizer has no digest")
 
 
 def _mapped(folder: Path, entry: dict[str, Any]) -> np.ndarray:
@@ -122,8 +143,14 @@ def _mapped(folder: Path, entry: dict[str, Any]) -> np.ndarray:
         raise UserError(f"{path} has {size} bytes, but its manifest says {entry['bytes']}: {REBUILD}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not an array file ({error}): {REBUILD}") from error
+    except (
+        ValueError,
+        EOFError,
+        TypeError,
+        SyntaxError,
+        tokenize.TokenError,
+    ) as error:  # numpy's reader of headers
+        raise UserError(f"{path} is not an array file ({error!s:.200}): {REBUILD}") from error
     found, expected = (list(array.shape), array.dtype.name), (entry["shape"], entry["dtype"])
     if found != expected:
         raise UserError(

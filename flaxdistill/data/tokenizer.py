@@ -22,6 +22,8 @@ SPECIAL_NAMES = {
 }
 BERT_TOKENS = [names[0] for names in SPECIAL_NAMES.values()]
 # What says where a tokenizer lay on someone's disk, or runs their code, has no place in an export.
+SPARSEST = 100
+"""Ids for every token that has one."""
 LOCAL_KEYS = (
     "auto_map", "cache_dir", "is_local", "local_files_only", "merges_file", "name_or_path",
     "special_tokens_map_file", "tokenizer_file", "vocab_file", "_commit_hash",
@@ -162,6 +164,11 @@ def _read_bpe(path: Path, config: dict):
     if not merges.is_file():
         raise UserError(f"{path} needs merges.txt beside it, which does not exist; copy it from the model")
     ids = read_json(path)
+    for token, i in ids.items():
+        if type(i) is not int or not 0 <= i < 2**32:
+            raise UserError(
+                f"{path} gives {token!r:.60} the id {i!r:.60}; an id is a whole number below 2^32"
+            )
     tokens = _special_tokens(ids, config, str(path))
     try:
         model = models.BPE.from_file(str(path), str(merges))
@@ -209,6 +216,8 @@ def _special_tokens(ids: dict[str, int], config: dict, where: str) -> dict[str, 
         configured = config.get(f"{role}_token")
         if isinstance(configured, dict):  # a serialised AddedToken
             configured = configured.get("content")
+        if configured is not None and not isinstance(configured, str):
+            raise UserError(f'{where} has {configured!r:.60} for "{role}_token" beside it; write a text')
         wanted = [configured] if configured else list(names)
         found = next((name for name in wanted if name in ids), None)
         if found is None:
@@ -228,6 +237,11 @@ def vocabulary_of(tokenizer, config: dict, where: str) -> Vocabulary:
     tokenizer.no_padding()
     ids = tokenizer.get_vocab(with_added_tokens=True)
     tokens = _special_tokens(ids, config, where)
+    size = max(ids.values()) + 1
+    if size > SPARSEST * len(ids):  # an embedding table has a row for each, used or not
+        raise UserError(
+            f"{where} has {len(ids)} tokens and ids up to {size - 1}; number them without such gaps"
+        )
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in tokens.values() if t not in added])
     if tokenizer.post_processor is None:
@@ -242,7 +256,7 @@ def vocabulary_of(tokenizer, config: dict, where: str) -> Vocabulary:
     return Vocabulary(
         tokenizer=tokenizer,
         **{role: ids[token] for role, token in tokens.items()},
-        size=max(ids.values()) + 1,
+        size=size,
         special_ids=tuple(sorted(special)),
         digest=hashlib.sha256(table.encode()).hexdigest(),
         config=_export_config(tokenizer, config, tokens),

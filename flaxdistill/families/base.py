@@ -105,9 +105,10 @@ class Family:
             elif name == self.mlm_bias and not _same(tensors[name], flat.get("mlm/bias")):
                 left_out.append(f"{name} (an untied head adds {self.decoder}.bias)")
         if problems:
+            more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise UserError(
                 f"{source} is no {self.model_type} checkpoint as its config.json describes it: "
-                f"{'; '.join(problems)}; check that config and weights belong together"
+                f"{'; '.join(problems[:3])}{more}; check that config and weights belong together"
             )
         return config, unflatten(flat), f"left out: {', '.join(left_out)}" if left_out else ""
 

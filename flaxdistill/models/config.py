@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from flaxdistill.errors import UserError
 
 Head = Literal["none", "mlm", "sequence", "tokens", "span"]
 """What stands on an encoder: nothing, words at every token, classes of a row, of every token, or the two ends of a span."""
+
+
+DEEPEST = 1000
+"""Layers: each is compiled on its own, and a file that asks for more is damaged."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +49,19 @@ class EncoderConfig:
             "intermediate_size",
             "max_positions",
         ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1 and below 2^31")
+        if self.num_layers > DEEPEST:
+            raise UserError(f"num_layers is {self.num_layers}; no more than {DEEPEST} can be built")
+        if not 0 <= self.type_vocab_size < 2**31:
+            raise UserError(
+                f"type_vocab_size is {self.type_vocab_size}; it must be at least 0 and below 2^31"
+            )
+        for name in ("norm_eps", "head_norm_eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}; it must be a small number above 0, such as 1e-12"
+                )
         if self.hidden_size % self.num_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; change one of the two"

@@ -115,3 +115,11 @@ def make_apply(
         return outputs
 
     return apply
+
+
+def make_frozen(
+    config: EncoderConfig, dtype: DType, attention: Attention = "auto"
+) -> Callable[[Params, Batch], Outputs]:
+    """Make ``apply(params, batch) -> Outputs`` without dropout."""
+    encode = make_apply(config, dtype, attention)
+    return lambda params, batch: encode(params, batch, None)

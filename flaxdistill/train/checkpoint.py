@@ -140,6 +140,12 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
     told = {part: jax.ShapeDtypeStruct((len(jax.tree.leaves(shapes)),), jnp.uint32, sharding=here)}
     try:
         with context:
+            # Shapes first: what orbax tells of others comes from many threads.
+            stored = v1.metadata(folder, checkpointable_name="default").metadata[part]["student"]
+            if {p: x.shape for p, x in tree.flatten(stored).items()} != {
+                p: x.shape for p, x in tree.flatten(shapes).items()
+            }:
+                raise ValueError("its arrays have other names or shapes")
             wanted = {part: {"student": shapes}, "sums": told}
             read = v1.load(folder, wanted, checkpointable_name="default")
         _check(read["sums"], {part: tree.sums(read[part]["student"])})

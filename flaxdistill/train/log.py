@@ -81,12 +81,21 @@ def read_rows(path: Path) -> list[Row]:
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
-        if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+        if not (isinstance(row, dict) and isinstance(row.get("step"), int) and _is_row(row)):
             break
         rows.append(row)
     return rows
+
+
+def _is_row(row: Row) -> bool:
+    """Tell whether all values but the name of the split are numbers, or null for one that is not finite."""
+    values = [value for name, value in row.items() if name != "split"]
+    return isinstance(row.get("split", ""), str) and all(
+        value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+        for value in values
+    )
 
 
 def last(rows: Iterable[Row], split: str | None = None) -> Row:

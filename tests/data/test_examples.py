@@ -150,7 +150,7 @@ def test_a_mistake_names_file_and_line(folder, train, dev, message):
     (folder / "dev.tsv").write_text(dev)
     with pytest.raises(UserError, match=message):
         prepared(folder)
-    assert not list((folder / "stores").iterdir())
+    assert not (folder / "stores").exists()
 
 
 def test_other_mistakes(folder):
