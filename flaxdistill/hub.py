@@ -179,7 +179,7 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
     again = "convert the model again"
     if given.get("format") != 1:
         raise UserError(
-            f"{file} has format {given.get('format')!r} and 1 is known here; {again} or update flaxdistill"
+            f"{file} has format {given.get('format')!r:.80} and 1 is known here; {again} or update flaxdistill"
         )
     family, config = _described(directory)
     # Before orbax sees them: what it says of a damaged file is long and comes from many threads.
@@ -210,7 +210,7 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
     digest = digest_of(family, config, params)
     if digest != given.get("digest"):
         raise UserError(
-            f"{folder} has digest {digest[:12]} and {file.name} says {given.get('digest')}; {again}"
+            f"{folder} has digest {digest[:12]} and {file.name} says {given.get('digest')!s:.80}; {again}"
         )
     return family, config, params, digest
 

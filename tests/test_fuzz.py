@@ -327,16 +327,19 @@ def put(place: str, value: Any) -> Callable[[bytes], bytes]:
     return change
 
 
+LONG = ["x" * 3000]
 FOUND: dict[str, list[Callable[[bytes], bytes]]] = {
     "a manifest": [
         lambda data: data[:3] + b"\x80" + data[3:],
-        put("labels", 7), put("settings", None), put("settings", {"length": -1}), put("tokenizer", {"digest": None}),
+        put("format", LONG), put("counts.dtype", LONG), put("labels", 7),
+        put("settings", None), put("settings", {"length": -1}), put("tokenizer", {"digest": None}),
     ],
     "blocks": [lambda data: data.replace(b", 16)", b", 16(", 1)],
-    "an index of shards": [put("weight_map", {"a": {"b" * 3000: 1}})],
+    "an index of shards": [put("weight_map", {"a": LONG})],
     "experiment.json": [
-        put("experiment.losses.vocab.temperature", None), put("experiment.optim.class", ["x" * 3000]),
+        put("experiment.losses.vocab.temperature", None), put("experiment.optim.class", LONG),
         put("experiment.corpus", None), put("experiment.steps", "many"), put("inputs.blocks", ["a"]),
+        put("student.family", LONG),
     ],
     "metrics.jsonl": [
         lambda data: data.replace(b"1.5", b'"low"'), lambda data: data.replace(b"1.5", b"{}"),
@@ -345,6 +348,7 @@ FOUND: dict[str, list[Callable[[bytes], bytes]]] = {
     ],
     "vocab.json": [put("<s>", 2**32), put("<s>", -1), put("<s>", []), put("<mask>", 4 * 10**9)],
     "tokenizer_config.json": [put("mask_token", ["a"])],
+    "a converted model": [put("format", LONG), put("digest", LONG), put("family", LONG)],
     "vectors": [lambda data: data.replace(b"1", b"9" * 41, 1)],
     "a model's config": [put("num_hidden_layers", 10**11), put("hidden_size", 2**70), put("type_vocab_size", -1)],
 }  # fmt: skip

@@ -67,15 +67,15 @@ def _starts(rows: int) -> range:
 
 
 def _load_dataset(name: str, split: str) -> Any:
+    path, _, config = name.partition(":")
+    if re.match(r"[./~]", path) and not Path(path).expanduser().is_dir():
+        raise UserError(f"Source hf:{name} names the directory {path}, which does not exist")
     try:
         import datasets
     except ImportError as error:
         raise UserError(
             f"Source hf:{name} needs the `datasets` library; run pip install 'flaxdistill[hf]'"
         ) from error
-    path, _, config = name.partition(":")
-    if re.match(r"[./~]", path) and not Path(path).expanduser().is_dir():
-        raise UserError(f"Source hf:{name} names the directory {path}, which does not exist")
     try:
         path = str(Path(path).expanduser()) if path.startswith("~") else path
         return datasets.load_dataset(path, config or None, split=split)

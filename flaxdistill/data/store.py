@@ -93,7 +93,7 @@ def open_store(path: str | os.PathLike) -> Store:
         manifest = json.loads((path / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
             raise UserError(
-                f"{path} is a block store of format {manifest['format']}, but this version reads "
+                f"{path} is a block store of format {manifest['format']!s:.80}, but this version reads "
                 f"format {FORMAT}: {REBUILD}"
             )
         # Held-out blocks are numbered first: their masks must not move with the amount of training text.
@@ -137,10 +137,10 @@ def _mapped(folder: Path, entry: dict[str, Any]) -> np.ndarray:
     # process has 1,024 by default: hence one file for all shards of a source.
     path = folder / entry["file"]
     if path.parent != folder:
-        raise ValueError(f"the file {entry['file']!r} lies elsewhere")
+        raise ValueError(f"the file {entry['file']!r:.80} lies elsewhere")
     size = path.stat().st_size
     if size != entry["bytes"]:
-        raise UserError(f"{path} has {size} bytes, but its manifest says {entry['bytes']}: {REBUILD}")
+        raise UserError(f"{path} has {size} bytes, but its manifest says {entry['bytes']!s:.80}: {REBUILD}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (
@@ -154,6 +154,6 @@ def _mapped(folder: Path, entry: dict[str, Any]) -> np.ndarray:
     found, expected = (list(array.shape), array.dtype.name), (entry["shape"], entry["dtype"])
     if found != expected:
         raise UserError(
-            f"{path} holds {found[0]} {found[1]}, but its manifest says {expected[0]} {expected[1]}: {REBUILD}"
+            f"{path} holds {found[0]} {found[1]}, but its manifest says {expected[0]!s:.80} {expected[1]!s:.80}: {REBUILD}"
         )
     return array.view(np.ndarray)  # the same memory, without the cost of memmap's own indexing

@@ -21,6 +21,6 @@ def family(model_type: str) -> Family:
     """Get a family by Hugging Face's ``model_type``; raises UserError naming those there are."""
     if model_type not in known():
         raise UserError(
-            f"model_type {model_type!r} is not a family known here; known are {', '.join(known())}"
+            f"model_type {model_type!r:.80} is not a family known here; known are {', '.join(known())}"
         )
     return importlib.import_module(f"{__name__}.{model_type}").FAMILY

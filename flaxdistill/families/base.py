@@ -266,7 +266,7 @@ def take(given: Mapping[str, Any], key: str, kind: type[T], default: T | None = 
         return default
     # bool is an int to Python, and a whole number is a float to a person.
     if not (type(value) is kind or (kind is float and type(value) is int)):
-        has = "is missing" if value is None else f"is {value!r}"
+        has = "is missing" if value is None else f"is {value!r:.80}"
         raise UserError(f"{key} {has}; write {_KINDS[kind]}")
     return kind(value)
 
@@ -278,7 +278,7 @@ def refuse_unless(given: Mapping[str, Any], key: str, *allowed: Any) -> None:
     """Raise UserError where a config asks for arithmetic that is not built."""
     if given.get(key, allowed[0]) not in allowed:
         choices = " or ".join(repr(value) for value in allowed)
-        raise UserError(f"{key} is {given[key]!r}; only {choices} can be computed here")
+        raise UserError(f"{key} is {given[key]!r:.80}; only {choices} can be computed here")
 
 
 def _leaves(path: str, name: str) -> dict[str, str]:
