@@ -182,7 +182,7 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     },
     ("program.py", "test_tasks.py"): {
         "rows.keys(2 * lane.seed + 1)": "rows.keys(2 * e.lanes()[0].seed + 1)",
-        "                    e.optim.build(e.steps, lane.rate),": "                    e.optim.build(e.steps, e.lanes()[0].rate),",
+        "e.losses,\n                    e.optim.build(e.steps, lane.rate)": "e.losses, e.optim.build(e.steps, e.optim.rate)",
     },
     ("train/log.py", "test_fuzz.py"): {
         " and _is_row(row)": "",
