@@ -83,8 +83,13 @@ class Child:
         folder = self.workdir / "student" / "checkpoints"
         return max((int(f.name) for f in folder.glob("*") if f.name.isdigit()), default=0)
 
+    def stepping(self) -> bool:
+        return "student step" in self.said()
+
     def writing(self) -> bool:
-        return any((self.workdir / "student" / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+        """Tell whether it is at a checkpoint; what those before it left half-written is gone once it steps."""
+        folder = self.workdir / "student" / "checkpoints"
+        return self.stepping() and any(folder.glob("*.orbax-checkpoint-tmp*"))
 
     def compiling(self) -> bool:
         said = self.said().rpartition("jit(make_examine")[2]
@@ -104,7 +109,7 @@ def kill(child: Child, where: str, number: int, draw: random.Random) -> dict[str
     elif where == "compilation":
         found, wait = child.until(child.compiling), draw.uniform(0, 2)
     else:
-        found = child.until(lambda: "student step" in child.said())
+        found = child.until(child.stepping)
         wait = draw.uniform(0, 8)
     if not found:
         return None
