@@ -99,13 +99,7 @@ class Child:
 def kill(child: Child, where: str, number: int, draw: random.Random) -> dict[str, object] | None:
     """Kill a child where it is to be killed; None where it was done before."""
     if where == "save":
-        left = [draw.randint(1, 2)]
-
-        def due() -> bool:  # the first or the second save that this child begins
-            left[0] -= child.writing()
-            return left[0] <= 0 or (child.until(lambda: not child.writing()) and False)
-
-        found, wait = child.until(due), draw.uniform(0, 0.6)
+        found, wait = child.until(child.writing), draw.uniform(0, 0.6)
     elif where == "compilation":
         found, wait = child.until(child.compiling), draw.uniform(0, 2)
     else:
