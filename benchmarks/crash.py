@@ -42,7 +42,7 @@ student = dataclasses.replace(
     teacher=Teacher(path=Stage("teacher")),
     student=Student(num_layers=3),
     losses={"vocab": Vocab(tokens="masked"), "cosine": Cosine()},
-    steps=240,
+    steps=120,
     log_every=1,
     save_every=4,
     eval_every=50,
@@ -174,7 +174,7 @@ def main() -> None:
         shutil.rmtree(root / f"cache-{number}", ignore_errors=True)
     right, found = figures(root / "whole"), figures(root / "killed")
     differences = sum(a != b for a, b in zip(right, found, strict=False)) + abs(len(right) - len(found))
-    size = sum(f.stat().st_size for f in (root / "whole/student/checkpoints/240").rglob("*") if f.is_file())
+    size = sum(f.stat().st_size for f in (root / "whole/student/checkpoints/120").rglob("*") if f.is_file())
     counts = {spot: sum(row["where"] == spot for row in rows) for spot in ("save", "compilation", "anywhere")}
     total: bench.Row = {
         "name": f"seed {options.seed}",
