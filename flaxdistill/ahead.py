@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxdistill import fit, hub, sharding
+from flaxdistill import fit, hub, sharding, workdir
 from flaxdistill.chips import Topology
 from flaxdistill.collectives import KINDS, collectives
 from flaxdistill.costs import cost
@@ -31,7 +31,7 @@ from flaxdistill.program import Program
 from flaxdistill.tasks.base import Labelled
 
 QUICKLY = {"exec_time_optimization_effort": -1.0}
-"""The compiler takes a fifth of its time, and programs are as large; they would be slower, and are not run."""
+"""The compiler takes a small part of its time, and programs are nearly as large; they would be slower, and are not run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,13 @@ def sketch(e: Experiment, earlier: Mapping[str, hub.Model]) -> Sketch:
         e = _with_attention(e, "xla")
 
     def described(path: str) -> hub.Model:
-        model = earlier[path[1:]] if path.startswith("@") else hub.describe(path)
+        folder = Path(path).expanduser()
+        if path.startswith("@"):
+            model = earlier[path[1:]]
+        elif workdir.is_workdir(folder):
+            model = hub.Model(path, *workdir.read_config(folder), {}, folder, "", "")
+        else:
+            model = hub.describe(path)
         return dataclasses.replace(model, params=shapes_of(model.config))
 
     judges = {name: described(how.path) for name, how in e.compared().items()}
@@ -147,9 +153,8 @@ def reckon(run: Sketch, topology: Topology) -> Need:
     sent = dict.fromkeys(KINDS, 0)
     if topology.size > e.tensor * e.fsdp:
         sent["all-reduce"] = int(whole / e.fsdp)
-    if (
-        e.fsdp > 1
-    ):  # forward and backward of each micro-batch gather the weights, and gradients are shared out again
+    # Forward and backward of each micro-batch gather the weights, and gradients are shared out again.
+    if e.fsdp > 1:
         sent["all-gather"] = int(whole * 2 * e.accumulate)
         sent["reduce-scatter"] = int(whole * e.accumulate)
     return Need(

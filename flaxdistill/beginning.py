@@ -9,7 +9,7 @@ import jax
 from flaxdistill import feed
 from flaxdistill.experiment import Experiment
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply, make_init, shapes_of
+from flaxdistill.models.encoder import make_frozen, make_init, shapes_of
 from flaxdistill.pytrees import Params
 from flaxdistill.student import start_from
 from flaxdistill.train.step import Apply
@@ -38,8 +38,7 @@ def _init_losses(
     e: Experiment, seed: Any, config: EncoderConfig, teachers: tuple[Apply, ...], params: Any
 ) -> Params:
     batch = feed.abstract_batch(e.corpus.length)
-    encode = make_apply(config, e.student.dtype)
-    student = jax.eval_shape(lambda p, b: encode(p, b, None), shapes_of(config), batch)
+    student = jax.eval_shape(make_frozen(config, e.student.dtype), shapes_of(config), batch)
     outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(e.losses))
     return {

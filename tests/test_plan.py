@@ -24,6 +24,7 @@ from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, shapes_of
 from flaxdistill.ops.attention import choose
 from flaxdistill.student import Start
+from flaxdistill.workdir import record
 
 GPU = chips.read_topology("h100:8")
 SIZES = {"num_layers": 4, "hidden_size": 64, "num_heads": 4, "intermediate_size": 128}
@@ -143,6 +144,35 @@ def test_verdicts_follow_from_memory():
         small = dataclasses.replace(GPU.chip, hbm_gib=share * (need.held + need.temporaries) / 0.9 / 2**30)
         told = plan.plan(stages, dataclasses.replace(GPU, chip=small), report.append)
         assert told["student on h100:8, 8 chips"]["verdict"].startswith(verdict)
+
+
+@pytest.mark.parametrize(
+    ("fits", "way"), [(True, "fits, as follows"), (False, "does not fit either: 9G of 8G")]
+)
+def test_what_does_not_fit_is_told_with_a_way_out(monkeypatch, fits, way):
+    """In a stage that learns from an earlier one, by a compiler that says so."""
+    asked = []
+
+    def compile_ahead(run, topology):
+        asked.append(run.program.experiment.accumulate)
+        if run.program.experiment.teacher is None or (fits and asked[-1] > 1):
+            return dataclasses.replace(ahead.reckon(run, topology), compiled=True)
+        return "9G of 8G"
+
+    monkeypatch.setattr(plan, "compile_ahead", compile_ahead)
+    topology = chips.read_topology("v5e:2x2")
+    told = plan.plan({"teacher": TEACHER, "student": STUDENT}, topology, lambda line: None)
+    found = told["student on v5e:2x2, 4 chips"]
+    assert found["verdict"] == "does not fit: the compiler says 9G of 8G"
+    assert found["way out"].startswith(f"--accumulate 2 {way}") and asked == [1, 1, 2]
+    assert ("tokens/s" in found) == fits
+
+
+def test_a_run_can_be_the_teacher_of_a_plan(tmp_path):
+    known = ahead.sketch(TEACHER, {}).student
+    e = dataclasses.replace(STUDENT, teacher=Teacher(path=str(tmp_path)))
+    record(tmp_path, TEACHER, known.family, known.config, {})
+    assert ahead.sketch(e, {}).student.config == student().student.config
 
 
 def test_more_chips_take_less_time_and_slices_send_more_slowly():

@@ -359,6 +359,8 @@ def test_the_jobset(desk):
     assert all(
         rule["onExitCodes"]["containerName"] == container["name"] for rule in rules if "onExitCodes" in rule
     )
+    assert container["env"] == [{"name": "FLAXDISTILL_STOPPED", "value": str(128 + signal.SIGTERM)}]
+    assert re.search(r"^ENV FLAXDISTILL_STOPPED=143$", (SCRIPTS / "Dockerfile").read_text(), re.MULTILINE)
     codes = [rule["onExitCodes"]["values"] if "onExitCodes" in rule else None for rule in rules]
     assert codes == [[UserError.code], None, [128 + signal.SIGTERM]]
     assert Lost.code not in (UserError.code, 128 + signal.SIGTERM)
@@ -379,12 +381,12 @@ def test_the_jobset(desk):
     ],
 )
 def test_slurm(desk, code, before, asked, ends):
-    desk.put("bin/srun", f'#!/bin/sh\nprintf "%s\\n" "$@" >ran\nexit {code}\n')
+    desk.put("bin/srun", f'#!/bin/sh\nprintf "%s\\n" "$@" $FLAXDISTILL_STOPPED >ran\nexit {code}\n')
     desk.put("bin/scontrol", '#!/bin/sh\necho "$@" >asked\n')
     desk.put("bin/flaxdistill", "#!/bin/sh\n")
     done = desk.run("slurm.sbatch", *RUN, SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(before))
     assert done.returncode == ends, done.stderr
-    assert (desk.folder / "ran").read_text().splitlines() == ["flaxdistill", *RUN]
+    assert (desk.folder / "ran").read_text().splitlines() == ["flaxdistill", *RUN, "143"]
     assert (desk.folder / "asked").exists() == asked
     assert not asked or (desk.folder / "asked").read_text() == "requeue 7\n"
 
@@ -402,9 +404,8 @@ def test_a_worker(desk):
     """It runs on without the shell that started it, one at a time, and is stopped by SIGTERM."""
     worker = ["bash", str(desk.folder / "flaxdistill" / "worker.sh")]
     desk.put("flaxdistill/worker.sh", (SCRIPTS / "worker.sh").read_text())
-    program = (
-        "#!/bin/bash\ntrap 'echo saved; exit 143' TERM\necho \"$@\"\nfor i in {1..600}; do sleep 0.05; done\n"
-    )
+    stop = "trap 'echo saved; exit ${FLAXDISTILL_STOPPED:-0}' TERM"
+    program = f'#!/bin/bash\n{stop}\necho "$@"\nfor i in {{1..600}}; do sleep 0.05; done\n'
     desk.put("flaxdistill/venv/bin/flaxdistill", program)
 
     def say(*words: str) -> subprocess.CompletedProcess:
