@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flaxdistill import bucket
 from flaxdistill.data.examples import text_of
 from flaxdistill.data.neighbours import Neighbours
 from flaxdistill.data.sources import Example, Source
@@ -110,6 +111,7 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
             temporary = out / f".{path.name}.tmp"
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             temporary.rename(path)
+            bucket.send(path)
         else:
             lines = path.read_bytes().decode().split("\n")[:-1]  # splitlines would cut inside texts too
             seen.update(map(document_hash, lines))
@@ -140,6 +142,7 @@ def _claim(out: Path, meaning: Mapping[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{SETTINGS}.tmp", meaning)
         os.replace(out / f"{SETTINGS}.tmp", out / SETTINGS)
+        bucket.send(out / SETTINGS)
 
 
 def _new(lines: Iterator[str], seen: set[int]) -> Iterator[str]:

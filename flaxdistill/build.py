@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdistill import doctor, feed, offline, processes, sharding, workdir
+from flaxdistill import bucket, doctor, feed, offline, processes, sharding, workdir
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.prepare import prepare
@@ -97,7 +97,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         )
         compute = offline.make_compute(teacher_applies[0], prepare_in(lanes[0]), kept)
         targets = offline.store_targets(
-            Path(e.data_dir) if e.data_dir else data,
+            bucket.here(e.data_dir) if e.data_dir else data,
             _behind_targets(e, store, teacher, kept),
             compute,
             teacher_params[0],
@@ -185,7 +185,7 @@ def check(e: Experiment) -> None:
         offline.vocab_loss(e.losses, e.task)
     check_kernels(e)
     for path in (*(other.path for other in e.compared().values()), e.start_path()):
-        if path and not path.startswith("@") and not workdir.is_workdir(Path(path).expanduser()):
+        if path and not path.startswith("@") and not workdir.is_workdir(bucket.local(path, bucket.RUN)):
             resolve(path)
     e.corpus.check()
 
@@ -207,7 +207,7 @@ def prepare_blocks(
 
     ``check`` is asked before blocks of a name are written.
     """
-    corpus, folder = e.corpus, Path(e.data_dir) if e.data_dir else data
+    corpus, folder = e.corpus, bucket.here(e.data_dir) if e.data_dir else data
     if isinstance(e.task, Labelled):
         if corpus.tokenizer is None and model is not None:
             corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
@@ -225,7 +225,11 @@ def prepare_blocks(
 
 def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
     """Read a model by path, Hub id or, for a run in a row of stages, ``@stage``."""
-    model = workdir.read_model(str(run.absolute().parent / path[1:]) if path.startswith("@") else path)
+    if path.startswith("@"):
+        earlier = run.absolute().parent / path[1:]
+        bucket.refresh(earlier)
+        path = str(earlier)
+    model = workdir.read_model(path)
     if model.note:
         report(f"{model.source}: {model.note}")
     return model

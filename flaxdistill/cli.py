@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from flaxdistill import __version__, flags, verbs
+from flaxdistill import __version__, bucket, flags, verbs
 from flaxdistill.errors import UserError
 
 _CONFIG = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _tell(sentence: str, code: int = 2) -> int:
     """Print what is wrong on one line, and give the exit code; what a library said too much of loses its middle."""
     plain = " ".join(
-        "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in sentence).split()
+        "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in bucket.told(sentence)).split()
     )
     if len(plain) > LONGEST:
         plain = f"{plain[: LONGEST - 160]} ... {plain[-150:]}"
@@ -80,7 +80,7 @@ def _tell(sentence: str, code: int = 2) -> int:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep back what orbax tells of every step it takes and, on a full disk, hundreds of times beside our one sentence."""
-    for noisy in ("absl", "asyncio"):
+    for noisy in ("absl", "asyncio", "gcsfs"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     before = sys.unraisablehook
 
@@ -149,12 +149,16 @@ def _run(told: Any) -> int:
     compiled.keep()
     console = verbs.console(quiet=not processes.first())
     with terminal.Bar(console) as bar:
+
+        def report(line: str) -> None:
+            bar.report(bucket.told(line))
+
         try:
             rows = stages.run(
                 told.experiments,
-                told.flags.workdir,
+                bucket.here(told.flags.workdir),
                 show=lambda name, experiment, row: bar.show(name, experiment.steps, row),
-                report=bar.report,
+                report=report,
             )
         except stages.Stopped as stopped:
             bar.report(
@@ -178,7 +182,10 @@ def _prepare(arguments: list[str]) -> int:
 
     from flaxdistill import stages
 
-    stages.prepare(told.experiments, told.flags.workdir, report=print)
+    def report(line: str) -> None:
+        print(bucket.told(line))
+
+    stages.prepare(told.experiments, bucket.here(told.flags.workdir), report=report)
     return 0
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxdistill import build, feed, fit, judging, sharding, workdir
+from flaxdistill import bucket, build, feed, fit, judging, sharding, workdir
 from flaxdistill.data.examples import prepare_examples
-from flaxdistill.data.store import Store, open_store
+from flaxdistill.data.store import MANIFEST, Store, open_store
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Teacher
 from flaxdistill.hub import Model
@@ -120,8 +120,8 @@ def _place(
     e = workdir.read_experiment(path)
     blocks = workdir.read_inputs(path).get("blocks", "")
     # The latter for a stage.
-    places = [Path(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
-    folder = next((place for place in places if (place / blocks).is_dir()), places[0])
+    places = [bucket.here(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
+    folder = next((place for place in places if bucket.reach(place / blocks, MANIFEST).is_dir()), places[0])
     store = open_store(folder / blocks)
     if data:
         if not isinstance(e.task, Labelled):
@@ -142,8 +142,9 @@ def _place(
 def _models(place: _Place, what: str) -> list[Model]:
     """Read a model, or every lane's of a run."""
     lanes: Sequence[int | None] = [None]
-    if workdir.is_workdir(Path(what).expanduser()):
-        number = len(workdir.read_experiment(Path(what).expanduser()).lanes())
+    path = bucket.local(what, bucket.RUN)
+    if workdir.is_workdir(path):
+        number = len(workdir.read_experiment(path).lanes())
         lanes = range(number) if number > 1 else lanes
     return [_fitting(place, workdir.read_model(what, lane)) for lane in lanes]
 

@@ -1,4 +1,4 @@
-"""Where a model's files come from: a folder, or the Hub."""
+"""Where a model's files come from: a folder, a bucket, or the Hub."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import re
 from pathlib import Path
 from typing import Any
 
+from flaxdistill import bucket
 from flaxdistill.errors import UserError
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 """What is fetched of a Hub model; folders in it are not."""
 
+CONVERTED = ("params/*", "params/*/*", "params/*/*/*")
+"""What is fetched beside them of a converted model in a bucket."""
+
 
 def resolve(path_or_id: str, files: tuple[str, ...] = FILES) -> Path:
-    """Find a model's directory: one that exists here, or a Hub id ``user/repo[@revision]``, whose ``files`` are fetched.
+    """Find a model's directory: one here or, with ``files`` fetched, a gs:// address or a Hub id ``user/repo[@revision]``.
 
     Raises UserError where there is neither.
     """
-    local = Path(path_or_id).expanduser()
+    below = CONVERTED if files is FILES else ()
+    local = bucket.local(path_or_id, bucket.named(*(f"/{name}" for name in files), *below))
     if local.is_dir():
         return local
     if local.exists():

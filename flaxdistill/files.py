@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flaxdistill import bucket
 from flaxdistill.errors import UserError
 
 
@@ -33,6 +34,7 @@ def whole(directory: str | Path) -> Iterator[Path]:
         for file in new.rglob("*"):
             # Copied and saved files have modes of their own making; a new one has the umask's.
             file.chmod(new.stat().st_mode & (0o777 if file.is_dir() else 0o666))
+        bucket.send(new, directory)
         new.rename(directory)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot write {directory}: {brief(error)}; nothing was left there") from None
@@ -55,8 +57,9 @@ def _remove(folder: Path) -> None:
 
 def refuse_full(directory: str | Path) -> Path:
     """Give the absolute path of a directory to be written; raises UserError if it holds anything already."""
-    directory = Path(os.path.abspath(Path(directory).expanduser()))
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+    directory = Path(os.path.abspath(bucket.here(directory)))
+    full = bucket.occupied(directory)
+    if full or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))):
         raise UserError(f"{directory} exists and is not an empty directory; give another or remove it")
     return directory
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxdistill import hub, sharding, stages, tree, workdir
+from flaxdistill import bucket, hub, sharding, stages, tree, workdir
 from flaxdistill.data.store import MANIFEST, open_store
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.train.checkpoint import latest_step
@@ -20,8 +20,8 @@ Sections = dict[str, Mapping[str, Any]]
 
 def inspect(path_or_id: str) -> Sections:
     """Describe what lies at a path or Hub id, as titled tables of names and values; raises UserError for what is nothing."""
-    path = Path(path_or_id).expanduser()
-    if (path / MANIFEST).is_file():
+    path = bucket.local(path_or_id, bucket.RUN)
+    if (bucket.reach(path, MANIFEST) / MANIFEST).is_file():
         return _store(path)
     if workdir.is_workdir(path):
         return _run(path)

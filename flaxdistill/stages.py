@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import signal
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxdistill import build, evaluation, processes, workdir
+from flaxdistill import bucket, build, evaluation, processes, workdir
 from flaxdistill.errors import Lost, UserError, out_of_memory
 from flaxdistill.experiment import Experiment
 from flaxdistill.families.base import expected_shapes
@@ -43,6 +42,7 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
     Stage ``name`` lives in ``root/name``, a single experiment (named '') in ``root``. Every finished stage is exported
     to ``export/`` in its workdir, read back and compared. Raises Stopped after a signal.
     """
+    _reach(root)
     for name, experiment in stages.items():  # before the first one spends hours
         _check_earlier(name, experiment, list(stages))
         refuse_brackets(root / name)
@@ -61,11 +61,13 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
         with processes.in_turn("export"):
             if processes.first() and not out.exists():
                 report(f"{name or path}: {workdir.export(path, out)}")
+        _reach(root)
     return table(stages, root)
 
 
 def prepare(stages: Stages, root: Path, *, report: build.Report) -> None:
     """Prepare the blocks of every stage, as its run would; a stage that is yet to be trained lends its vocabulary."""
+    bucket.refresh(root)
     for name, experiment in stages.items():
         _check_earlier(name, experiment, list(stages))
         experiment.corpus.check()
@@ -77,6 +79,13 @@ def prepare(stages: Stages, root: Path, *, report: build.Report) -> None:
         corpus = dataclasses.replace(experiment.corpus, tokenizer=given)
         model = build.read(path, root / name, report) if path and not given else None
         build.prepare_blocks(dataclasses.replace(experiment, corpus=corpus), root / "data", model, report)
+
+
+def _reach(root: Path) -> None:
+    """Let every process see what the others have left in a bucket; none of them writes meanwhile."""
+    if bucket.address(root):
+        bucket.refresh(root)
+        processes.meet("reach")
 
 
 def table(stages: Stages, root: Path) -> list[Row]:
@@ -126,7 +135,7 @@ def _train(
             stack.callback(live.log.close)
             stack.callback(live.checkpoints.close)
             if processes.first():
-                shutil.rmtree(path / EXPORT, ignore_errors=True)  # of the run before it was lengthened
+                bucket.remove(path / EXPORT)  # of the run before it was lengthened
             with _signals() as caught:
                 state = loop.fit(
                     live,

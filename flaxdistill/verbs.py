@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from flaxdistill import bucket
 from flaxdistill.errors import UserError
 
 _WORKDIR = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
@@ -51,6 +52,7 @@ def evaluate(
     from flaxdistill import compiled, evaluation, terminal
 
     compiled.keep()
+    workdir = bucket.local(workdir, bucket.RUN)
     if layers and (against or data or split or header):
         raise UserError(
             "--layers looks at the run's own rows and teacher; leave --against, --data and what is theirs out"
@@ -119,7 +121,7 @@ def augment(
         batch_size=batch_size,
         seed=seed,
     )
-    augmentation.augment(how, out, report=print)
+    augmentation.augment(how, bucket.local(out, bool), report=lambda line: print(bucket.told(line)))
     return 0
 
 
@@ -132,7 +134,7 @@ def export(workdir: _WORKDIR, out: _OUT) -> int:
     """
     from flaxdistill import workdir as runs
 
-    print(runs.export(workdir, out))
+    print(bucket.told(runs.export(bucket.local(workdir, bucket.RUN), bucket.here(out))))
     return 0
 
 
@@ -145,7 +147,7 @@ def convert(source: _IN, out: _OUT) -> int:
     """
     from flaxdistill.convert import convert as write
 
-    print(write(source, out))
+    print(bucket.told(write(source, bucket.here(out))))
     return 0
 
 

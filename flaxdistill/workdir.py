@@ -15,8 +15,8 @@ from typing import IO, Any
 import jax
 import numpy as np
 
+from flaxdistill import bucket, hub
 from flaxdistill import experiment as config
-from flaxdistill import hub
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
@@ -64,6 +64,7 @@ def claim(
     refuse_brackets(path)
     check(path, experiment, inputs)
     if not alone:
+        bucket.refresh(path)
         return (path / EXPERIMENT).open()
     with contextlib.ExitStack() as undo:
         try:
@@ -78,6 +79,7 @@ def claim(
                 vocabulary.save(path / f".{TOKENIZER}.tmp")
                 shutil.rmtree(path / TOKENIZER, ignore_errors=True)
                 os.rename(path / f".{TOKENIZER}.tmp", path / TOKENIZER)
+            bucket.send(path / TOKENIZER)
         except BlockingIOError:
             raise UserError(
                 f"another process is at work in {path}; wait for it, or choose another --workdir"
@@ -100,6 +102,7 @@ def record(
     }
     write_json(path / TEMPORARY, new)
     os.replace(path / TEMPORARY, path / EXPERIMENT)
+    bucket.send(path / EXPERIMENT)
 
 
 def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None) -> None:
@@ -224,7 +227,7 @@ def read_model(path_or_id: str, lane: int | None = None) -> hub.Model:
 
     Of several lanes the one whose evaluation is worth most, if ``lane`` does not say which.
     """
-    path = Path(path_or_id).expanduser()
+    path = bucket.local(path_or_id, bucket.RUN)
     if not is_workdir(path):
         return hub.read_model(path_or_id)
     family, encoder = read_config(path)

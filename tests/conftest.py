@@ -10,6 +10,8 @@ os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true".strip()
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# gcsfs reads it when imported: else it asks Google by gRPC of what kind a bucket is.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 import jax
 import pytest

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,13 @@ def config(tmp_path_factory) -> Path:
     return folder / "config.py"
 
 
-def start(config: Path, workdir: Path, number: int, devices: int, *flags: object) -> list[subprocess.Popen]:
-    """Start all processes of a run, each with so many devices, and what it prints in files of its own."""
+def start(
+    config: Path, workdir: Path, number: int, devices: int, *flags: object, each: Sequence[dict] = ()
+) -> list[subprocess.Popen]:
+    """Start all processes of a run, each with so many devices, and what it prints in files of its own.
+
+    ``each`` adds to what one finds in its environment.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,9 +73,10 @@ def start(config: Path, workdir: Path, number: int, devices: int, *flags: object
         told = ["coordinator", f"127.0.0.1:{port}", "number", number, "index", index] if number > 1 else []
         told = [f"--processes.{x}" if n % 2 == 0 else x for n, x in enumerate(told)]
         command = [sys.executable, "-m", "flaxdistill", "train", config, "--workdir", workdir, *told, *flags]
+        own = each[index] if each else {}
         with Path(f"{workdir}.{index}.txt").open("w") as out:
             children.append(
-                subprocess.Popen(list(map(str, command)), env=environment, stdout=out, stderr=out)
+                subprocess.Popen(list(map(str, command)), env=environment | own, stdout=out, stderr=out)
             )
     return children
 
@@ -108,7 +115,7 @@ def close(ours: list[dict], theirs: list[dict]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "devices", "flags"),
-    [(2, 2, []), (2, 1, ["--fsdp", 2]), (2, 2, ["--tensor", 2, "--accumulate", 2])],
+    [(2, 2, []), (2, 1, ["--fsdp", 2]), (2, 2, ["--tensor", 2, "--accumulate", 2]), (4, 1, ["--fsdp", 2])],
 )
 def test_several_processes_give_what_one_gives(config, alone, tmp_path, number, devices, flags):
     workdir = tmp_path / "run"

@@ -61,7 +61,7 @@ def working(engine: Engine, *passes: Sequence[Task]) -> Iterator[Run]:
         def run(tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
             begin(_todo(tasks))
             for task in tasks:
-                if not task.folder.exists():
+                if not task.done():
                     finish(task)
                 yield read_facts(task.folder)
 
@@ -69,7 +69,7 @@ def working(engine: Engine, *passes: Sequence[Task]) -> Iterator[Run]:
 
 
 def _todo(tasks: Sequence[Task]) -> list[Task]:
-    return [task for task in tasks if not task.folder.exists()]
+    return [task for task in tasks if not task.done()]
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flaxdistill import bucket
 from flaxdistill.data.store import FORMAT, MANIFEST, Store, open_store
 from flaxdistill.data.writer import writing
 from flaxdistill.errors import UserError
@@ -51,7 +52,7 @@ def stored(directory: Path, settings: dict[str, Any], write: Fill, report: Repor
 
     ``check`` is asked with its name before it is made.
     """
-    final = directory / fingerprint(settings)
+    final = bucket.reach(directory / fingerprint(settings), MANIFEST)
     remove_abandoned(directory, f".{final.name}-*")
     if final.exists():
         store = open_store(final)
@@ -73,7 +74,7 @@ def stored(directory: Path, settings: dict[str, Any], write: Fill, report: Repor
 
 def fill(final: Path, write: Fill, facts: str = FACTS) -> None:
     """Let ``write`` fill a folder, with what it returns in a file ``facts``; nothing is done where there is one already."""
-    if final.exists():
+    if bucket.reach(final, facts).exists():
         return
     # Renamed when whole; until then the name begins with a dot and is nobody's.
     temporary = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
@@ -85,6 +86,7 @@ def fill(final: Path, write: Fill, facts: str = FACTS) -> None:
             file.write(json.dumps(told, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        bucket.send(temporary, final)
         with writing(final):
             os.rename(temporary, final)
     except BaseException as error:
@@ -105,6 +107,10 @@ class Task:
     def do(self) -> None:
         """Fill the folder."""
         fill(self.folder, self.write)
+
+    def done(self) -> bool:
+        """Tell whether the folder is filled."""
+        return bucket.reach(self.folder, FACTS).exists()
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from pathlib import Path
 
 import numpy as np
 
+from flaxdistill import bucket
 from flaxdistill.errors import UserError
 
 MOST = 100_000
@@ -22,7 +22,7 @@ class Neighbours:
         vectors: list[np.ndarray] = []
         whole = hashlib.sha256()
         try:
-            with Path(path).expanduser().open("rb") as file:
+            with bucket.local(path, bool).open("rb") as file:
                 for number, line in enumerate(file, 1):
                     whole.update(line)
                     word, vector = _read(line, f"{path}:{number}", len(vectors[0]) if vectors else None)

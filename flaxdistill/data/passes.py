@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from flaxdistill import bucket
 from flaxdistill.data.duplicates import hash_writer, read_duplicates
+from flaxdistill.data.filling import FACTS
 from flaxdistill.data.neardup import HeldOutIndex
 from flaxdistill.data.sources import Shard
 from flaxdistill.data.split import Candidates, TrainingDocuments, document_hash
@@ -65,6 +67,7 @@ def write_plan(
 @functools.lru_cache(maxsize=1)
 def read_plan(folder: Path) -> Plan:
     """Read a plan, once in a process."""
+    bucket.reach(folder, FACTS)
     flat, lengths, leave_out = (
         np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("documents", "lengths", "leave_out")
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxdistill import bucket
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.duplicates import find_duplicates
 from flaxdistill.data.engine import Engine, working
@@ -83,7 +84,7 @@ def prepare(
             if parts.exists():
                 report(f"kept what is done in {parts}: the same command goes on from there")
             raise
-    shutil.rmtree(parts, ignore_errors=True)
+    bucket.remove(parts)
     return store
 
 
@@ -109,7 +110,7 @@ def _write(
         Task(parts / f"{BLOCKS}-{n:05d}", partial(blocks, shard, n, plan, corpus.length, drop), shard.size)
         for n, shard in enumerate(shards)
     ]
-    if done := sum(task.folder.exists() for task in (*surveys, *packing)):
+    if done := sum(task.done() for task in (*surveys, *packing)):
         report(f"goes on in {parts}: {done} of {len(surveys)} + {len(packing)} passes over shards are done")
 
     places = [

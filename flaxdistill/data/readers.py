@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from flaxdistill import bucket
 from flaxdistill.errors import UserError
 
 Columns = tuple[str, ...]
@@ -37,6 +38,7 @@ def read_records(path: Path, form: str, columns: Columns, header: Columns = ()) 
 
     ``header`` names the columns of a csv or tsv file that does not begin with a line of their names.
     """
+    bucket.reach(path)  # where another machine than the one that listed it reads
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             yield from READERS[form](file, path, columns, header)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flaxdistill import bucket
 from flaxdistill.data.published import dataset_parts, tfds_parts
 from flaxdistill.data.readers import (
     Columns,
@@ -118,7 +119,7 @@ def _examples(
 
 def _find_files(pattern: str) -> list[tuple[str, Path]]:
     """Find files: (name, path) of each, sorted by name; the name is relative to the folder searched."""
-    root = Path(pattern).expanduser()
+    root = Path(bucket.gather(pattern, format_of))
     if root.is_dir():
         visible = (path for path in root.rglob("*") if "/." not in f"/{path.relative_to(root).as_posix()}")
         found = [path for path in visible if path.is_file() and format_of(path)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxdistill import bucket
 from flaxdistill.errors import UserError
 from flaxdistill.files import read_json
 
@@ -104,7 +106,9 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     tokenizer_config.json and special_tokens_map.json beside it give names and casing. Raises
     UserError for missing or broken files and for a vocabulary without one of the five special tokens.
     """
-    path = Path(path).expanduser()
+    folder = os.path.dirname(path) if os.path.basename(path) in LOADERS else path
+    bucket.local(folder, bucket.named("/*.json", "/*.txt"))  # what lies beside it too
+    path = bucket.here(path)
     folder = path if path.is_dir() else path.parent
     names = [path.name] if path.is_file() else list(LOADERS)
     found = next((folder / name for name in names if (folder / name).is_file()), None)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flaxdistill import processes, tree
+from flaxdistill import bucket, processes, tree
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.files import brief
 from flaxdistill.pytrees import Params
@@ -33,8 +33,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-        self.directory = directory / "checkpoints"
-        self._manager = ocp.CheckpointManager(self.directory.resolve(), options=options)
+        self.directory = bucket.direct(directory / "checkpoints")
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest(self) -> int | None:
         """Give the newest complete step, or None."""
@@ -120,8 +120,8 @@ class Checkpoints:
 
 def latest_step(directory: Path) -> int | None:
     """Find a workdir's newest complete checkpoint without touching one that is being written."""
-    folder = directory / "checkpoints"
-    return max(ocp.utils.checkpoint_steps(folder.resolve()), default=None) if folder.is_dir() else None
+    folder = bucket.direct(directory / "checkpoints")
+    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
 
 
 def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False) -> Params:
@@ -135,7 +135,7 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
     if jax.process_count() > 1:  # each reads for itself, waiting for no other
         me, alone = jax.process_index(), context.multiprocessing_options
         alone.primary_host, alone.active_processes, alone.barrier_sync_key_prefix = me, {me}, f"reader {me}"
-    folder = (directory / "checkpoints" / str(step)).resolve()
+    folder = bucket.direct(directory / "checkpoints" / str(step))
     part = "best" if best else "params"
     told = {part: jax.ShapeDtypeStruct((len(jax.tree.leaves(shapes)),), jnp.uint32, sharding=here)}
     try:

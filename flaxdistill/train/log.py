@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from flaxdistill import bucket
+
 Row = dict[str, Any]
 
 RECENT = 20
@@ -26,7 +28,7 @@ class Log:
     """
 
     def __init__(self, directory: Path, *, step: int, writes: bool = True):
-        self.path, self.writes = directory / "metrics.jsonl", writes
+        self.path, self.events, self.writes = directory / "metrics.jsonl", directory / "tensorboard", writes
         self._losses: deque[float] = deque(maxlen=RECENT)
         if not writes:
             return
@@ -37,7 +39,7 @@ class Log:
         self._losses.extend(row["loss"] for row in rows if row.get("loss") is not None)
         from tensorboardX import SummaryWriter
 
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        self._events = SummaryWriter(str(self.events), purge_step=step + 1)
         self._file = self.path.open("a")
 
     def write(self, row: Row) -> None:
@@ -68,11 +70,18 @@ class Log:
         deviation = 1.4826 * float(np.median(np.abs(last - median)))
         return {"spike": loss / median} if loss > max(median + 6 * deviation, 1.5 * median) > 0 else {}
 
+    def keep(self) -> None:
+        """Send both files where the run lives, if that is a bucket; before a checkpoint, which they must not fall behind."""
+        if self.writes:
+            bucket.send(self.path)
+            bucket.send(self.events)
+
     def close(self) -> None:
         """Close both files."""
         if self.writes:
             self._file.close()
             self._events.close()
+            self.keep()
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -110,6 +110,7 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> T
             state = evaluate_and_log(run, state, show)
             tokens, clock = [], time.perf_counter()
         if done % run.save_every == 0 or stopping:
+            run.log.keep()
             run.checkpoints.save(done, state)
         if stopping:
             batches.close()

@@ -1,0 +1,394 @@
+"""gs:// wherever a path does, asked of a server of Cloud Storage's JSON API on this machine.
+
+A mirror that has been removed is a new machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from buckets import Bucket, serving
+from test_cli import SENTENCES, compiled, refused, rows_of, run, succeed, write_model  # noqa: F401 - a fixture
+from test_processes import close, finish, printed, start
+from test_processes import rows_of as all_rows
+
+from flaxdistill import bucket
+from flaxdistill.data import sources
+from flaxdistill.errors import UserError
+
+pytestmark = pytest.mark.gcs
+
+CONFIG = """
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.student import Start
+
+teacher = Experiment(
+    student=Student(
+        start=Start(path=None), num_layers=2, hidden_size=16, num_heads=2, intermediate_size=32, dtype="float32"
+    ),
+    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8),
+    losses={{"mlm": MaskedLM()}},
+    batch_size=8,
+    eval_batch_size=8,
+    steps=4,
+    log_every=1,
+    eval_every=4,
+    save_every=2,
+    doctor=False,
+)
+"""
+STUDENT = """
+from dataclasses import replace
+config = {
+    "teacher": teacher,
+    "student": replace(
+        teacher, teacher=Teacher(path=Stage("teacher")), student=Student(num_layers=1), losses={"vocab": Vocab()}
+    ),
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def served():
+    """The bucket of this file, with the text of all runs; processes that are started find it too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, of what it imports when it is first used
+        from google.cloud.storage.asyncio import async_appendable_object_writer  # noqa: F401
+    with serving() as (there, told), pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        bucket._files.cache_clear()
+        documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]
+        there.put("text.txt", "\n\n".join(documents).encode())
+        yield there
+        bucket._files.cache_clear()
+
+
+@pytest.fixture
+def machine(served, tmp_path, monkeypatch) -> Bucket:
+    """A machine that has seen nothing yet of the bucket."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "250")
+    return served
+
+
+def forget() -> None:
+    shutil.rmtree(bucket.mirror())
+
+
+def config(folder: Path, text: str = "gs://test/text.txt", lines: str = "config = teacher") -> Path:
+    (folder / "config.py").write_text(CONFIG.format(text=text) + lines)
+    return folder / "config.py"
+
+
+@pytest.fixture(scope="module")
+def alone(served, tmp_path_factory) -> Path:
+    """What a run on a disk gives."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "text.txt").write_bytes(served.objects["text.txt"].content)
+    succeed("train", config(folder, str(folder / "text.txt")), "--workdir", folder / "run")
+    return folder / "run"
+
+
+# --- paths that stand for addresses -----------------------------------------------------------------------
+
+
+def test_addresses_and_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for written in ("gs://a-bucket/some/run", Path("gs://a-bucket/some/run"), "gs://a-bucket//some/run/"):
+        path = bucket.here(written)
+        assert path == bucket.mirror() / "a-bucket" / "some" / "run"
+        assert bucket.address(path) == "gs://a-bucket/some/run"
+    assert bucket.told(f"wrote {path}: well") == "wrote gs://a-bucket/some/run: well"
+    assert bucket.here("~/run") == Path.home() / "run"
+    assert bucket.address(tmp_path / "run") is None and bucket.direct(tmp_path) == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["gs://", "gs:///run", "gs://Up/run", "gs://a-bucket/../x", "gs://../x", "gs://a b/x"]
+)
+def test_no_addresses(wrong):
+    with pytest.raises(UserError, match="no address in a bucket"):
+        bucket.here(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # of aiohttp, to gcsfs
+def test_files_come_and_go(machine, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    files = {
+        "config.json": b"{}",
+        "a.txt": b"\n\nfirst",
+        "sub/z.bin": os.urandom(6 * 2**20),
+        "sub/empty": b"",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    at = bucket.here("gs://test/things")
+    bucket.send(folder, at)
+    assert not at.exists() and bucket.occupied(at)
+    puts = [asked for asked in machine.asked if asked.startswith("POST")]
+    assert machine.files("things/") == sorted(f"things/{name}" for name in files)
+    machine.put("things2/other", b"not ours")
+
+    bucket.refresh(at, bucket.named("/*.json", "sub/*"))
+    assert not (at / "a.txt").exists()
+    bucket.refresh(at, bool)
+    assert {p.relative_to(at).as_posix(): p.read_bytes() for p in at.rglob("*") if p.is_file()} == files
+    before = len(machine.asked)
+    bucket.refresh(at, bool)
+    assert [asked for asked in machine.asked[before:] if "alt=media" in asked] == [], (
+        "nothing is fetched twice"
+    )
+
+    machine.put("things/a.txt", b"\n\nother")  # as long as before
+    machine.remove("things/sub")
+    bucket.refresh(at, bool)
+    assert (at / "a.txt").read_bytes() == b"\n\nother" and not (at / "sub" / "z.bin").exists()
+    bucket.remove(at)
+    assert machine.files("things/") == [] and machine.files("things2/") == ["things2/other"]
+    assert not at.exists() and not bucket.occupied(at) and puts
+
+
+def test_a_folder_counts_once_its_last_file_is_there(machine):
+    at = bucket.here("gs://test/store")
+    machine.put("store/blocks.npy", b"half")
+    assert not bucket.reach(at, "manifest.json").exists()
+    machine.put("store/manifest.json", b"{}")
+    assert sorted(file.name for file in bucket.reach(at, "manifest.json").iterdir()) == [
+        "blocks.npy",
+        "manifest.json",
+    ]
+    assert bucket.reach(bucket.here("gs://test/text.txt")).is_file()
+
+
+def test_the_last_file_is_sent_last(machine, tmp_path):
+    for name in ("a.txt", "config.json", "model.safetensors", "z.txt"):
+        (tmp_path / name).write_text(name)
+    before = len(machine.asked)
+    machine.down = False
+    bucket.send(tmp_path, bucket.here("gs://test/ordered"))
+    generations = {
+        name: machine.objects[f"ordered/{name}"].generation for name in ("a.txt", "config.json", "z.txt")
+    }
+    assert max(generations, key=generations.get) == "config.json" and len(machine.asked) > before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("gs://test/corpus", ["a.txt", "deep/c.jsonl", "deep/er/d.txt.gz"]),
+        ("gs://test/corpus/*.txt", ["a.txt"]),
+        ("gs://test/corpus/**/*.jsonl", ["deep/c.jsonl"]),
+        ("gs://test/corpus/deep/*", ["c.jsonl"]),
+        ("gs://test/corpus/a.txt", ["a.txt"]),
+    ],
+)
+def test_text_is_found(machine, pattern, found):
+    for name in ("a.txt", "b.bin", "deep/c.jsonl", "deep/er/d.txt.gz"):
+        machine.put(f"corpus/{name}", b"text")
+    assert [name for name, _ in sources._find_files(pattern)] == found
+    for name in ("a.txt", "deep/c.jsonl"):
+        del machine.objects[f"corpus/{name}"]
+    left = [name for name in found if name not in ("a.txt", "deep/c.jsonl", "c.jsonl")]
+    if left:
+        assert [name for name, _ in sources._find_files(pattern)] == left
+    else:
+        with pytest.raises(UserError):
+            sources._find_files(pattern)
+
+
+# --- runs -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_lives_in_a_bucket_and_goes_on_anywhere(machine, alone, tmp_path):
+    out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 2)
+    assert (
+        "exported gs://test/run at step 2 to gs://test/run/export" in out and str(bucket.mirror()) not in out
+    )
+    forget()
+    out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 4)
+    assert "goes on from step 2 of 4" in out and "reused gs://test/run/data/" in out
+    mirrored = bucket.here("gs://test/run")
+    own, theirs = rows_of(mirrored), rows_of(alone)
+    assert [row["step"] for row in own] == [1, 2, 3, 4]
+    names = set(own[0]) - {"learning_rate"}  # of another number of steps, at first
+    assert [row["loss"] for row in own[:1]] == [row["loss"] for row in theirs[:1]] and "loss" in names
+    names = machine.files("run/")
+    assert {"run/experiment.json", "run/metrics.jsonl", "run/tokenizer/tokenizer.json"} < set(names)
+    assert {name.split("/")[2] for name in names if name.startswith("run/checkpoints/")} == {"2", "4"}
+    assert "run/export/model.safetensors" in names and any("tensorboard/" in name for name in names)
+    assert not [name for name in names if ".parts" in name or ".tmp" in name]
+
+    forget()
+    out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 4)
+    assert "finished at step 4, skipped" in out
+    assert not bucket.direct(mirrored / "checkpoints" / "6").exists()
+
+
+def test_the_rows_are_those_of_a_run_on_a_disk(machine, alone, tmp_path):
+    """Cut short in the bucket and taken up on another machine; a checkpoint that is damaged there is put aside."""
+    succeed("train", config(tmp_path), "--workdir", "gs://test/same")
+    assert rows_of(bucket.here("gs://test/same")) == rows_of(alone)
+    newest = machine.files("same/checkpoints/4/default/d/") or machine.files(
+        "same/checkpoints/4/default/ocdbt"
+    )
+    for name in newest:
+        machine.put(name, b"\0" * len(machine.objects[name].content))
+    machine.put("same/metrics.jsonl", machine.objects["same/metrics.jsonl"].content[:-20])
+    forget()
+    code, out = run("train", config(tmp_path), "--workdir", "gs://test/same", "--steps", 5)
+    assert code == 0, out
+    assert "gs://test/same/checkpoints/4 is damaged" in out and "goes on from step 2" in out
+    assert any("damaged-4" in name for name in machine.files("same/checkpoints/"))
+    assert [row["step"] for row in rows_of(bucket.here("gs://test/same"))] == [1, 2, 3, 4, 5]
+
+
+def test_every_verb_reads_and_writes_there(machine, tmp_path):
+    two = config(tmp_path, lines=STUDENT)
+    succeed("distill", two, "--workdir", "gs://test/two")
+    forget()
+    figures = succeed("eval", "gs://test/two/student")
+    forget()
+    compared = succeed("eval", "gs://test/two/student", "--model", "gs://test/two/teacher")
+    assert "teacher" in compared and figures != compared
+    forget()
+    assert "1 layers" in succeed("inspect", "gs://test/two") or "student" in succeed(
+        "inspect", "gs://test/two"
+    )
+    assert "export/" in " ".join(machine.files("two/student/"))
+    forget()
+    assert "read back bit-equal" in succeed("export", "gs://test/two/student", "gs://test/exported")
+    forget()
+    assert "converted directory" in succeed("convert", "gs://test/exported", "gs://test/converted")
+    forget()
+    assert "Hugging Face directory" in succeed("convert", "gs://test/converted", "gs://test/back")
+    for name in ("config.json", "model.safetensors"):
+        assert machine.objects[f"back/{name}"].content == machine.objects[f"exported/{name}"].content
+    forget()
+    assert "every tensor is used" in succeed("inspect", "gs://test/exported")
+    assert "exists and is not an empty directory" in refused(
+        "export", "gs://test/two/student", "gs://test/back"
+    )
+    machine.remove("back/")
+    succeed("export", "gs://test/two/student", "gs://test/back")
+
+
+def test_models_tokenizers_and_blocks_in_a_bucket(machine, tmp_path):
+    teacher = write_model(tmp_path / "teacher", ("the", "cat"))
+    bucket.send(teacher, bucket.here("gs://test/models/teacher"))
+    lines = (
+        "from dataclasses import replace\n"
+        "config = replace(teacher, teacher=Teacher(path='gs://test/models/teacher'), data_dir='gs://test/blocks',\n"
+        "    corpus=replace(teacher.corpus, tokenizer='gs://test/models/teacher/vocab.txt'), losses={'vocab': Vocab()})\n"
+    )
+    succeed("prepare", config(tmp_path, lines=lines))
+    stored = machine.files("blocks/")
+    generations = {name: machine.objects[name].generation for name in stored}
+    assert any(name.endswith("manifest.json") for name in stored)
+    forget()
+    assert "reused gs://test/blocks/" in succeed(
+        "distill", config(tmp_path, lines=lines), "--workdir", tmp_path / "run"
+    )
+    assert {name: machine.objects[name].generation for name in machine.files("blocks/")} == generations
+    forget()
+    assert str(tmp_path / "run") in succeed("eval", tmp_path / "run")
+
+
+def test_preparation_goes_on_elsewhere(machine, tmp_path, monkeypatch):
+    """One machine has surveyed the text and packed nothing; another goes on from what it sent."""
+    from flaxdistill.data import prepare
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_settle", stop)
+        code, out = run("prepare", config(tmp_path), "--workdir", "gs://test/prepared")
+    assert code == 130 and "kept what is done in gs://test/prepared/data/" in out
+    assert any(".parts/survey-00000/facts.json" in name for name in machine.files("prepared/"))
+    forget()
+    out = succeed("prepare", config(tmp_path), "--workdir", "gs://test/prepared")
+    assert "1 of 1 + 1 passes over shards are done" in out
+    assert not [name for name in machine.files("prepared/") if ".parts" in name]
+
+
+def test_rows_are_varied_into_a_bucket(machine, tmp_path):
+    model = write_model(tmp_path / "model", ("the", "cat", "dog"))
+    machine.put("rows.tsv", b"text\tlabel\nthe cat sees a dog\t1\na dog sees the cat\t0\n")
+    command = (
+        "augment",
+        "gs://test/rows.tsv",
+        "gs://test/varied",
+        "--model",
+        model,
+        "--label",
+        "label",
+        "--variants",
+        2,
+    )
+    command = (*command, "--length", 16, "--batch-size", 4)
+    succeed(*command)
+    made = machine.objects["varied/part-00000.jsonl"]
+    forget()
+    succeed(*command)
+    assert machine.objects["varied/part-00000.jsonl"] == made and made.content.count(b"\n") >= 2
+
+
+def test_processes_of_several_machines(machine, alone, compiled, tmp_path, monkeypatch):  # noqa: F811
+    """Two processes that share nothing but the bucket."""
+    workdir = tmp_path / "told"
+    homes = [str(tmp_path / f"machine{index}") for index in range(2)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    children = start(
+        config(tmp_path),
+        workdir,
+        2,
+        1,
+        "--workdir",
+        "gs://test/pod",
+        each=[compiled | {"XDG_CACHE_HOME": home} for home in homes],
+    )
+    assert finish(children) == [0, 0], printed(workdir) + printed(workdir, 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", homes[0])
+    close(all_rows(bucket.here("gs://test/pod")), all_rows(alone))
+    assert {"pod/export/config.json", "pod/experiment.json"} < set(machine.files("pod/"))
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_reached_is_one_sentence(machine, tmp_path, monkeypatch):
+    assert "is no workdir" in refused("eval", "gs://test/nothing")
+    assert "gs://test/nothing" in refused("inspect", "gs://test/nothing")
+    assert "no address in a bucket" in refused("train", config(tmp_path), "--workdir", "gs://")
+    assert "gs://test/no.txt does not exist" in refused(
+        "train", config(tmp_path, "gs://test/no.txt"), "--workdir", tmp_path / "run"
+    )
+    machine.put("odd/../../x.json", b"{}")
+    assert "no names of files" in refused("inspect", "gs://test/odd")
+    machine.down = True
+    try:
+        told = refused("train", config(tmp_path), "--workdir", "gs://test/away")
+        assert "gs://test/away cannot be read or written" in told and "gcloud auth" in told
+    finally:
+        machine.down = False
+    assert not (tmp_path / "run").exists() and machine.files("away/") == []
+    bucket._files.cache_clear()
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    assert "pip install 'flaxdistill[gcs]'" in refused(
+        "train", config(tmp_path), "--workdir", "gs://test/away"
+    )
+
+
+def test_a_config_is_no_program_from_a_bucket(machine):
+    machine.put("config.py", b"config = 1")
+    assert "there is no config gs:" in refused("train", "gs://test/config.py")
