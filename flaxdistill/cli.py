@@ -153,6 +153,8 @@ def _run(told: Any) -> int:
         def report(line: str) -> None:
             bar.report(bucket.told(line))
 
+        for flag in told.idle:
+            report(f"{flag} changes nothing: the config says the same")
         try:
             rows = stages.run(
                 told.experiments,

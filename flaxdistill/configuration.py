@@ -11,7 +11,7 @@ import keyword
 import sys
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -62,10 +62,14 @@ class Planning:
 
 
 class Told(NamedTuple):
-    """What a command line says: experiments by stage name ('' for a single one), and the verb's own flags."""
+    """What a command line says: experiments by stage name ('' for a single one), and the verb's own flags.
+
+    ``idle`` are flags that change nothing, since the config says the same.
+    """
 
     experiments: dict[str, Experiment]
     flags: Any
+    idle: list[str]
 
 
 def read(path_or_name: str, flags: Sequence[str], *, prog: str, own: type = Running) -> Told:
@@ -105,7 +109,30 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str, own: type = Runn
             config=(tyro.conf.AvoidSubcommands,),
         )
     stages = {name: getattr(parsed, name or "experiment") for name in experiments}
-    return Told(stages, own(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(own)}))
+    asked = own(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(own)})
+    return Told(stages, asked, _idle(flags, experiments, stages))
+
+
+def _idle(
+    flags: Sequence[str], before: Mapping[str, Experiment], after: Mapping[str, Experiment]
+) -> list[str]:
+    """Name the flags whose fields are what they were."""
+
+    def find(within: Any, names: Sequence[str]) -> Any:
+        for name in names:
+            if isinstance(within, Mapping):
+                within = within.get(name)
+            else:
+                within = getattr(within, name, getattr(within, name.removeprefix("no_"), None))
+        return within
+
+    given = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
+    paths = {flag: flag[2:].replace("-", "_").split(".") for flag in given}
+    found = {
+        flag: [find(stages.get("", stages), path) for stages in (before, after)]
+        for flag, path in paths.items()
+    }
+    return [flag for flag, (was, now) in found.items() if was is not None and was == now]
 
 
 def _only(stages: dict[str, Experiment], flags: Sequence[str]) -> dict[str, Experiment]:

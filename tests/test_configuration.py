@@ -37,7 +37,7 @@ def read(tmp_path: Path, text: str, *flags: str) -> configuration.Told:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configs_are_found_by_name_and_unchanged_without_flags(path):
-    experiments, flagged = configuration.read(path.stem, (), prog="flaxdistill distill")
+    experiments, flagged, _ = configuration.read(path.stem, (), prog="flaxdistill distill")
     assert flagged.workdir == Path("runs") / path.stem
     config = configuration.load(path)
     assert experiments == (config if isinstance(config, dict) else {"": config})
@@ -48,7 +48,7 @@ def test_flags_reach_every_depth(tmp_path):
     flags = ("--workdir", "w", "--steps", "7", "--teacher.dtype", "float32", "--student.num-layers", "2")
     flags += ("--losses.vocab.temperature", "4:1:1000", "--losses.vocab.kl", "3")
     flags += ("--corpus.sources.1.weight", "2", "--optim.decay", "cosine", "--student.start.path", "None")
-    experiments, flagged = read(tmp_path, SINGLE, *flags)
+    experiments, flagged, _ = read(tmp_path, SINGLE, *flags)
     e = experiments[""]
     assert flagged.workdir == Path("w")
     assert (e.steps, e.teacher.dtype, e.student.num_layers, e.optim.decay) == (7, "float32", 2, "cosine")
@@ -62,8 +62,27 @@ def test_flags_reach_every_depth(tmp_path):
     assert e.corpus.sources[0] == plain.corpus.sources[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "flags", "idle"),
+    [
+        (SINGLE, ["--steps", "1000"], ["--steps"]),
+        (SINGLE, ["--steps=1000", "--batch-size", "64", "--seed", "1"], ["--steps", "--batch-size"]),
+        (SINGLE, ["--steps", "1001", "--workdir", "x"], []),
+        (SINGLE, ["--doctor", "--student.no-remat"], ["--doctor", "--student.no-remat"]),
+        (SINGLE, ["--no-doctor", "--student.remat"], []),
+        (SINGLE, ["--teacher.path", "a", "--student.start.path", "b"], ["--teacher.path"]),
+        (SINGLE, ["--losses.vocab.temperature", "3", "--optim.b2", "0.5"], []),
+        (SINGLE, ["--losses.vocab.temperature", "2"], ["--losses.vocab.temperature"]),
+        (STAGED, ["--first.steps", "1000", "--second.steps", "5"], ["--first.steps"]),
+        (STAGED, ["--first.optim.weight-decay", "0.5", "--only", "first"], []),
+    ],
+)
+def test_flags_that_change_nothing(tmp_path, text, flags, idle):
+    assert read(tmp_path, text, *flags).idle == idle
+
+
 def test_stages_have_flags_of_their_own(tmp_path):
-    experiments, flagged = read(tmp_path, STAGED, "--second.steps", "3", "--workdir", "w")
+    experiments, flagged, _ = read(tmp_path, STAGED, "--second.steps", "3", "--workdir", "w")
     assert (flagged.workdir, list(experiments)) == (Path("w"), ["first", "second"])
     assert (experiments["first"].steps, experiments["second"].steps) == (1000, 3)
     with pytest.raises(UserError, match=r"--steps, 3; perhaps you meant --(first|second)\.steps"):
