@@ -1,72 +1,39 @@
-"""Google Cloud Storage: each gs:// path is stood for by a path on this machine, below the user's cache folder.
+"""What lies in buckets: fetched before it is read on this machine, sent before what is written here counts.
 
-All else in flaxdistill knows paths only. What a bucket holds is fetched before it is read here, what is written here is sent
-before it counts, and checkpoints alone go straight to the bucket. Of paths that stand for nothing, all this is the identity.
+Checkpoints alone go straight to the bucket. Of paths that stand for no address, all this does nothing.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import fnmatch
 import functools
 import glob
-import hashlib
 import itertools
 import os
-import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flaxdistill import address
 from flaxdistill.errors import UserError
 
 Wanted = Callable[[str], bool]
 """Tells by a file's name below a folder whether it is wanted."""
 
-LAST = ("config.json", "model.json", "facts.json", "manifest.json")
+LAST = ("config.json", "model.json", "tokenizer.json", "facts.json", "manifest.json", "words.npy")
 """Sent after all other files of a folder, which is whole once they are there."""
-
-
-def mirror() -> Path:
-    """Give the folder below which paths stand for addresses."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache.absolute() / "flaxdistill" / "gs"
-
-
-def here(path: str | os.PathLike[str]) -> Path:
-    """Give the path on this machine that stands for an address, with nothing fetched; of another path itself, ~ expanded.
-
-    Raises UserError for an address without a bucket, or with parts that are no names.
-    """
-    found = re.fullmatch(r"gs:/{0,2}([^/]*)/*(.*)", os.fspath(path), re.DOTALL)
-    if not found:
-        return Path(path).expanduser()
-    bucket, names = found[1], [name for name in found[2].split("/") if name]
-    if not re.fullmatch(r"[a-z0-9][\w.-]+", bucket) or {".", ".."} & set(names) or "\0" in found[2]:
-        raise UserError(f"{os.fspath(path)!r} is no address in a bucket; write it as gs://BUCKET/FOLDER")
-    return mirror().joinpath(bucket, *names)
-
-
-def address(path: Path) -> str | None:
-    """Give the address that a path stands for; None for one that is only itself."""
-    try:
-        return f"gs://{path.absolute().relative_to(mirror()).as_posix()}"
-    except ValueError:
-        return None
-
-
-def told(text: str) -> str:
-    """Put into a text addresses where paths are that stand for them."""
-    return text.replace(f"{mirror()}/", "gs://")
 
 
 def direct(path: Path) -> Any:
     """Give the place itself, for what writes there by itself: an address as an epath.Path, or the absolute path."""
     from etils import epath
 
-    there = address(path)
+    there = address.of(path)
     if there:
         _files()  # for its sentence where gcsfs is missing
     return epath.Path(there) if there else path.resolve()
@@ -86,7 +53,7 @@ RUN = named("experiment.json", "metrics.jsonl", "tokenizer/*", "export/config.js
 
 def local(path: str | os.PathLike[str], wanted: Wanted) -> Path:
     """Give the path on this machine of what is to be read; of a gs:// address, with its files as they are there now."""
-    found = here(path)
+    found = address.here(path)
     if os.fspath(path).startswith("gs:"):  # else it is known here, or still in the making
         refresh(found, wanted)
     return found
@@ -94,19 +61,36 @@ def local(path: str | os.PathLike[str], wanted: Wanted) -> Path:
 
 def refresh(path: Path, wanted: Wanted = RUN) -> None:
     """Make the ``wanted`` files below a path those of its address: fetched, or gone."""
-    if address(path) is None:
+    if address.of(path) is None:
         return
-    there = {name: entry for name, entry in _listed(path).items() if not name or wanted(name)}
+    busy = [lock.parent for lock in path.rglob(".lock") if _held(lock)]
+
+    def chosen(name: str) -> bool:
+        # A run that is at work here knows better what it has written than the bucket.
+        return (not name or wanted(name)) and not any((path / name).is_relative_to(folder) for folder in busy)
+
+    there = {name: entry for name, entry in _listed(path).items() if chosen(name)}
     for file in [path, *path.rglob("*")] if path.exists() else ():
         name = file.relative_to(path).as_posix() if file != path else ""
-        if file.is_file() and (not name or wanted(name)) and name not in there:
+        if file.is_file() and chosen(name) and name not in there:
             file.unlink(missing_ok=True)
     _fetch(path, there)
 
 
+def _held(lock: Path) -> bool:
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def gather(pattern: str, readable: Callable[[Path], Any]) -> str:
     """Give the path or glob on this machine for one in a bucket, with its ``readable`` files as they are there now."""
-    found = here(pattern)
+    found = address.here(pattern)
     if not pattern.startswith("gs:"):
         return str(found)
     plain = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), found.parts))
@@ -119,19 +103,25 @@ def gather(pattern: str, readable: Callable[[Path], Any]) -> str:
 
 
 def reach(path: Path, last: str | None = None) -> Path:
-    """Fetch a file or folder that is not here, if its address holds it; of a folder, if it holds ``last``."""
-    if address(path) is None or path.exists():
+    """Make a file, or a folder that counts once it holds ``last``, what it is at its address: fetched, or gone."""
+    if address.of(path) is None:
+        return path
+    if last is None:
+        refresh(path, bool)
         return path
     there = _listed(path)
-    if there and (last is None or last in there):
-        new = path.with_name(f".{path.name}.fetched")
-        if "" in there:  # a file
-            _fetch(path, there)
-        else:
-            shutil.rmtree(new, ignore_errors=True)
+    if last not in there:
+        shutil.rmtree(path, ignore_errors=True)
+    elif any(
+        not (path / name).is_file() or _size(path / name) != int(e["size"]) for name, e in there.items()
+    ):
+        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.fetched")
+        try:
             _fetch(new, there)
+            shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process was faster
                 new.rename(path)
+        finally:
             shutil.rmtree(new, ignore_errors=True)
     return path
 
@@ -139,32 +129,57 @@ def reach(path: Path, last: str | None = None) -> Path:
 def send(path: Path, final: Path | None = None) -> None:
     """Send a file, or a folder with its ``LAST`` files at the end, to the address that ``final`` stands for, or itself."""
     final = final or path
-    there = address(final)
+    there = address.of(final)
     if there is None:
         return
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     files.sort(key=lambda file: file.name in LAST)
-    with _talking(there):
-        for file in files:
-            _files().put_file(str(file), _object(final / file.relative_to(path)))
+    try:
+        with _talking(there):
+            for file in files:
+                _files().put_file(str(file), _object(final / file.relative_to(path)))
+    except UserError:
+        if path.is_dir():
+            with contextlib.suppress(UserError):
+                remove(final)
+        raise
 
 
 def remove(path: Path) -> None:
-    """Remove a folder here, and at its address."""
+    """Remove a file or folder here, and at its address."""
+    if path.is_file():
+        path.unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
-    if (there := address(path)) and (found := _listed(path)):
+    if (there := address.of(path)) and (found := _listed(path)):
         with _talking(there):
             _files().rm([entry["name"] for entry in found.values()])
 
 
 def occupied(path: Path) -> bool:
     """Tell whether there is anything at an address; what stood for it when there was is forgotten."""
-    if address(path) is None:
+    if address.of(path) is None:
         return False
     if _listed(path):
         return True
     shutil.rmtree(path, ignore_errors=True)
     return False
+
+
+def entries(path: Path) -> set[str]:
+    """Name what lies in a folder, or directly below its address; nothing where there is none."""
+    if address.of(path):
+        return {name.partition("/")[0] for name in _listed(path)}
+    return {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+
+
+def probe(path: Path) -> None:
+    """Raise UserError unless everything below an address can be read now."""
+    place = address.here(os.fspath(path))
+    if there := address.of(place):
+        with _talking(there):
+            for entry in _listed(place).values():
+                if int(entry["size"]):
+                    _files().cat_file(entry["name"], start=0, end=1)
 
 
 @functools.cache
@@ -193,12 +208,12 @@ def _talking(there: str) -> Iterator[None]:
 
 
 def _object(path: Path) -> str:
-    return path.absolute().relative_to(mirror()).as_posix()
+    return path.absolute().relative_to(address.mirror()).as_posix()
 
 
 def _listed(path: Path) -> dict[str, Any]:
     """List what lies at a path's address: by names below it, '' for the very object."""
-    base, there = _object(path), address(path) or ""
+    base, there = _object(path), address.of(path) or ""
     found: dict[str, Any] = {}
     with _talking(there):
         try:
@@ -217,31 +232,42 @@ def _listed(path: Path) -> dict[str, Any]:
 
 def _fetch(path: Path, entries: dict[str, Any]) -> None:
     """Fetch objects that are not here as they are there, each whole or not at all."""
-    pairs = [
-        (entry["name"], path / below if below else path)
-        for below, entry in entries.items()
-        if not _same(path / below if below else path, entry)
-    ]
-    if not pairs:
+    fetched = {below: path / below if below else path for below in entries}
+    fetched = {below: file for below, file in fetched.items() if not _same(file, entries[below])}
+    if not fetched:
         return
-    for _, file in pairs:
+    for file in fetched.values():
         file.parent.mkdir(parents=True, exist_ok=True)
-    size, free = sum(int(entry["size"]) for entry in entries.values()), shutil.disk_usage(path.parent).free
+    size = sum(int(entries[below]["size"]) for below in fetched)
+    free = shutil.disk_usage(path.parent).free
     if size > free:
         raise UserError(
-            f"{path} holds {size / 2**30:.1f} GiB and {free / 2**30:.1f} are free below {mirror()}; make room, or set "
-            "XDG_CACHE_HOME to a folder on a larger disk"
+            f"{path} holds {size / 2**30:.1f} GiB to fetch and {free / 2**30:.1f} are free below {address.mirror()}; make "
+            "room, or set XDG_CACHE_HOME to a folder on a larger disk"
         )
-    temporary = [file.with_name(f".{file.name}.{os.getpid()}.fetched") for _, file in pairs]
-    with _talking(str(path)):
-        _files().get([name for name, _ in pairs], [str(file) for file in temporary])
-    for new, (_, file) in zip(temporary, pairs, strict=True):
-        new.replace(file)
+    mark = f"{secrets.token_hex(4)}.fetched"
+    new = {below: file.with_name(f".{file.name}.{mark}") for below, file in fetched.items()}
+    try:
+        with _talking(str(path)):
+            _files().get([entries[below]["name"] for below in new], [str(file) for file in new.values()])
+        for below, file in fetched.items():
+            new[below].replace(file)
+    finally:
+        for file in new.values():
+            file.unlink(missing_ok=True)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
 
 
 def _same(file: Path, entry: dict[str, Any]) -> bool:
-    if not file.is_file() or file.stat().st_size != int(entry["size"]) or "md5Hash" not in entry:
+    import google_crc32c
+
+    if not file.is_file() or _size(file) != int(entry["size"]):
         return False
+    checksum = google_crc32c.Checksum()
     with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "md5").digest()
-    return base64.b64encode(digest).decode() == entry["md5Hash"]
+        while piece := opened.read(2**22):
+            checksum.update(piece)
+    return base64.b64encode(checksum.digest()).decode() == entry["crc32c"]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdistill import bucket, doctor, feed, offline, processes, sharding, workdir
+from flaxdistill import address, bucket, doctor, feed, offline, processes, sharding, workdir
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.prepare import prepare
@@ -97,7 +97,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         )
         compute = offline.make_compute(teacher_applies[0], prepare_in(lanes[0]), kept)
         targets = offline.store_targets(
-            bucket.here(e.data_dir) if e.data_dir else data,
+            address.here(e.data_dir) if e.data_dir else data,
             _behind_targets(e, store, teacher, kept),
             compute,
             teacher_params[0],
@@ -207,7 +207,7 @@ def prepare_blocks(
 
     ``check`` is asked before blocks of a name are written.
     """
-    corpus, folder = e.corpus, bucket.here(e.data_dir) if e.data_dir else data
+    corpus, folder = e.corpus, address.here(e.data_dir) if e.data_dir else data
     if isinstance(e.task, Labelled):
         if corpus.tokenizer is None and model is not None:
             corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from flaxdistill import __version__, bucket, flags, verbs
+from flaxdistill import __version__, address, bucket, flags, verbs
 from flaxdistill.errors import UserError
 
 _CONFIG = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _tell(sentence: str, code: int = 2) -> int:
     """Print what is wrong on one line, and give the exit code; what a library said too much of loses its middle."""
     plain = " ".join(
-        "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in bucket.told(sentence)).split()
+        "".join(
+            c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in address.told(sentence)
+        ).split()
     )
     if len(plain) > LONGEST:
         plain = f"{plain[: LONGEST - 160]} ... {plain[-150:]}"
@@ -151,14 +153,14 @@ def _run(told: Any) -> int:
     with terminal.Bar(console) as bar:
 
         def report(line: str) -> None:
-            bar.report(bucket.told(line))
+            bar.report(address.told(line))
 
         for flag in told.idle:
             report(f"{flag} changes nothing: the config says the same")
         try:
             rows = stages.run(
                 told.experiments,
-                bucket.here(told.flags.workdir),
+                address.here(told.flags.workdir),
                 show=lambda name, experiment, row: bar.show(name, experiment.steps, row),
                 report=report,
             )
@@ -185,9 +187,9 @@ def _prepare(arguments: list[str]) -> int:
     from flaxdistill import stages
 
     def report(line: str) -> None:
-        print(bucket.told(line))
+        print(address.told(line))
 
-    stages.prepare(told.experiments, bucket.here(told.flags.workdir), report=report)
+    stages.prepare(told.experiments, address.here(told.flags.workdir), report=report)
     return 0
 
 
@@ -198,7 +200,7 @@ def _plan(arguments: list[str]) -> int:
     from flaxdistill import chips, plan, terminal
 
     asked = told.flags
-    topology = chips.read_topology(asked.topology, asked.slices, asked.chips)
+    topology = chips.read_topology(asked.topology, asked.slices, bucket.local(asked.chips, bool))
     shown = verbs.console()
     for title, section in plan.plan(told.experiments, topology, report=print).items():
         shown.print(terminal.listing(title, section))

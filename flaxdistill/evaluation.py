@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxdistill import bucket, build, feed, fit, judging, sharding, workdir
+from flaxdistill import address, bucket, build, feed, fit, judging, sharding, workdir
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.store import MANIFEST, Store, open_store
 from flaxdistill.errors import UserError
@@ -120,7 +120,7 @@ def _place(
     e = workdir.read_experiment(path)
     blocks = workdir.read_inputs(path).get("blocks", "")
     # The latter for a stage.
-    places = [bucket.here(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
+    places = [address.here(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
     folder = next((place for place in places if bucket.reach(place / blocks, MANIFEST).is_dir()), places[0])
     store = open_store(folder / blocks)
     if data:

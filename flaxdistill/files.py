@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flaxdistill import bucket
+from flaxdistill import address, bucket
 from flaxdistill.errors import UserError
 
 
@@ -57,7 +57,7 @@ def _remove(folder: Path) -> None:
 
 def refuse_full(directory: str | Path) -> Path:
     """Give the absolute path of a directory to be written; raises UserError if it holds anything already."""
-    directory = Path(os.path.abspath(bucket.here(directory)))
+    directory = Path(os.path.abspath(address.here(directory)))
     full = bucket.occupied(directory)
     if full or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))):
         raise UserError(f"{directory} exists and is not an empty directory; give another or remove it")

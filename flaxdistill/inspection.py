@@ -21,8 +21,8 @@ Sections = dict[str, Mapping[str, Any]]
 def inspect(path_or_id: str) -> Sections:
     """Describe what lies at a path or Hub id, as titled tables of names and values; raises UserError for what is nothing."""
     path = bucket.local(path_or_id, bucket.RUN)
-    if (bucket.reach(path, MANIFEST) / MANIFEST).is_file():
-        return _store(path)
+    if MANIFEST in bucket.entries(path):
+        return _store(bucket.reach(path, MANIFEST))
     if workdir.is_workdir(path):
         return _run(path)
     below = sorted(entry for entry in path.iterdir() if workdir.is_workdir(entry)) if path.is_dir() else []

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxdistill import bucket
 from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.store import Blocks
 from flaxdistill.data.writer import ArrayFile
@@ -175,7 +176,9 @@ def store_targets(
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = directory / f"targets-{fingerprint}"
     numbers = range(-(-needed // PART))
-    missing = [number for number in numbers if not (folder / f"{number:06}").is_dir()]
+    missing = [
+        number for number in numbers if not bucket.reach(folder / f"{number:06}", "words.npy").is_dir()
+    ]
     if not missing:
         report(f"reused {folder}: the teacher's answers to {len(numbers) * PART:,} rows")
         return Targets(folder)
@@ -205,6 +208,7 @@ def store_targets(
             path = folder / f"{number:06}"
             if path.is_dir():  # another run, faster, with the same bytes
                 continue
+            bucket.remove(path)  # what was sent of it, and cut short
             for cut_short in folder.glob(f".{path.name}.*.tmp"):
                 shutil.rmtree(cut_short, ignore_errors=True)
             starts = range(number * PART, (number + 1) * PART, batch_size)

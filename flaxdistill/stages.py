@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxdistill import bucket, build, evaluation, processes, workdir
+from flaxdistill import address, bucket, build, evaluation, processes, workdir
 from flaxdistill.errors import Lost, UserError, out_of_memory
 from flaxdistill.experiment import Experiment
 from flaxdistill.families.base import expected_shapes
@@ -59,7 +59,8 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
             _train(name, experiment, path, root / "data", show, report)
         out = path / EXPORT
         with processes.in_turn("export"):
-            if processes.first() and not out.exists():
+            if processes.first() and not (out / "config.json").is_file():
+                bucket.remove(out)  # what was sent of it, and cut short
                 report(f"{name or path}: {workdir.export(path, out)}")
         _reach(root)
     return table(stages, root)
@@ -83,7 +84,7 @@ def prepare(stages: Stages, root: Path, *, report: build.Report) -> None:
 
 def _reach(root: Path) -> None:
     """Let every process see what the others have left in a bucket; none of them writes meanwhile."""
-    if bucket.address(root):
+    if address.of(root):
         bucket.refresh(root)
         processes.meet("reach")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from flaxdistill import bucket
+from flaxdistill import address, bucket
 from flaxdistill.errors import UserError
 
 _WORKDIR = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
@@ -62,6 +62,7 @@ def evaluate(
             console().print(terminal.heat(title, values))
         return 0
     rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split, header=header)
+    rows = [row | {"name": address.told(row["name"])} for row in rows]
     console().print(terminal.results(rows))
     if any(name.startswith(terminal.KIND) for row in rows for name in row):
         console().print(terminal.kinds(rows))
@@ -121,7 +122,7 @@ def augment(
         batch_size=batch_size,
         seed=seed,
     )
-    augmentation.augment(how, bucket.local(out, bool), report=lambda line: print(bucket.told(line)))
+    augmentation.augment(how, bucket.local(out, bool), report=lambda line: print(address.told(line)))
     return 0
 
 
@@ -134,7 +135,7 @@ def export(workdir: _WORKDIR, out: _OUT) -> int:
     """
     from flaxdistill import workdir as runs
 
-    print(bucket.told(runs.export(bucket.local(workdir, bucket.RUN), bucket.here(out))))
+    print(address.told(runs.export(bucket.local(workdir, bucket.RUN), address.here(out))))
     return 0
 
 
@@ -147,7 +148,7 @@ def convert(source: _IN, out: _OUT) -> int:
     """
     from flaxdistill.convert import convert as write
 
-    print(bucket.told(write(source, bucket.here(out))))
+    print(address.told(write(source, address.here(out))))
     return 0
 
 
@@ -161,7 +162,7 @@ def inspect(what: _PATH_OR_ID) -> int:
 
     shown = console()
     for title, section in inspection.inspect(what).items():
-        shown.print(terminal.listing(title, section))
+        shown.print(terminal.listing(address.told(title), section))
     return 0
 
 

@@ -62,9 +62,10 @@ def claim(
     experiment, for a folder that holds something else, and while another process is at work there.
     """
     refuse_brackets(path)
-    check(path, experiment, inputs)
     if not alone:
         bucket.refresh(path)
+    check(path, experiment, inputs)
+    if not alone:
         return (path / EXPERIMENT).open()
     with contextlib.ExitStack() as undo:
         try:
@@ -109,7 +110,7 @@ def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None =
     """Raise UserError unless a folder is free or holds this very experiment, free fields aside; names the fields."""
     if not is_workdir(path):
         free = {"data", TEMPORARY, LOCK}
-        if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= free):
+        if path.is_file() or not bucket.entries(path) <= free:
             raise UserError(
                 f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder"
             )

@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import google_crc32c
+
 
 class Object(NamedTuple):
     content: bytes
@@ -28,6 +30,7 @@ class Bucket:
         self.objects: dict[str, Object] = {}
         self.asked: list[str] = []
         self.down = False  # answers 403 to everything
+        self.shut: re.Pattern[str] | None = None  # or to what is asked so
         self._generations, self._uploads = itertools.count(1), itertools.count(1)
         self._open: dict[str, tuple[str, bytes]] = {}
         self._lock = threading.Lock()
@@ -44,6 +47,7 @@ class Bucket:
     def described(self, name: str) -> dict:
         content, generation = self.objects[name]
         md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
+        crc = base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
         return {
             "kind": "storage#object",
             "name": name,
@@ -51,6 +55,7 @@ class Bucket:
             "size": str(len(content)),
             "generation": str(generation),
             "md5Hash": md5,
+            "crc32c": crc,
             "updated": "2026-01-01T00:00:00.000Z",
             "timeCreated": "2026-01-01T00:00:00.000Z",
         }
@@ -103,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         asked = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         self.bucket.asked.append(f"{self.command} {unquote(self.path)}")
-        if self.bucket.down:
+        if self.bucket.down or (self.bucket.shut and self.bucket.shut.match(unquote(self.path))):
             return self.answer(403, {"error": {"code": 403, "message": "this account may not"}})
         upload = re.fullmatch(r"/(?:resumable/)?upload/storage/v1/b/test/o", url.path)
         if upload and "upload_id" in asked:

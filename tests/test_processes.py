@@ -54,7 +54,13 @@ def config(tmp_path_factory) -> Path:
 
 
 def start(
-    config: Path, workdir: Path, number: int, devices: int, *flags: object, each: Sequence[dict] = ()
+    config: Path,
+    workdir: Path,
+    number: int,
+    devices: int,
+    *flags: object,
+    each: Sequence[dict] = (),
+    verb: str = "train",
 ) -> list[subprocess.Popen]:
     """Start all processes of a run, each with so many devices, and what it prints in files of its own.
 
@@ -72,7 +78,7 @@ def start(
     for index in range(number):
         told = ["coordinator", f"127.0.0.1:{port}", "number", number, "index", index] if number > 1 else []
         told = [f"--processes.{x}" if n % 2 == 0 else x for n, x in enumerate(told)]
-        command = [sys.executable, "-m", "flaxdistill", "train", config, "--workdir", workdir, *told, *flags]
+        command = [sys.executable, "-m", "flaxdistill", verb, config, "--workdir", workdir, *told, *flags]
         own = each[index] if each else {}
         with Path(f"{workdir}.{index}.txt").open("w") as out:
             children.append(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
+from flaxdistill import bucket
 from flaxdistill.data.filling import Task
 from flaxdistill.errors import UserError
 from flaxdistill.files import brief
@@ -36,9 +38,9 @@ def run(tasks: Sequence[Task], options: Sequence[str]) -> None:
                 )
         folder.mkdir(parents=True, exist_ok=True)
         with beam.Pipeline(options=told) as pipeline:
-            sentences = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.FlatMap(_sentences)
-            _ = sentences | beam.io.WriteToText(str(refused))
-        found = [line for file in folder.glob(f"{refused.name}*") for line in file.read_text().splitlines()]
+            _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(_do, refused)
+        bucket.refresh(folder, bucket.named(f"/{refused.name}*"))
+        found = [file.read_text() for file in folder.glob(f"{refused.name}*")]
     except UserError:
         raise
     except Exception as error:  # of whatever runner it is
@@ -48,14 +50,16 @@ def run(tasks: Sequence[Task], options: Sequence[str]) -> None:
         ) from error
     finally:
         for file in folder.glob(f"{refused.name}*"):
-            file.unlink(missing_ok=True)
+            bucket.remove(file)
     if found:
         raise UserError(json.loads(min(found))[1])
 
 
-def _sentences(task: Task) -> Iterator[str]:
-    """Do a task; yields what there is to be told of it."""
+def _do(task: Task, refused: Path) -> None:
+    """Do a task, or write down why it cannot be done."""
     try:
         task.do()
     except UserError as error:
-        yield json.dumps([task.folder.name, str(error)])
+        file = refused.with_name(f"{refused.name}-{task.folder.name}")
+        file.write_text(json.dumps([task.folder.name, str(error)]))
+        bucket.send(file)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill import bucket
+from flaxdistill import address, bucket
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.duplicates import find_duplicates
 from flaxdistill.data.engine import Engine, working
@@ -64,7 +64,7 @@ def prepare(
     work; what has been done to whole shards is kept when it is cut short, and the next call goes on from there.
     ``report`` is told, in one line each, what has been done; ``check`` is asked with the folder's name before it is made.
     """
-    directory = Path(directory).absolute()
+    directory = address.here(directory).absolute()
     train = [source.shards() for source in corpus.sources]
     held_out = [shard for source in corpus.held_out_sources for shard in source.shards()]
     vocabulary = load_vocabulary(corpus.tokenizer) if corpus.tokenizer else None
@@ -218,7 +218,7 @@ def _refusing(parts: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
-        shutil.rmtree(parts, ignore_errors=True)
+        bucket.remove(parts)
         raise
 
 

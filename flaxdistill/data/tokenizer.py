@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill import bucket
+from flaxdistill import address, bucket
 from flaxdistill.errors import UserError
 from flaxdistill.files import read_json
 
@@ -108,7 +108,7 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     """
     folder = os.path.dirname(path) if os.path.basename(path) in LOADERS else path
     bucket.local(folder, bucket.named("/*.json", "/*.txt"))  # what lies beside it too
-    path = bucket.here(path)
+    path = address.here(path)
     folder = path if path.is_dir() else path.parent
     names = [path.name] if path.is_file() else list(LOADERS)
     found = next((folder / name for name in names if (folder / name).is_file()), None)

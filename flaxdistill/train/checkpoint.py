@@ -33,8 +33,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-        self.directory = bucket.direct(directory / "checkpoints")
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self.directory = directory / "checkpoints"
+        self._manager = ocp.CheckpointManager(bucket.direct(self.directory), options=options)
 
     def latest(self) -> int | None:
         """Give the newest complete step, or None."""
@@ -74,12 +74,13 @@ class Checkpoints:
             try:
                 found = self._restore(step, state, shardings)
             except Exception as error:  # orbax and tensorstore tell of damage in a dozen ways
-                _let_through(error)
+                _let_through(error, self.directory / str(step))
                 report(f"{self.directory / str(step)} is damaged ({brief(error)})")
                 damaged.append(step)
                 continue
             for bad in damaged if processes.first() else ():
-                (self.directory / str(bad)).rename(self.directory / f"damaged-{bad}-{time.time_ns()}")
+                folder = bucket.direct(self.directory)
+                (folder / str(bad)).rename(folder / f"damaged-{bad}-{time.time_ns()}")
             if damaged:
                 processes.meet("damaged")
                 self._manager.reload()
@@ -120,46 +121,54 @@ class Checkpoints:
 
 def latest_step(directory: Path) -> int | None:
     """Find a workdir's newest complete checkpoint without touching one that is being written."""
-    folder = bucket.direct(directory / "checkpoints")
-    return max(ocp.utils.checkpoint_steps(folder), default=None) if folder.is_dir() else None
+    folder = directory / "checkpoints"
+    if not bucket.entries(folder):
+        return None
+    return max(ocp.utils.checkpoint_steps(bucket.direct(folder)), default=None)
 
 
 def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False) -> Params:
     """Read only the student's parameters of a checkpoint, the last or the best, as numpy float32 leaves of ``shapes``."""
-    from orbax.checkpoint import v1
-
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    context = v1.Context()
-    context.pytree_options.loading.partial_load = True
-    if jax.process_count() > 1:  # each reads for itself, waiting for no other
-        me, alone = jax.process_index(), context.multiprocessing_options
-        alone.primary_host, alone.active_processes, alone.barrier_sync_key_prefix = me, {me}, f"reader {me}"
+    # Each process reads for itself, waiting for no other. orbax's v1 would count a load as an operation, by whose number the
+    # processes meet in saves: after loads that not all of them have done they would miss each other there.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader_{me}"
+    )
+    reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     folder = bucket.direct(directory / "checkpoints" / str(step))
     part = "best" if best else "params"
     told = {part: jax.ShapeDtypeStruct((len(jax.tree.leaves(shapes)),), jnp.uint32, sharding=here)}
     try:
-        with context:
+        with ocp.Checkpointer(reader, multiprocessing_options=alone) as checkpointer:
             # Shapes first: what orbax tells of others comes from many threads.
-            stored = v1.metadata(folder, checkpointable_name="default").metadata[part]["student"]
+            stored = checkpointer.metadata(folder / "default").item_metadata.tree[part]["student"]
             if {p: x.shape for p, x in tree.flatten(stored).items()} != {
                 p: x.shape for p, x in tree.flatten(shapes).items()
             }:
                 raise ValueError("its arrays have other names or shapes")
             wanted = {part: {"student": shapes}, "sums": told}
-            read = v1.load(folder, wanted, checkpointable_name="default")
+            how = ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            )
+            read = checkpointer.restore(folder / "default", args=how)
         _check(read["sums"], {part: tree.sums(read[part]["student"])})
         student: Params = jax.device_get(read[part]["student"])
     except Exception as error:  # as above
-        _let_through(error)
+        _let_through(error, folder)
         raise UserError(
             f"{folder} is damaged or of another student ({brief(error)}); move that folder away to use the checkpoint before"
         ) from error
     return student
 
 
-def _let_through(error: Exception) -> None:
+def _let_through(error: Exception, folder: Path) -> None:
     """Raise what is no damage: what may not be read now, and what there is no memory for."""
+    bucket.probe(folder)
     told = re.search(r"os_error_code='(\w+)'", str(error))  # as tensorstore tells what the system said
     code = told[1] if told else errno.errorcode.get(getattr(error, "errno", None) or 0, "ENOENT")
     if isinstance(error, MemoryError) or out_of_memory(error):

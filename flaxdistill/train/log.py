@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill import bucket
+from flaxdistill import address, bucket
 
 Row = dict[str, Any]
 
@@ -72,16 +72,17 @@ class Log:
 
     def keep(self) -> None:
         """Send both files where the run lives, if that is a bucket; before a checkpoint, which they must not fall behind."""
-        if self.writes:
+        if self.writes and address.of(self.path):
+            self._events.flush()
             bucket.send(self.path)
-            bucket.send(self.events)
+            bucket.send(max(self.events.iterdir(), key=os.path.getmtime))  # that of this start
 
     def close(self) -> None:
         """Close both files."""
         if self.writes:
+            self.keep()
             self._file.close()
             self._events.close()
-            self.keep()
 
 
 def read_rows(path: Path) -> list[Row]:
