@@ -76,7 +76,11 @@ def test_fillers_are_the_likeliest_whole_words(folder):
         )
         head = apply(jax.tree.map(np.asarray, model.params), batch, None).vocab
         logits = np.asarray(head.hidden[0, place + 1] @ head.kernel.T + head.bias)
-        assert set(words) == set(sorted(whole, key=lambda i: -logits[i])[:4])
+        best = sorted(whole, key=lambda i: -logits[i])
+        # Where products are bfloat16, words as likely as that may change places.
+        close = 0.02 * np.ptp(logits)
+        assert len(set(words)) == 4 and set(words) <= set(whole)
+        assert logits[list(words)].min() >= logits[best[3]] - close
 
 
 def test_cut_short_it_goes_on_with_the_same_rows(folder, tmp_path, monkeypatch):
