@@ -55,7 +55,7 @@ def measure(teacher: str, rows: int, topology: str) -> bench.Row:
 def main() -> None:
     parser = bench.parser(__doc__)
     parser.add_argument("--teacher", required=True)
-    parser.add_argument("--rows", type=int, nargs="+", default=(16, 84, 92, 100))
+    parser.add_argument("--rows", type=int, nargs="+", default=(16, 84, 132, 160))
     parser.add_argument("--topology", default="v5e:2x2")
     options = parser.parse_args()
     where = bench.surroundings()
