@@ -82,7 +82,7 @@ def _tell(sentence: str, code: int = 2) -> int:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep back what orbax tells of every step it takes and, on a full disk, hundreds of times beside our one sentence."""
-    for noisy in ("absl", "asyncio", "gcsfs"):
+    for noisy in ("absl", "asyncio", "gcsfs", "google.auth"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     before = sys.unraisablehook
 
