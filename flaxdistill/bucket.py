@@ -222,7 +222,7 @@ def _listed(path: Path) -> dict[str, Any]:
             entries = {}
     for name, entry in entries.items():
         below = name.removeprefix(base).strip("/")
-        if name.endswith("/") or not f"{name}/".startswith(f"{base}/"):  # what consoles make for a folder
+        if name.endswith("/"):  # what consoles make for a folder
             continue
         if {".", "..", ""} & set(below.split("/")) and below:
             raise UserError(f"gs://{name} has parts that are no names of files; rename it")

@@ -208,7 +208,6 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "elif any(": "elif not path.exists() and any(",
         "not any((path / name).is_relative_to(folder) for folder in busy)": "True",
         '== entry["crc32c"]': "!= None",
-        'or not f"{name}/".startswith(f"{base}/")': "",
         '{".", "..", ""} & set(below.split("/")) and below': "False",
     },
     ("address.py", "test_bucket.py"): {
