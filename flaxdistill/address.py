@@ -17,10 +17,14 @@ class Place(type(Path())):  # type: ignore[misc]
         return here, (of(self),)
 
 
+def cache() -> Path:
+    """Give this user's folder for what can be made or fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute() / "flaxdistill"
+
+
 def mirror() -> Path:
     """Give the folder below which paths stand for addresses."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache).absolute() / "flaxdistill" / "gs"
+    return cache() / "gs"
 
 
 def here(path: str | os.PathLike[str]) -> Path:

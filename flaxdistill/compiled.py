@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from pathlib import Path
 
 import jax
+
+from flaxdistill.address import cache
 
 
 def keep() -> None:
@@ -24,5 +25,4 @@ def keep() -> None:
     kind = hashlib.sha256(
         "".join([platform.machine(), platform.processor(), *flags[:1]]).encode()
     ).hexdigest()[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(cache / "flaxdistill" / f"compiled-{kind}"))
+    jax.config.update("jax_compilation_cache_dir", str(cache() / f"compiled-{kind}"))
