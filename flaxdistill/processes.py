@@ -84,6 +84,15 @@ def meet(name: str) -> None:
         multihost.sync_global_processes(name, timeout=DAY)
 
 
+def agree(mine: bool) -> bool:
+    """Tell whether all processes say yes."""
+    if jax.process_count() == 1:
+        return mine
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(jax.numpy.array(mine)).all())
+
+
 def preempted(step: int) -> bool:
     """Tell after a step whether to stop: the same in all processes, some steps after any of them got SIGTERM."""
     from jax.experimental import multihost_utils

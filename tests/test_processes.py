@@ -155,6 +155,19 @@ def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
     assert rows_of(workdir)[: len(before)] == before
 
 
+def test_a_checkpoint_that_one_cannot_read_is_none(config, tmp_path):
+    """What only the second process reads is cut short: all go back to the checkpoint before."""
+    workdir = tmp_path / "run"
+    assert finish(start(config, workdir, 2, 1, "--fsdp", 2)) == [0, 0], printed(workdir)
+    before = rows_of(workdir)
+    theirs = (workdir / "checkpoints" / "6" / "default" / "ocdbt.process_1").rglob("*")
+    largest = max((file for file in theirs if file.is_file()), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    assert finish(start(config, workdir, 2, 1, "--fsdp", 2, "--steps", 7)) == [0, 0], printed(workdir)
+    assert "checkpoints/6 is damaged" in printed(workdir) and "goes on from step 3" in printed(workdir)
+    assert rows_of(workdir)[:3] == before[:3]
+
+
 def test_one_that_dies_ends_the_others(config, tmp_path):
     workdir = tmp_path / "run"
     children = start(config, workdir, 2, 1, "--steps", 100000, "--eval-every", 100000, "--save-every", 100000)

@@ -103,7 +103,16 @@ class Checkpoints:
         sums = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole) for name, leaf in sums.items()
         }
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore({**abstract, "sums": sums}))
+        restored, wrong = {}, None
+        try:
+            with _reader() as reader:
+                restored = _read(
+                    reader, bucket.direct(self.directory / str(step)), {**abstract, "sums": sums}
+                )
+        except Exception as error:  # as below
+            wrong = error
+        if not processes.agree(wrong is None):  # a file may be cut short that only one of them reads
+            raise wrong or ValueError("another process cannot read it")
         told = restored.pop("sums")
         _check(told, _summed(restored)["sums"])
         return TrainState(**restored)
@@ -131,31 +140,19 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
     """Read only the student's parameters of a checkpoint, the last or the best, as numpy float32 leaves of ``shapes``."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    # Each process reads for itself, waiting for no other. orbax's v1 would count a load as an operation, by whose number the
-    # processes meet in saves: after loads that not all of them have done they would miss each other there.
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader_{me}"
-    )
-    reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     folder = bucket.direct(directory / "checkpoints" / str(step))
     part = "best" if best else "params"
     told = {part: jax.ShapeDtypeStruct((len(jax.tree.leaves(shapes)),), jnp.uint32, sharding=here)}
     try:
-        with ocp.Checkpointer(reader, multiprocessing_options=alone) as checkpointer:
+        with _reader() as reader:
             # Shapes first: what orbax tells of others comes from many threads.
-            stored = checkpointer.metadata(folder / "default").item_metadata.tree[part]["student"]
+            stored = reader.metadata(folder / "default").item_metadata.tree[part]["student"]
             if {p: x.shape for p, x in tree.flatten(stored).items()} != {
                 p: x.shape for p, x in tree.flatten(shapes).items()
             }:
                 raise ValueError("its arrays have other names or shapes")
             wanted = {part: {"student": shapes}, "sums": told}
-            how = ocp.args.PyTreeRestore(
-                item=wanted,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-                partial_restore=True,
-            )
-            read = checkpointer.restore(folder / "default", args=how)
+            read = _read(reader, folder, wanted)
         _check(read["sums"], {part: tree.sums(read[part]["student"])})
         student: Params = jax.device_get(read[part]["student"])
     except Exception as error:  # as above
@@ -164,6 +161,27 @@ def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False)
             f"{folder} is damaged or of another student ({brief(error)}); move that folder away to use the checkpoint before"
         ) from error
     return student
+
+
+def _reader() -> ocp.Checkpointer:
+    """Make what reads in this process, waiting for no other.
+
+    orbax's v1 would count a load as an operation, by whose number the processes meet in saves: after loads that not all of
+    them have done they would miss each other there.
+    """
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader_{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _read(reader: ocp.Checkpointer, folder: Any, wanted: Any) -> Any:
+    """Read the arrays of a checkpoint that are wanted."""
+    how = ocp.checkpoint_utils.construct_restore_args(wanted)
+    told = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
+    return reader.restore(folder / "default", args=told)
 
 
 def _let_through(error: Exception, folder: Path) -> None:

@@ -115,7 +115,7 @@ def test_what_cannot_be_read_now_is_no_damage(tmp_path, monkeypatch, error):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.ocp.CheckpointManager, "restore", fail)
+        patch.setattr(checkpoint.ocp.Checkpointer, "restore", fail)
         with pytest.raises(UserError, match="a checkpoint cannot be read now"):
             restore(tmp_path)
     assert latest_step(tmp_path) == 2 and restore(tmp_path)[1] == []
