@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxdistill import bucket, fit, hub, sharding, workdir
+from flaxdistill import fit, hub, sharding, workdir
 from flaxdistill.chips import Topology
 from flaxdistill.collectives import KINDS, collectives
 from flaxdistill.costs import cost
@@ -71,12 +71,7 @@ def sketch(e: Experiment, earlier: Mapping[str, hub.Model]) -> Sketch:
         e = _with_attention(e, "xla")
 
     def described(path: str) -> hub.Model:
-        if path.startswith("@"):
-            model = earlier[path[1:]]
-        elif workdir.is_workdir(folder := bucket.local(path, bucket.RUN)):
-            model = hub.Model(path, *workdir.read_config(folder), {}, folder, "", "")
-        else:
-            model = hub.describe(path)
+        model = earlier[path[1:]] if path.startswith("@") else workdir.describe(path)
         return dataclasses.replace(model, params=shapes_of(model.config))
 
     judges = {name: described(how.path) for name, how in e.compared().items()}

@@ -223,6 +223,14 @@ def evaluations(path: Path) -> list[Row]:
     return found
 
 
+def describe(path_or_id: str) -> hub.Model:
+    """Read what ``read_model`` does but the weights; ``params`` and ``digest`` are empty."""
+    path = bucket.local(path_or_id, bucket.RUN)
+    if not is_workdir(path):
+        return hub.describe(path_or_id)
+    return hub.Model(path_or_id, *read_config(path), {}, path / TOKENIZER, "", "")
+
+
 def read_model(path_or_id: str, lane: int | None = None) -> hub.Model:
     """Read the student of a workdir at its newest checkpoint, or else any model that ``hub`` can read.
 
