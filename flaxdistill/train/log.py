@@ -79,8 +79,11 @@ class Log:
 
     def close(self) -> None:
         """Close both files."""
-        if self.writes:
+        if not self.writes:
+            return
+        try:
             self.keep()
+        finally:
             self._file.close()
             self._events.close()
 
