@@ -1,8 +1,17 @@
 """Eight CPU devices, strict ranks, and where the real data lies."""
 
-# Compiling is most of what these tests wait for: LLVM may skip what only makes programs faster.
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+# Compiling is most of what these tests wait for: LLVM may skip what only makes programs faster, and what one process has
+# compiled serves all, its children and pytest-xdist's workers.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (

@@ -41,6 +41,13 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "jnp.where(same, slope, 0.0)": "slope",
         "jnp.where(same, each, 0.0)": "each",
     },
+    ("ops/dropout.py", "ops/test_dropout.py"): {
+        "math.prod(part[at + 1 :])": "1",
+        "jnp.full(part, site, jnp.uint32)": "index",
+        "(word & 0xFFFF, word >> 16)": "(word & 0xFFFF, word & 0xFFFF)",
+        "jnp.asarray(1 - drawn(rate), x.dtype)": "jnp.asarray(1, x.dtype)",
+        "0x1BD11BDA": "0",
+    },
     ("losses/relation.py", "losses/test_layer_oracles.py"): {
         "mask * sequence_lengths(batch)": "mask",
         "mask / jnp.maximum(sequence_lengths(batch), 1.0)": "mask",
@@ -161,6 +168,10 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "jnp.maximum(counts[term], 1.0)": "jnp.maximum(counts[term], 2.0)",
     },
     ("optim.py", "test_optim.py"): {
+        "jnp.where(finite, u, jnp.zeros_like(u))": "u",
+        "jnp.where(finite, new, old)": "new",
+        "jnp.where(finite, 0, state.notfinite_count + 1)": "state.notfinite_count + 1",
+        "jnp.where(finite, 0, 1)": "1",
         "optax.lamb if self.lamb": "optax.adamw if self.lamb",
     },
     ("offline.py", "test_offline.py"): {

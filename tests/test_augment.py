@@ -7,7 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from test_cli import compiled, refused, succeed, write_model  # noqa: F401 - fixtures
+from test_cli import refused, succeed, write_model
 
 from flaxdistill import augment as augmentation
 from flaxdistill.augment import Augmentation

@@ -25,7 +25,7 @@ import pyarrow
 import pytest
 import safetensors.numpy
 from pyarrow import parquet
-from test_cli import SENTENCES, compiled, environment, succeed, wide, write_model  # noqa: F401 - fixtures
+from test_cli import SENTENCES, environment, succeed, wide, write_model  # noqa: F401 - fixtures
 
 from flaxdistill import cli, stages
 from flaxdistill.errors import UserError
@@ -104,7 +104,7 @@ def stop(*_, **__):
 
 
 @pytest.fixture(scope="module")
-def whole(compiled, tmp_path_factory) -> Path:  # noqa: F811
+def whole(tmp_path_factory) -> Path:
     """The folder as it should be; every case has a copy."""
     folder = tmp_path_factory.mktemp("whole")
     documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from buckets import Bucket, serving
-from test_cli import SENTENCES, compiled, refused, rows_of, run, succeed, write_model  # noqa: F401 - a fixture
+from test_cli import SENTENCES, refused, rows_of, run, succeed, write_model
 from test_processes import close, finish, printed, start
 from test_processes import rows_of as all_rows
 
@@ -437,11 +437,11 @@ def test_a_run_that_is_gone_there_begins_anew(machine, tmp_path):
 
 
 @pytest.mark.slow
-def test_stages_by_processes_of_several_machines(machine, compiled, tmp_path, monkeypatch):  # noqa: F811
+def test_stages_by_processes_of_several_machines(machine, tmp_path, monkeypatch):
     """Only the first exports: in the second stage's saves, all must meet all the same."""
     workdir = tmp_path / "told"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    homes = [compiled | {"XDG_CACHE_HOME": str(tmp_path / f"machine{index}")} for index in range(2)]
+    homes = [{"XDG_CACHE_HOME": str(tmp_path / f"machine{index}")} for index in range(2)]
     children = start(
         config(tmp_path, lines=STUDENT),
         workdir,
@@ -457,7 +457,7 @@ def test_stages_by_processes_of_several_machines(machine, compiled, tmp_path, mo
     assert "student" in succeed("eval", "gs://test/stages/student")
 
 
-def test_processes_of_several_machines(machine, alone, compiled, tmp_path, monkeypatch):  # noqa: F811
+def test_processes_of_several_machines(machine, alone, tmp_path, monkeypatch):
     """Two processes that share nothing but the bucket."""
     workdir = tmp_path / "told"
     homes = [str(tmp_path / f"machine{index}") for index in range(2)]
@@ -469,7 +469,7 @@ def test_processes_of_several_machines(machine, alone, compiled, tmp_path, monke
         1,
         "--workdir",
         "gs://test/pod",
-        each=[compiled | {"XDG_CACHE_HOME": home} for home in homes],
+        each=[{"XDG_CACHE_HOME": home} for home in homes],
     )
     assert finish(children) == [0, 0], printed(workdir) + printed(workdir, 1)
     monkeypatch.setenv("XDG_CACHE_HOME", homes[0])

@@ -2,7 +2,7 @@
 
 Mistakes are told in test_bad_inputs.py.
 
-Most runs are made in this process. Compiling is what they wait for, so all of them share one cache of compiled programs.
+Most runs are made in this process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import jax
 import numpy as np
 import pytest
 from jax import monitoring
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from flaxdistill import cli, families, flags, hub, judging, sharding, terminal
@@ -65,23 +64,6 @@ taught = Experiment(
     **common,
 )
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Keep compiled programs on the disk, for this process and for those it starts."""
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield {name.upper(): str(value) for name, value in names.items()}
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path:
@@ -162,7 +144,7 @@ def rows_of(workdir: Path, split: str | None = None) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(home, compiled) -> Path:
+def finished(home) -> Path:
     """A finished run with a teacher, which tests only read."""
     out = succeed("distill", home / "taught.py", "--workdir", home / "finished")
     assert "read back bit-equal" in out
@@ -361,7 +343,7 @@ def test_a_narrower_student_keeps_the_proportions(home, config, tmp_path):
     assert (sizes["hidden_size"], sizes["num_heads"], sizes["intermediate_size"]) == (8, 1, 16)
 
 
-def test_a_run_is_examined(home, compiled, tmp_path):
+def test_a_run_is_examined(home, tmp_path):
     train = ("train", home / "alone.py", "--doctor", "--workdir")
     told = succeed(*train, tmp_path / "sound")
     assert "counts padding" not in told and "no loss reaches" not in told
@@ -372,7 +354,7 @@ def test_a_run_is_examined(home, compiled, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["last", "all"])
-def test_a_damaged_checkpoint(home, compiled, tmp_path, harm):
+def test_a_damaged_checkpoint(home, tmp_path, harm):
     """The run goes on from the checkpoint before, loudly, and gives what it would have given."""
     train = ("train", home / "alone.py", "--save-every", 2, "--workdir")
     for name in ("whole", "harmed"):
@@ -412,7 +394,7 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path} | more
 
 
-def test_interrupted_and_resumed_is_as_if_never_stopped(home, compiled, tmp_path):
+def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
     train = ("train", str(home / "alone.py"), "--steps", "120", "--eval-every", "60", "--save-every", "50")
     train += ("--optim.decay", "linear")  # a rate that starts anew would show
     succeed(*train, "--workdir", tmp_path / "whole")
@@ -420,7 +402,7 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, compiled, tmp_path
     cut = tmp_path / "cut"
     child = subprocess.Popen(
         [sys.executable, "-m", "flaxdistill", *train, "--workdir", str(cut)],
-        env=environment(**compiled),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -556,7 +538,7 @@ for verb in verbs:
 """
 
 
-def on_a_full_disk(size: int, *verbs: tuple, env: dict[str, str]) -> str:
+def on_a_full_disk(size: int, *verbs: tuple) -> str:
     """Run verbs in a process whose files cannot grow beyond a size; all it printed."""
     told = json.dumps([size, [[str(argument) for argument in verb] for verb in verbs]])
     done = subprocess.run(
@@ -564,14 +546,14 @@ def on_a_full_disk(size: int, *verbs: tuple, env: dict[str, str]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment(**env),
+        env=environment(),
     )
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("ended 2") == len(verbs), done.stdout
     return done.stdout
 
 
-def test_a_full_disk(home, finished, compiled, tmp_path):
+def test_a_full_disk(home, finished, tmp_path):
     """Nothing half-written stays, and the training run goes on once there is room."""
     out, blocks, w = tmp_path / "out", tmp_path / "blocks", tmp_path / "w"
     train = ("distill", home / "taught.py", "--workdir", w, "--save-every", "2")
@@ -580,14 +562,13 @@ def test_a_full_disk(home, finished, compiled, tmp_path):
         ("export", finished, out),
         ("convert", home / "teacher", out),
         ("prepare", home / "alone.py", "--workdir", tmp_path, "--data-dir", blocks),
-        env=compiled,
     )
     assert printed.count(f"cannot write {out}") == 2
     assert "cannot be written" in printed
     assert not list(tmp_path.rglob("manifest.json"))
     assert [path for path in tmp_path.rglob("*") if path != blocks] == []
 
-    printed = on_a_full_disk(8000, train, env=compiled)
+    printed = on_a_full_disk(8000, train)
     assert f"a checkpoint could not be written to {w / 'checkpoints'} (File too large)" in printed
     assert len(printed.splitlines()) < 12, printed
     assert "run the same command again: it goes on from step 0" in printed

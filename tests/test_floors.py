@@ -35,7 +35,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (3, "losses/", {"jax"}),
     (3, "models/", {"jax", "flax"}),
     (3, "tasks/", {"jax", "numpy"}),
-    (3, "optim.py", {"optax"}),
+    (3, "optim.py", {"jax", "optax"}),
     (3, "sharding.py", {"jax", "numpy"}),
     (4, "families/", {"numpy"}),
     (4, "feed.py", {"jax", "numpy"}),

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_cli import compiled, config, home, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
+from test_cli import config, home, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
 
 LOSSES = """
 from dataclasses import replace

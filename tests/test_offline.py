@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from outputs import labelled_batch, random_outputs
-from test_cli import compiled, config, home, refused, rows_of, succeed, wide  # noqa: F401 - fixtures
+from test_cli import config, home, refused, rows_of, succeed, wide  # noqa: F401 - fixtures
 
 from flaxdistill import offline
 from flaxdistill.errors import UserError

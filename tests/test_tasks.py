@@ -9,7 +9,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from test_cli import compiled, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
+from test_cli import refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
 
 from flaxdistill import evaluation, hub, stages, workdir
 from flaxdistill.models.encoder import shapes_of
@@ -90,7 +90,7 @@ def config(folder, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def story(folder, compiled):  # noqa: F811
+def story(folder):
     """The three stages, run once."""
     path = folder / "story.py"
     path.write_text(
@@ -259,7 +259,7 @@ def test_what_cannot_be_run_is_refused(story, folder, config, tmp_path, lines, m
 
 
 @pytest.fixture(scope="module")
-def lanes(folder, compiled):  # noqa: F811
+def lanes(folder):
     """Two seeds at two rates as one program, stopped once and taken up again, the best of each kept."""
     path = folder / "lanes.py"
     path.write_text(

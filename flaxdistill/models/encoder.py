@@ -12,9 +12,10 @@ import jax.numpy as jnp
 
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.heads import Classifier, MLMHead
-from flaxdistill.models.layers import ACTIVATIONS, Dense, Embeddings, Layer, dropout
+from flaxdistill.models.layers import ACTIVATIONS, Dense, Embeddings, Layer
 from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import DType, operand_dtype
+from flaxdistill.ops.dropout import dropout
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection
 
 
@@ -30,16 +31,14 @@ class Encoder(nn.Module):
     def __call__(self, batch: Batch, keys: jax.Array | None) -> Outputs:
         c, dtype = self.config, self.dtype
 
-        def fold(site: int):  # one key per row and per layer; None stays None
-            return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, site))(keys)
-
         embeddings = Embeddings(c, dtype, name="embeddings")
-        x = embeddings(batch.input_ids, batch.positions, batch.token_type_ids, fold(0))
+        x = embeddings(batch.input_ids, batch.positions, batch.token_type_ids, keys)
         hidden, projections = [x], []
         # Kept from the forward pass: each layer's input, and what a loss reads of it.
         layer = nn.remat(Layer) if self.remat else Layer
         for i in range(c.num_layers):
-            x, qkv = layer(c, dtype, self.attention, name=f"layer_{i}")(x, batch.segment_ids, fold(i + 1))
+            site = 3 * i + 1
+            x, qkv = layer(c, dtype, self.attention, site, name=f"layer_{i}")(x, batch.segment_ids, keys)
             hidden.append(x)
             projections.append(qkv)
         queries, keys_, values = zip(*projections, strict=True)
@@ -49,7 +48,7 @@ class Encoder(nn.Module):
         logits = None
         if c.head in ("sequence", "tokens", "span"):
             asked = first[:, None] if c.head == "sequence" else x
-            asked = dropout(asked, c.dropout, fold(c.num_layers + 1), 0)
+            asked = dropout(asked, c.dropout, keys, 3 * c.num_layers + 1)
             logits = Classifier(c, name="classifier")(asked, batch.segment_ids)
         # An encoder without the head still names its vocabulary vectors; whoever trains on them must check ``head``.
         headless = VocabProjection(x, word, jnp.zeros((c.vocab_size,), jnp.float32))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.ops.attention import Attention, attention
 from flaxdistill.ops.dense import Split, dense, whole
+from flaxdistill.ops.dropout import drawn, dropout, kept
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -19,31 +20,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
 }
-
-
-def dropout(x: jax.Array, rate: float, keys: jax.Array | None, site: int) -> jax.Array:
-    """Drop entries of x [B, ...] with one key per row, so that a row's draw does not depend on its batch.
-
-    Linen's own dropout draws for the whole batch at once and changes when the batch is split.
-    """
-    if keys is None or rate == 0.0:
-        return x
-    share = jnp.asarray(1 - _sixteenths(rate), x.dtype)
-    return jnp.where(kept(x.shape, rate, keys, site), x / share, jnp.zeros_like(x))
-
-
-def kept(shape: tuple[int, ...], rate: float, keys: jax.Array, site: int) -> jax.Array:
-    """Draw which entries of [B, ...] a dropout keeps: bool."""
-
-    def row(key):
-        return jax.random.bits(jax.random.fold_in(key, site), shape[1:], jnp.uint16)
-
-    return jax.vmap(row)(keys) >= round(rate * 2**16)
-
-
-def _sixteenths(rate: float) -> float:
-    """Round a rate to what 16 bits can draw: half the random words of 32, and exact to 1e-5."""
-    return round(rate * 2**16) / 2**16
 
 
 class Dense(nn.Module):
@@ -124,6 +100,7 @@ class Layer(nn.Module):
     config: EncoderConfig
     dtype: Any
     attention: Attention
+    site: int  # of its first dropout: it has three
 
     @nn.compact
     def __call__(self, x_BTD, segment_ids, keys):
@@ -136,16 +113,17 @@ class Layer(nn.Module):
         survivors, rate = None, c.attention_dropout
         if keys is not None and rate:
             B, T, H, _ = heads
-            survivors = kept((B, H, T, T), rate, keys, 1)
+            survivors = kept((B, H, T, T), rate, keys, self.site)
         context = attention(
-            q, k, v, segment_ids, kept=survivors, rate=_sixteenths(rate), kernel=self.attention
+            q, k, v, segment_ids, kept=survivors, rate=drawn(rate), kernel=self.attention
         ).reshape(x_BTD.shape)
         context = dropout(
-            Dense(c.hidden_size, c, dtype, "rows", name="attention")(context), c.dropout, keys, 2
+            Dense(c.hidden_size, c, dtype, "rows", name="attention")(context), c.dropout, keys, self.site + 1
         )
         x_BTD = Norm(c.norm_eps, dtype, name="attention_norm")(x_BTD + context)
         inner_BTF = ACTIVATIONS[c.activation](
             Dense(c.intermediate_size, c, dtype, "columns", name="inner")(x_BTD)
         )
-        outer = dropout(Dense(c.hidden_size, c, dtype, "rows", name="outer")(inner_BTF), c.dropout, keys, 3)
+        outer = Dense(c.hidden_size, c, dtype, "rows", name="outer")(inner_BTF)
+        outer = dropout(outer, c.dropout, keys, self.site + 2)
         return Norm(c.norm_eps, dtype, name="norm")(x_BTD + outer), (q, k, v)

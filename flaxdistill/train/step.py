@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,24 +54,29 @@ def make_step(
         scale = {term: weights[term] / jnp.maximum(counts[term], 1.0) for term in counts}
         params, pull = jax.vjp(view, state.params)
 
-        def add_micro_batch(sums: Any, micro: Batch) -> tuple[Any, None]:
+        def differentiate(micro: Batch) -> tuple[Params, Terms]:
             teachers = tuple(
                 apply(p, micro) for apply, p in zip(teacher_applies, teacher_params, strict=True)
             )
             teachers = jax.lax.stop_gradient(teachers)
-            gradient = jax.grad(objective, has_aux=True)(params, teachers, micro, scale, state.step)
-            return jax.tree.map(jnp.add, sums, gradient), None
+            return jax.grad(objective, has_aux=True)(params, teachers, micro, scale, state.step)
 
-        zeros = jax.tree.map(jnp.zeros_like, (params, {term: jnp.zeros((), jnp.float32) for term in counts}))
         if accumulate == 1:
-            (gradient, totals), _ = add_micro_batch(zeros, batch)
+            gradient, totals = differentiate(batch)
         else:
-            (gradient, totals), _ = jax.lax.scan(add_micro_batch, zeros, micro_batches(batch, accumulate))
+            zeros = jax.tree.map(
+                jnp.zeros_like, (params, {term: jnp.zeros((), jnp.float32) for term in counts})
+            )
+            (gradient, totals), _ = jax.lax.scan(
+                lambda sums, micro: (jax.tree.map(jnp.add, sums, differentiate(micro)), None),
+                zeros,
+                micro_batches(batch, accumulate),
+            )
 
         (gradient,) = pull(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         metrics = {term: Mean(totals[term], counts[term]) for term in counts}
-        metrics["loss"] = Mean(sum(scale[t] * totals[t] for t in counts), jnp.ones(()))
+        metrics["loss"] = Mean(sum((scale[t] * totals[t] for t in counts), jnp.zeros(())), jnp.ones(()))
         metrics["grad_norm"] = Mean(optax.tree.norm(gradient), jnp.ones(()))
         metrics["tokens"] = Mean(jnp.sum(batch.real()), jnp.ones(()))
         return dataclasses.replace(

@@ -18,8 +18,8 @@ from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
 
-STUDENT = tiny_config(num_layers=2)
-TEACHER = tiny_config(num_layers=3)
+STUDENT = tiny_config(num_layers=1)
+TEACHER = tiny_config(num_layers=1)
 
 
 def run(
