@@ -33,6 +33,7 @@ from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.log import Log
 from flaxdistill.train.loop import Run
+from flaxdistill.train.trace import Trace, read_steps
 
 Report = Callable[[str], None]
 
@@ -139,6 +140,10 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             state = jax.jit(program.init, out_shardings=shardings)(start_params)
         else:
             report(f"goes on from step {latest} of {e.steps}")
+        if e.profile and not latest < read_steps(e.profile)[0] <= e.steps:
+            report(
+                f"no step is traced: profile is {e.profile}, and steps {latest + 1} to {e.steps} are taken"
+            )
         train_batch = (
             feed.bucketed_batches([Buckets(store.train, order, e.batch_size) for order in orders], mesh)
             if isinstance(e.task, Labelled)
@@ -167,7 +172,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             rate=e.optim.schedule(e.steps, lanes[0].rate),
             lock=lock,
             checkpoints=checkpoints,
-            log=Log(path, step=latest, writes=processes.first()),
+            log=Log(path, step=latest, writes=processes.first(), project=e.wandb),
+            trace=Trace(*read_steps(e.profile), path / "profile", report) if e.profile else None,
             steps=e.steps,
             log_every=e.log_every,
             eval_every=e.eval_every,

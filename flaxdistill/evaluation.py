@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxdistill import address, bucket, build, feed, fit, judging, sharding, workdir
+from flaxdistill import bucket, build, feed, fit, judging, sharding, workdir
 from flaxdistill.data.examples import prepare_examples
-from flaxdistill.data.store import MANIFEST, Store, open_store
+from flaxdistill.data.store import Store, open_store
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Teacher
 from flaxdistill.hub import Model
@@ -118,11 +118,8 @@ def _place(
     path: Path, data: str | None = None, split: str | None = None, header: str | None = None
 ) -> _Place:
     e = workdir.read_experiment(path)
-    blocks = workdir.read_inputs(path).get("blocks", "")
-    # The latter for a stage.
-    places = [address.here(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
-    folder = next((place for place in places if bucket.reach(place / blocks, MANIFEST).is_dir()), places[0])
-    store = open_store(folder / blocks)
+    blocks = workdir.blocks(path, e)
+    folder, store = blocks.parent, open_store(blocks)
     if data:
         if not isinstance(e.task, Labelled):
             raise UserError(f"{path} has no labelled rows; --data reads those of a task")

@@ -25,6 +25,7 @@ from flaxdistill.optim import AdamW
 from flaxdistill.student import Start
 from flaxdistill.tasks.base import Labelled, Task
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.trace import read_steps
 
 
 def Stage(name: str) -> str:  # noqa: N802 - reads as the noun it is in a config
@@ -99,6 +100,8 @@ class Experiment:
         "last"  # the student that a run gives: its last, or that of its best evaluation
     )
     judge: str | None = None  # a model that evaluations compare with where there is no teacher
+    profile: str = ""  # steps of which a profiler's trace is written, such as 10:13
+    wandb: str = ""  # a project at Weights & Biases that sees the log too
     doctor: bool = True  # examine teachers, losses and student before the first step and after a few
     log_every: int = 10
     eval_every: int = 500
@@ -126,6 +129,8 @@ class Experiment:
                 raise UserError(
                     f"seed is {seed}; it must be at least 0 and below 2^30, twice which a key can tell apart"
                 )
+        if self.profile:
+            read_steps(self.profile)
         for name, values in (("seeds", self.seeds), ("rates", self.rates)):
             if len(set(values)) < len(values):
                 raise UserError(f"{name} is {', '.join(map(str, values))}; name each of them once")
@@ -196,24 +201,10 @@ class Experiment:
 
 
 FREE = (
-    "steps",
-    "accumulate",
-    "fsdp",
-    "tensor",
-    "log_every",
-    "eval_every",
-    "save_every",
-    "eval_batch_size",
-    "data_dir",
-    "engine",
-    "engine.kind",
-    "engine.processes",
-    "engine.options",
-    "doctor",
-    "student.remat",
-    "teacher.sharded",
-    "ensemble.*.sharded",
-)
+    "steps", "accumulate", "fsdp", "tensor", "log_every", "eval_every", "save_every", "eval_batch_size", "data_dir",
+    "engine", "engine.kind", "engine.processes", "engine.options", "profile", "wandb", "doctor", "student.remat",
+    "teacher.sharded", "ensemble.*.sharded",
+)  # fmt: skip
 """What may change when a run goes on. Only ``steps`` changes what is trained: the rate follows the longer schedule; and with
 ``eval_every`` which students are looked at, where the best is kept."""
 

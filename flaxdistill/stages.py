@@ -17,6 +17,7 @@ import numpy as np
 from flaxdistill import address, bucket, build, evaluation, processes, workdir
 from flaxdistill.errors import Lost, UserError, out_of_memory
 from flaxdistill.experiment import Experiment
+from flaxdistill.export import EXPORT, export
 from flaxdistill.families.base import expected_shapes
 from flaxdistill.files import brief, refuse_brackets
 from flaxdistill.models.config import EncoderConfig
@@ -26,7 +27,6 @@ from flaxdistill.train.log import Row, read_rows
 
 Show = Callable[[str, Experiment, Row], None]
 Stages = Mapping[str, Experiment]
-EXPORT = "export"
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
@@ -61,7 +61,7 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
         with processes.in_turn("export"):
             if processes.first() and not (out / "config.json").is_file():
                 bucket.remove(out)  # what was sent of it, and cut short
-                report(f"{name or path}: {workdir.export(path, out)}")
+                report(f"{name or path}: {export(path, out)}")
         _reach(root)
     return table(stages, root)
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -126,6 +126,68 @@ def augment(
     return 0
 
 
+def predict(
+    model: _PATH_OR_ID,
+    texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT ...]")] = (),
+    pair: str | None = None,
+    data: str | None = None,
+    column: str = "text",
+    header: str = "",
+    split: str = "train",
+    top: int = 5,
+    unanswerable: bool = False,
+    length: int | None = None,
+    batch_size: int = 32,
+    dtype: Literal["auto", "bfloat16", "float32"] = "float32",
+) -> int:
+    """Answer texts: words for masks, classes, numbers, entities or spans, whatever the model's head is for.
+
+    One JSON object a line, as they are known. Without texts and --data it reads a text on each line of the standard input,
+    and behind a tab the second text, such as the one that a question is about.
+
+    Args:
+        model: a directory, Hub id or run
+        texts: texts, or questions
+        pair: the second text of each; with --data the field that holds it
+        data: a file, folder, hf:NAME or tfds:NAME of texts
+        column: the field of the text in --data
+        header: names of the columns of a csv or tsv file that does not begin with them
+        split: of a data set
+        top: classes and words that are told, likeliest first
+        unanswerable: let a model that was trained on questions without answers say that there is none
+        length: tokens of a text that the model sees; 512 or as many as it can read
+        batch_size: texts at one time
+        dtype: of the arithmetic; auto is bfloat16 wherever the hardware multiplies it
+    """
+    import json
+
+    from flaxdistill import compiled, prediction, questions, workdir
+    from flaxdistill.data.sources import Source
+
+    if texts and data:
+        raise UserError("give texts or --data, not both")
+    compiled.keep()
+    if texts:
+        examples = questions.examples_of(texts, pair)
+    elif data:
+        source = Source(path=data, column=column, pair=pair, header=header, split=split)
+        examples = (example for shard in source.labelled() for example in shard.documents())
+    else:
+        examples = questions.lines(sys.stdin.buffer, pair)
+    answer = prediction.make_predict(
+        workdir.read_model(model),
+        length=length,
+        batch_size=batch_size,
+        dtype=dtype,
+        top=top,
+        unanswerable=unanswerable,
+    )
+    for example, said in answer(examples):
+        second = {"pair": example.pair} if example.paired else {}
+        print(json.dumps({"text": example.text} | second | said, ensure_ascii=False), flush=True)
+    return 0
+
+
 def export(workdir: _WORKDIR, out: _OUT) -> int:
     """Write a run's student as a Hugging Face checkpoint.
 
@@ -133,9 +195,9 @@ def export(workdir: _WORKDIR, out: _OUT) -> int:
         workdir: the folder of the run
         out: a directory that does not exist yet
     """
-    from flaxdistill import workdir as runs
+    from flaxdistill.export import export as write
 
-    print(address.told(runs.export(bucket.local(workdir, bucket.RUN), address.here(out))))
+    print(address.told(write(bucket.local(workdir, bucket.RUN), address.here(out))))
     return 0
 
 
@@ -168,6 +230,7 @@ def inspect(what: _PATH_OR_ID) -> int:
 
 PLAIN: dict[str, Callable[..., int]] = {
     "eval": evaluate,
+    "predict": predict,
     "augment": augment,
     "export": export,
     "convert": convert,

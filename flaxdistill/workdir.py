@@ -13,30 +13,29 @@ from pathlib import Path
 from typing import IO, Any
 
 import jax
-import numpy as np
 
-from flaxdistill import bucket, hub
+from flaxdistill import address, bucket, hub
 from flaxdistill import experiment as config
 from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.store import MANIFEST
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
 from flaxdistill.families import family as find_family
 from flaxdistill.families.base import Family
-from flaxdistill.files import read_json, refuse_brackets, refuse_full, write_json
+from flaxdistill.files import read_json, refuse_brackets, write_json
 from flaxdistill.lanes import split
 from flaxdistill.metrics import worth
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.train.checkpoint import latest_step, read_student
 from flaxdistill.train.log import Row, last, read_rows
-from flaxdistill.tree import flatten
 
 EXPERIMENT = "experiment.json"
 TEMPORARY = f".{EXPERIMENT}.tmp"
 TOKENIZER = "tokenizer"
 LOCK = ".lock"
-FORMAT = 2
+FORMAT = 3
 """Changes whenever a run of an earlier version cannot go on as it was, such as when rows come in another order."""
 
 
@@ -176,35 +175,12 @@ def read_config(path: Path) -> tuple[Family, EncoderConfig]:
         raise UserError(f"{path / EXPERIMENT} does not fit this version of flaxdistill: {error}") from None
 
 
-def export(path: Path, out: Path) -> str:
-    """Write a run's student as a Hugging Face directory, read it back and compare; returns one line.
-
-    Raises UserError if ``out`` holds anything, or if what is read back is not what was written.
-    """
-    refuse_full(out)
-    if not is_workdir(path):
-        raise UserError(
-            f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run"
-        )
-    for cut_short in out.absolute().parent.glob(f".{out.name}.*.tmp"):
-        shutil.rmtree(cut_short, ignore_errors=True)
-    model = read_model(str(path))
-    if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
-        raise UserError(
-            f"the student of {model.source} holds numbers that are not finite; train it anew with a lower rate"
-        )
-    if not any((model.directory / name).is_file() for name in hub.TOKENIZER):
-        raise UserError(
-            f"{model.directory} has lost its tokenizer files; run the experiment's command again to restore them"
-        )
-    hub.write_model(
-        out, family=model.family, config=model.config, params=model.params, tokenizer=model.directory
-    )
-    if hub.read_model(str(out)).digest != model.digest:
-        raise UserError(
-            f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere"
-        )
-    return f"exported {model.source} to {out} ({model.family.model_type}), read back bit-equal"
+def blocks(path: Path, e: Experiment) -> Path:
+    """Find the folder of a run's blocks: where its experiment says, or beside it, as of a stage."""
+    name = read_inputs(path).get("blocks", "")
+    places = [address.here(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
+    folder = next((place for place in places if bucket.reach(place / name, MANIFEST).is_dir()), places[0])
+    return folder / name
 
 
 def evaluations(path: Path) -> list[Row]:

@@ -174,6 +174,22 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "jnp.where(finite, 0, 1)": "1",
         "optax.lamb if self.lamb": "optax.adamw if self.lamb",
     },
+    ("questions.py", "test_predict.py"): {
+        'tag[:2] == "I-" and before[2:] == tag[2:]': 'tag[:2] == "I-" and before != "O"',
+        "at - first + 1": "at + 1",
+        "len(row.ids) - 1": "len(row.ids)",
+        "nothing > most": "nothing < most",
+        "_shares(start)[second + i]": "_shares(start[second:last])[i]",
+        "a += len(text[a:b])": "a += 0 * len(text[a:b])",
+    },
+    ("prediction.py", "test_predict.py"): {
+        "len(question.rows)": "1",
+        "batch_size * WINDOW": "2**30",
+        "label_positions=batch.labels": "label_positions=batch.label_positions",
+    },
+    ("train/trace.py", "test_cli.py"): {
+        "step == self.last or stopping": "step == self.last",
+    },
     ("offline.py", "test_offline.py"): {
         '- (name != "hidden")': "",
     },

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import io
 import itertools
 import json
@@ -179,6 +180,22 @@ def test_a_run_and_what_reads_it(finished, tmp_path):
     assert "finished at step 4, skipped" in succeed(
         "distill", finished.parent / "taught.py", "--workdir", finished
     )
+
+
+def test_steps_are_traced(home, tmp_path):
+    train = ("train", home / "alone.py", "--workdir", tmp_path / "w")
+    assert "steps 2 to 3 are traced" in succeed(*train, "--steps", 4, "--profile", "2:3")
+    (trace,) = (tmp_path / "w" / "profile").rglob("perfetto_trace.json.gz")
+    assert b"jit_step" in gzip.decompress(trace.read_bytes())
+    assert list(trace.parent.glob("*.xplane.pb"))
+    assert "no step is traced: profile is 2:3, and steps 5 to 6" in succeed(
+        *train, "--steps", 6, "--profile", "2:3"
+    )
+    assert "steps 8 to 8 are traced" in succeed(*train, "--steps", 8, "--profile", "8:12")
+    for wrong in ("3", "3:2", "0:1", "a:b"):
+        assert f"profile is '{wrong}'; name the first and the last step" in refused(
+            *train, "--profile", wrong
+        )
 
 
 def test_stages_learn_from_earlier_ones(config, tmp_path):

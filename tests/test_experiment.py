@@ -89,7 +89,7 @@ def test_free_fields_exist_and_alone_are_free():
     changes = {
         "teacher": Teacher(path="t"), "student": Student(start=Start(path=None), num_layers=2), "corpus": None, "task": None,
         "losses": {"mlm": MaskedLM()}, "optim": None, "judge": "j", "data_dir": "d", "ensemble": {"b": Teacher(path="u")},
-        "seeds": (1, 2), "rates": (1e-3,), "keep": "best",
+        "seeds": (1, 2), "rates": (1e-3,), "keep": "best", "profile": "1:2", "wandb": "w",
     }  # fmt: skip
     for field in dataclasses.fields(Experiment):
         base = Experiment(teacher=Teacher(path="s") if field.name == "ensemble" else None)

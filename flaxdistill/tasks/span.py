@@ -134,27 +134,25 @@ class Answering(Labelled):
         for row, (start, end) in enumerate(logits):
             example, second = (int(rows.beside[name][row]) for name in ("example", "second"))
             last = int(np.count_nonzero(rows.segments[row])) - 1  # the closing [SEP]
-            score, text = self._best(
-                start[second:last],
-                end[second:last],
-                rows.beside["places"][row, second:last],
-                examples[example]["text"],
-            )
-            if score > best.get(example, (-np.inf, ""))[0]:
-                best[example] = score, text
+            found = self.best(start[second:last], end[second:last])
+            if found and found[0] > best.get(example, (-np.inf, ""))[0]:
+                places = rows.beside["places"][row, second:last]
+                text = examples[example]["text"][places[found[1], 0] : places[found[2], 1]]
+                best[example] = found[0], text
             nothing[example] = min(nothing.get(example, np.inf), float(start[0] + end[0]))
         if self.unanswerable:
             return {n: "" if nothing[n] > best.get(n, (-np.inf, ""))[0] else best[n][1] for n in nothing}
         return {n: best.get(n, (0.0, ""))[1] for n in nothing}
 
-    def _best(self, start: np.ndarray, end: np.ndarray, places: np.ndarray, text: str) -> tuple[float, str]:
+    def best(self, start: np.ndarray, end: np.ndarray) -> tuple[float, int, int] | None:
+        """Find the likeliest span among a text's tokens: sum of its logits, first and last token; None without a token."""
         starts, ends = (np.argsort(-side, kind="stable")[: self.n_best] for side in (start, end))
         fits = (ends[None] >= starts[:, None]) & (ends[None] < starts[:, None] + self.longest)
         scores = np.where(fits, start[starts][:, None] + end[ends][None], -np.inf)
         if not fits.any():
-            return -np.inf, ""
+            return None
         i, j = np.unravel_index(scores.argmax(), scores.shape)
-        return float(scores[i, j]), text[places[starts[i], 0] : places[ends[j], 1]]
+        return float(scores[i, j]), int(starts[i]), int(ends[j])
 
 
 def _text(example: Example, what: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where numbers go: one JSON line a step, TensorBoard, and the terminal."""
+"""Where numbers go: one JSON line a step, TensorBoard, Weights & Biases where asked to, and the terminal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flaxdistill import address, bucket
+from flaxdistill.train.tracker import Tracker
 
 Row = dict[str, Any]
 
@@ -24,14 +25,16 @@ class Log:
     """Append rows to ``metrics.jsonl`` and to TensorBoard event files in one directory.
 
     A row has ``step``; evaluations also have ``split``. Rows past ``step`` are cut when a run resumes there, so that the
-    file reads as if nothing had happened. Only the first process writes.
+    file reads as if nothing had happened. Only the first process writes. ``project`` names one at Weights & Biases that sees
+    the same.
     """
 
-    def __init__(self, directory: Path, *, step: int, writes: bool = True):
+    def __init__(self, directory: Path, *, step: int, writes: bool = True, project: str = ""):
         self.path, self.events, self.writes = directory / "metrics.jsonl", directory / "tensorboard", writes
         self._losses: deque[float] = deque(maxlen=RECENT)
         if not writes:
             return
+        self._tracker = Tracker(project, directory) if project else None  # first: it may refuse
         rows = [row for row in read_rows(self.path) if row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -53,8 +56,11 @@ class Log:
         place = row.get("split", "train")
         if "seed" in row:  # a lane's own
             place += f"/seed {row['seed']} rate {row['rate']:g}"
-        for name, value in numbers(row).items():
-            self._events.add_scalar(f"{place}/{name}", value, row["step"])
+        values = {f"{place}/{name}": value for name, value in numbers(row).items()}
+        for name, value in values.items():
+            self._events.add_scalar(name, value, row["step"])
+        if self._tracker:
+            self._tracker.write(row["step"], values)
 
     def spike(self, loss: float) -> dict[str, float]:
         """Compare a loss with the last ones and remember it: {"spike": how many of their medians} if it stands out, or {}.
@@ -78,7 +84,7 @@ class Log:
             bucket.send(max(self.events.iterdir(), key=os.path.getmtime))  # that of this start
 
     def close(self) -> None:
-        """Close both files."""
+        """Close all of them."""
         if not self.writes:
             return
         try:
@@ -86,6 +92,8 @@ class Log:
         finally:
             self._file.close()
             self._events.close()
+            if self._tracker:
+                self._tracker.close()
 
 
 def read_rows(path: Path) -> list[Row]:

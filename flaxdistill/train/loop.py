@@ -20,6 +20,7 @@ from flaxdistill.pytrees import Batch, Params
 from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.log import Log, Row
 from flaxdistill.train.state import TrainState
+from flaxdistill.train.trace import Trace
 
 Show = Callable[[Row], None]
 Report = Callable[[str], None]
@@ -47,6 +48,7 @@ class Run:
     lock: Any  # held while the run lives
     checkpoints: Checkpoints
     log: Log
+    trace: Trace | None
     steps: int
     log_every: int
     eval_every: int
@@ -80,6 +82,8 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> T
 
     batches = prefetch(run.train_batch, first, run.steps, late=late)
     for done, batch in enumerate(batches, first + 1):
+        if run.trace:
+            run.trace.before(done, state)
         state, metrics = run.step(state, run.teacher_params, batch)
         if done == first + 1:  # compiling is no part of the speed
             jax.block_until_ready(metrics)
@@ -89,6 +93,8 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> T
         if watch:
             watch(done, state)
         stopping = stop(done) or done == run.steps
+        if run.trace:
+            run.trace.after(done, state, stopping=stopping)
         if done % run.log_every == 0 or stopping:
             row, count = jax.device_get((metrics, tokens))
             seconds = time.perf_counter() - clock

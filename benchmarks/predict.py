@@ -1,0 +1,115 @@
+"""How fast answers come: ``python benchmarks/predict.py MODEL FILE --column sentence --json FILE``.
+
+``predict`` reads texts, cuts them into tokens, and gives an answer for each; the bare forward has the same rows in batches
+of one length already. Both in turns. Then, each in a process of its own: peak memory with few texts and with all, and the
+first answer of ``flaxdistill predict`` from a cold start, what was compiled before kept on the disk.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import bench
+
+BATCH = 32
+
+
+def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
+    """Make what is timed: all answers, and all forwards."""
+    import jax
+
+    from flaxdistill import feed, judging, prediction, sharding, workdir
+    from flaxdistill.data.tokenizer import load_vocabulary
+    from flaxdistill.experiment import Teacher
+    from flaxdistill.questions import make_asking
+
+    read = workdir.read_model(model)
+    length, mesh = min(512, read.config.max_positions), sharding.make_mesh()
+    answer = prediction.make_predict(read, batch_size=BATCH)
+    vocabulary = load_vocabulary(read.directory)
+    rows = [
+        row for question in make_asking(read.config, vocabulary, length)(examples) for row in question.rows
+    ]
+    blocks = prediction.blocks_of(rows, vocabulary, length)
+    batches = list(feed.bucketed(blocks, BATCH, mesh))
+    (apply,), params = judging.freeze([read], [Teacher(path=model, dtype="float32")], mesh)
+    forward = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
+    return {
+        "predict": lambda: collections.deque(answer(examples), maxlen=0),
+        "forward": lambda: jax.block_until_ready([forward(params[0], batch) for batch in batches]),
+    }
+
+
+def read(options, number: int) -> list:
+    """Read the first texts of the file, over and over where it has fewer."""
+    from flaxdistill.data.sources import Source
+
+    (shard,) = Source(path=options.file, column=options.column).labelled()
+    return list(itertools.islice(itertools.cycle(shard.documents()), number))
+
+
+def peak(options, number: int) -> int:
+    """Answer so many texts in this process and give its peak of memory, MiB."""
+    from flaxdistill import prediction, workdir
+
+    answer = prediction.make_predict(workdir.read_model(options.model), batch_size=BATCH)
+    for _ in answer(iter(read(options, number))):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def main() -> None:
+    parser = bench.parser(__doc__)
+    parser.add_argument("model")
+    parser.add_argument("file")
+    parser.add_argument("--column", default="text")
+    parser.add_argument("--texts", type=int, default=10_000)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--peak", type=int, default=0, help="only tell the peak of memory of so many texts")
+    options = parser.parse_args()
+    if options.peak:
+        print(peak(options, options.peak))
+        return
+    where = bench.surroundings()
+    print(bench.describe(where), flush=True)
+    examples = read(options, options.texts)
+    seconds = bench.interleave(calls(options.model, examples), options.pairs)
+    row: bench.Row = {
+        "name": f"{options.texts:,} texts",
+        "texts_per_second": options.texts / statistics.median(seconds["predict"]),
+        "of_the_forward": bench.ratio(seconds["predict"], seconds["forward"]),
+        "turns_seconds": seconds,
+    }
+    for name, number in (("mib_few", options.texts // 4), ("mib_all", options.texts)):
+        command = [sys.executable, __file__, options.model, options.file, "--column", options.column]
+        done = subprocess.run([*command, "--peak", str(number)], capture_output=True, text=True, check=True)
+        row[name] = int(done.stdout)
+    took = []
+    for _ in range(4):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "flaxdistill", "predict", options.model, "what a film"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=os.environ,
+        )
+        took.append(time.perf_counter() - began)
+    row["first_answer_seconds"] = statistics.median(took[1:])  # the first one may compile
+    columns = {
+        "name": "", "texts_per_second": ",.0f", "of_the_forward": ".1%", "mib_few": ",d", "mib_all": ",d",
+        "first_answer_seconds": ".1f",
+    }  # fmt: skip
+    bench.show("answers", [row], columns)
+    bench.keep(options, [row], where)
+
+
+if __name__ == "__main__":
+    main()

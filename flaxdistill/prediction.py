@@ -1,0 +1,118 @@
+"""Answers of a model to a stream of texts: a window of them at a time, the next one cut into tokens meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxdistill import feed, judging, sharding
+from flaxdistill.data.examples import Row
+from flaxdistill.data.sources import Example
+from flaxdistill.data.store import Blocks
+from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import Teacher
+from flaxdistill.fit import check_vocabulary
+from flaxdistill.hub import Model
+from flaxdistill.losses.vocab import at_labels
+from flaxdistill.ops.dense import DType
+from flaxdistill.ops.vocab import vocab_top
+from flaxdistill.pytrees import Batch, Params
+from flaxdistill.questions import Answer, Question, make_asking
+from flaxdistill.train import answers
+
+WINDOW = 64
+"""Batches of texts that are sorted by length together; the first window has one, so that the first answers come soon."""
+
+
+Predict = Callable[[Iterable[Example]], Iterator[tuple[Example, Answer]]]
+
+
+def make_predict(
+    model: Model,
+    *,
+    length: int | None = None,
+    batch_size: int = 32,
+    dtype: DType = "float32",
+    top: int = 5,
+    unanswerable: bool = False,
+) -> Predict:
+    """Make ``predict(examples)``, which yields every example with a model's answer, in their order.
+
+    Its memory does not grow with their number, and what is compiled serves all calls. What an answer holds is its head's:
+    ``questions.make_asking``. Rows are cut to ``length`` tokens, by default 512 or what the model can read. Raises UserError
+    for a model without a head; the function does in its turn for what is no text.
+    """
+    for name, number in (("top", top), ("batch-size", batch_size)):
+        if number < 1:
+            raise UserError(f"--{name} is {number}; it must be at least 1")
+    longest = model.config.max_positions
+    if length is not None and not 8 <= length <= longest:
+        raise UserError(f"--length is {length}; {model.source} reads 8 to {longest} tokens")
+    length = length or min(512, longest)
+    vocabulary = load_vocabulary(model.directory)
+    check_vocabulary(model, vocabulary)
+    top = min(top, model.config.vocab_size)
+    asking = make_asking(model.config, vocabulary, length, top=top, unanswerable=unanswerable)
+    mesh = sharding.make_mesh()
+    (apply,), params = judging.freeze([model], [Teacher(path=model.source, dtype=dtype)], mesh)
+
+    def say(params: Params, batch: Batch) -> tuple[jax.Array, ...]:
+        if model.config.head != "mlm":
+            return answers.make_predict(apply)(params, batch)
+        # One place a row, so that its logits cost a vocabulary for each row and not for each token.
+        said = apply(params, batch).vocab
+        found = vocab_top(at_labels(said, dataclasses.replace(batch, label_positions=batch.labels)), top, 1.0)
+        return jnp.stack([found.words, found.log_shares], -1), batch.example_id, batch.weight, batch.labels
+
+    speak = sharding.jit(say, mesh, out_shardings=sharding.replicated(mesh))
+
+    def cut(piece: list[Example]) -> tuple[list[Question], Blocks]:
+        questions = asking(piece)
+        return questions, blocks_of(
+            [row for question in questions for row in question.rows], vocabulary, length
+        )
+
+    def predict(examples: Iterable[Example]) -> Iterator[tuple[Example, Answer]]:
+        windows = _windows(iter(examples), batch_size)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            piece = next(windows, None)
+            ahead = pool.submit(cut, piece) if piece else None
+            while piece and ahead:
+                questions, blocks = ahead.result()
+                following = next(windows, None)
+                ahead = pool.submit(cut, following) if following else None
+                size = min(batch_size, 1 << (max(len(blocks), 1) - 1).bit_length())
+                batches = feed.bucketed(blocks, size, mesh) if len(blocks) else ()
+                (said,), _ = answers.collect([speak], params, batches)
+                rows = iter(said)
+                for example, question in zip(piece, questions, strict=True):
+                    yield example, question.answer(list(itertools.islice(rows, len(question.rows))))
+                piece = following
+
+    return predict
+
+
+def _windows(examples: Iterator[Example], batch_size: int) -> Iterator[list[Example]]:
+    size = batch_size
+    while piece := list(itertools.islice(examples, size)):
+        yield piece
+        size = batch_size * WINDOW
+
+
+def blocks_of(rows: list[Row], vocabulary: Vocabulary, length: int) -> Blocks:
+    """Put rows of tokens side by side in memory, as a store has them on a disk; padded to ``length``."""
+    ids = np.full((len(rows), length), vocabulary.pad, np.int32)
+    for n, row in enumerate(rows):
+        ids[n, : len(row.ids)] = row.ids
+    lengths = np.array([len(row.ids) for row in rows], np.int32)
+    segments = (np.arange(length) < lengths[:, None]).astype(np.uint8)
+    second = np.array([row.second for row in rows], np.int32)
+    labels = np.stack([row.labels for row in rows]) if rows else np.zeros((0, 1), np.int32)
+    return Blocks(ids, segments, 0, {"second": second, "labels": labels})

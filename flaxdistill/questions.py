@@ -1,0 +1,229 @@
+"""What a text asks of a model's head, and the answer that its logits give, ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from flaxdistill.data.examples import Row, check_text
+from flaxdistill.data.sources import Example
+from flaxdistill.data.tokenizer import Vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.tasks.sequence import Classification
+from flaxdistill.tasks.span import Answering
+from flaxdistill.tasks.tokens import NOT_ASKED, Tagging
+
+Answer = dict[str, Any]
+
+
+class Question(NamedTuple):
+    """One text as rows of tokens, and how the logits [N, C] of these rows become its answer."""
+
+    rows: list[Row]
+    answer: Callable[[list[np.ndarray]], Answer]
+
+
+Asking = Callable[[list[Example]], list[Question]]
+
+
+def make_asking(
+    config: EncoderConfig, vocabulary: Vocabulary, length: int, *, top: int = 5, unanswerable: bool = False
+) -> Asking:
+    """Make ``asking(examples)`` for a model's head: classes or a number, entities, spans, or the words of masks.
+
+    Rows have at most ``length`` tokens. ``top`` bounds the classes, spans' rivals and words that are told; of a model for
+    SQuAD 2 ``unanswerable`` lets [CLS] answer that there is none. The function raises UserError naming the place of what is
+    no text, of a question without its text, and of a text without a mask.
+    """
+    if config.head == "sequence":
+        return lambda examples: _classes(examples, config, vocabulary, length, top)
+    if config.head == "tokens":
+        return lambda examples: _entities(examples, config, vocabulary, length)
+    if config.head == "span":
+        task = Answering(
+            stride=min(128, length // 4), longest_question=min(64, length // 4), unanswerable=unanswerable
+        )
+        return lambda examples: _spans(examples, task, vocabulary, length)
+    if config.head == "mlm":
+        return lambda examples: [_words(example, vocabulary, length) for example in examples]
+    raise UserError(
+        "the model has no head to answer with; give a masked-LM, or one that was trained on a task"
+    )
+
+
+def _classes(
+    examples: list[Example], config: EncoderConfig, vocabulary: Vocabulary, length: int, top: int
+) -> list[Question]:
+    labels = config.labels
+
+    def answer(logits: list[np.ndarray]) -> Answer:
+        (row,) = logits[0]
+        if len(labels) == 1:
+            return {"score": float(row[0])}
+        shares = _shares(row)
+        order = np.argsort(-shares, kind="stable")
+        scores = {labels[n]: float(shares[n]) for n in order[:top]}
+        return {"label": labels[order[0]], "score": float(shares[order[0]]), "scores": scores}
+
+    rows = Classification().reading().rows(examples, list(labels), vocabulary, length)
+    return [Question(made, answer) for made in rows]
+
+
+def _entities(
+    examples: list[Example], config: EncoderConfig, vocabulary: Vocabulary, length: int
+) -> list[Question]:
+    """Ask about each word, as the vocabulary's tokenizer tells words apart; tags of BIO become entities."""
+    bio = all(label == "O" or label[:2] in ("B-", "I-") for label in config.labels)
+    found = []
+    for example in examples:
+        check_text(example.text, example.place)
+        found.append(_places(example.text, vocabulary))
+    sentences = [
+        Example(example.place, [example.text[a:b] for a, b in places])
+        for example, places in zip(examples, found, strict=True)
+        if places
+    ]
+    rows = iter(Tagging().reading().rows(sentences, [], vocabulary, length))
+
+    def question(text: str, places: list[tuple[int, int]]) -> Question:
+        made = next(rows) if places else []
+
+        def answer(logits: list[np.ndarray]) -> Answer:
+            asked = [
+                said[row.labels[: len(said)] != NOT_ASKED] for said, row in zip(logits, made, strict=True)
+            ]
+            shares = _shares(np.concatenate(asked)) if asked else np.zeros((0, 1))
+            tags = [config.labels[n] for n in shares.argmax(-1)]
+            words = [
+                {"label": tag, "text": text[a:b], "start": a, "end": b, "score": float(row.max())}
+                for tag, (a, b), row in zip(tags, places, shares, strict=True)
+            ]
+            return {"entities": _joined(words, text)} if bio else {"words": words}
+
+        return Question(made, answer)
+
+    return [question(example.text, places) for example, places in zip(examples, found, strict=True)]
+
+
+def _places(text: str, vocabulary: Vocabulary) -> list[tuple[int, int]]:
+    cutter = vocabulary.tokenizer.pre_tokenizer
+    pieces = [place for _, place in cutter.pre_tokenize_str(text)] if cutter else [(0, len(text))]
+    stripped = []
+    for a, b in pieces:  # a byte-level tokenizer counts the space before a word to it
+        a += len(text[a:b]) - len(text[a:b].lstrip())
+        b -= len(text[a:b]) - len(text[a:b].rstrip())
+        stripped += [(a, b)] if a < b else []
+    return stripped
+
+
+def _joined(words: list[Answer], text: str) -> list[Answer]:
+    """Join words to entities: B begins one, and so does I after anything but its own kind."""
+    groups: list[list[Answer]] = []
+    before = "O"
+    for word in words:
+        tag = word["label"]
+        if tag != "O" and tag[:2] == "I-" and before[2:] == tag[2:]:
+            groups[-1].append(word)
+        elif tag != "O":
+            groups.append([word])
+        before = tag
+    return [
+        {
+            "label": group[0]["label"][2:],
+            "text": text[group[0]["start"] : group[-1]["end"]],
+            "start": group[0]["start"],
+            "end": group[-1]["end"],
+            "score": float(np.mean([word["score"] for word in group])),
+        }
+        for group in groups
+    ]
+
+
+def _spans(examples: list[Example], task: Answering, vocabulary: Vocabulary, length: int) -> list[Question]:
+    def question(example: Example, made: list[Row]) -> Question:
+        def answer(logits: list[np.ndarray]) -> Answer:
+            best = {"answer": "", "start": 0, "end": 0, "score": 0.0}
+            most, nothing = -np.inf, np.inf
+            for (start, end), row in zip(logits, made, strict=True):
+                second, last = row.second, len(row.ids) - 1  # the closing [SEP]
+                found = task.best(start[second:last], end[second:last])
+                nothing = min(nothing, float(start[0] + end[0]))
+                if found and found[0] > most:
+                    most, i, j = found
+                    a, b = row.beside["places"][second + i, 0], row.beside["places"][second + j, 1]
+                    share = _shares(start)[second + i] * _shares(end)[second + j]
+                    text = {"answer": example.pair[a:b], "start": int(a), "end": int(b)}
+                    best = text | {"score": float(share)}
+            if task.unanswerable and nothing > most:
+                return {"answer": "", "start": 0, "end": 0, "score": float(1 / (1 + np.exp(most - nothing)))}
+            return best
+
+        return Question(made, answer)
+
+    rows = task.reading().rows(examples, [], vocabulary, length)
+    return [question(example, made) for example, made in zip(examples, rows, strict=True)]
+
+
+def _words(example: Example, vocabulary: Vocabulary, length: int) -> Question:
+    """Ask for the word at every mask, a row for each; of a text too long for a row it sees what stands around it."""
+    check_text(example.text, example.place)
+    mask = vocabulary.tokenizer.id_to_token(vocabulary.mask)
+    parts = example.text.split(mask)
+    if len(parts) < 2:
+        raise UserError(
+            f"{example.place}: there is no {mask} in {example.text!r:.60}; write it where a word is asked for"
+        )
+    ids: list[int] = []
+    masks = []
+    for n, part in enumerate(vocabulary.encode(parts)):
+        if n:
+            masks.append(len(ids))
+            ids.append(vocabulary.mask)
+        ids += part.tolist()
+    made = []
+    for at in masks:
+        first = max(0, min(at - (length - 2) // 2, len(ids) - (length - 2)))
+        window = ids[first : first + length - 2]
+        row = np.array([vocabulary.cls, *window, vocabulary.sep], np.int32)
+        made.append(Row(row, 0, np.array([at - first + 1], np.int32)))
+
+    def answer(said: list[np.ndarray]) -> Answer:
+        return {
+            "masks": [
+                [
+                    {"word": vocabulary.tokenizer.id_to_token(int(word)), "score": float(np.exp(share))}
+                    for word, share in row[0]
+                ]
+                for row in said
+            ]
+        }
+
+    return Question(made, answer)
+
+
+def _shares(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def examples_of(texts: Iterable[str], pair: str | None) -> Iterator[Example]:
+    """Name texts by their number; ``pair`` is the second text of each."""
+    for number, text in enumerate(texts, 1):
+        yield Example(f"text {number}", text, pair, paired=pair is not None)
+
+
+def lines(file: BinaryIO, pair: str | None) -> Iterator[Example]:
+    """Read a text from each line of UTF-8, and behind a tab its second text; raises UserError for other bytes."""
+    for number, line in enumerate(file, 1):
+        place = f"standard input, line {number}"
+        try:
+            text, tab, second = line.decode().rstrip("\r\n").partition("\t")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{place}: byte 0x{line[error.start]:02x} is not valid UTF-8; convert it to UTF-8"
+            ) from None
+        behind = second if tab else pair
+        yield Example(place, text, behind, paired=behind is not None)
