@@ -184,7 +184,6 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     },
     ("prediction.py", "test_predict.py"): {
         "len(question.rows)": "1",
-        "batch_size * WINDOW": "2**30",
         "label_positions=batch.labels": "label_positions=batch.label_positions",
     },
     ("train/trace.py", "test_cli.py"): {

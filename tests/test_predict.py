@@ -235,3 +235,26 @@ def test_mistakes(models, kind, arguments, told):
 def test_lines_of_other_bytes(models, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xff\xfe\n")))
     assert "standard input, line 2: byte 0xff is not valid UTF-8" in refused("predict", models["sequence"])
+
+
+@pytest.mark.parametrize(
+    ("tags", "entities"),
+    [
+        ("O B-PER I-PER O", ["PER 1 3"]),
+        ("I-PER I-PER B-PER", ["PER 0 2", "PER 2 3"]),
+        ("B-PER I-LOC I-LOC", ["PER 0 1", "LOC 1 3"]),
+        ("B-LOC O I-LOC", ["LOC 0 1", "LOC 2 3"]),
+        ("O O", []),
+    ],
+)
+def test_tags_become_entities(tags, entities):
+    text = "abcd"
+    words = [
+        {"label": tag, "text": text[n], "start": n, "end": n + 1, "score": 0.1 * n}
+        for n, tag in enumerate(tags.split())
+    ]
+    found = questions._joined(words, text)
+    assert [f"{e['label']} {e['start']} {e['end']}" for e in found] == entities
+    for entity in found:
+        assert entity["text"] == text[entity["start"] : entity["end"]]
+        assert entity["score"] == pytest.approx(0.1 * (entity["start"] + entity["end"] - 1) / 2)
