@@ -17,7 +17,7 @@ import numpy as np
 from flaxdistill import fit, hub, sharding, workdir
 from flaxdistill.chips import Topology
 from flaxdistill.collectives import KINDS, collectives
-from flaxdistill.costs import cost
+from flaxdistill.costs import Cost, cost
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.experiment import Experiment
@@ -180,12 +180,16 @@ def devices(topology: Topology) -> list[Any]:
     return list(found.devices)
 
 
+def step_cost(run: Sketch, rows: int) -> Cost:
+    """Count what a step of ``rows`` rows of the longest length costs one device, all lanes together."""
+    program = run.program
+    return cost(program.step(program.teachers), run.state, program.teacher_params, _batch(program, rows))
+
+
 def _alone(run: Sketch, topology: Topology) -> tuple[float, float]:
     """Count what a chip computes and holds of its rows alone; those that share a row share what it takes."""
-    e, program = run.program.experiment, run.program
-    rows = e.batch_size // (topology.size // e.tensor)
-    step = program.step(program.teachers)
-    found = cost(step, run.state, program.teacher_params, _batch(program, rows))
+    e = run.program.experiment
+    found = step_cost(run, e.batch_size // (topology.size // e.tensor))
     return found.flops / e.tensor, found.peak / e.tensor
 
 

@@ -26,6 +26,7 @@ VERBS = {
     "plan": "Tell what a config needs and costs on other chips: plan CONFIG --topology v5e:16x16 [overrides]",
     "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID] [--against ...]",
     "predict": "Answer texts with a model: predict PATH_OR_ID [TEXT ...] [--data FILE] < LINES",
+    "report": "Show what runs have kept of their teachers: report WORKDIR [WORKDIR ...] --out report.html",
     "augment": "Vary labelled rows, for a teacher to label: augment SOURCE OUT --model PATH_OR_ID [--label ...]",
     "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT",
     "convert": "Between a Hugging Face directory and a converted one: convert IN OUT",

@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 COLUMNS = {
     "parameters": ("params", lambda n: f"{n / 1e6:.2f}M"),
+    "megabytes": ("MB", lambda x: f"{x:.1f}"),
     "mlm": ("MLM loss", lambda x: f"{x:.4f}"),
     "accuracy": ("acc", lambda x: f"{x:.2%}"),
     "exact": ("EM", lambda x: f"{x:.2%}"),
@@ -35,6 +36,7 @@ COLUMNS = {
     "kl": ("KL", lambda x: f"{x:.4f}"),
     "agreement": ("agree", lambda x: f"{x:.2%}"),
     "cosine": ("1 - cos", lambda x: f"{x:.4f}"),
+    "kept": ("kept", lambda x: f"{x:.1%}"),
     "tokens_per_second": ("tokens/s", lambda x: f"{x:,.0f}"),
 }
 
@@ -127,6 +129,15 @@ def heat(title: str, values: Iterable[Iterable[float]]) -> Table:
     table = Table(Column(no_wrap=True), *columns, title=escape(title), title_justify="left")
     for i, row in enumerate(rows):
         table.add_row(f"student {i}", *row)
+    return table
+
+
+def speeds(milliseconds: Mapping[str, Mapping[str, float]]) -> Table:
+    """Make a table of the milliseconds that each model takes for batches of rows x tokens."""
+    sizes = list(dict.fromkeys(size for taken in milliseconds.values() for size in taken))
+    table = Table("ms", *(Column(size, justify="right", no_wrap=True) for size in sizes))
+    for name, taken in milliseconds.items():
+        table.add_row(escape(name), *(f"{taken[size]:.1f}" for size in sizes))
     return table
 
 

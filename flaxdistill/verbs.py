@@ -69,6 +69,40 @@ def evaluate(
     return 0
 
 
+def report(
+    workdirs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR [WORKDIR ...]")
+    ],
+    out: Path,
+    times: int = 5,
+) -> int:
+    """Tell what runs have kept of their teachers: a page of tables and plots, the plots as PNG, and all of it as JSON.
+
+    Args:
+        workdirs: folders of runs, or of a config's stages
+        out: the page, such as report.html; report.json and the folder report come beside it
+        times: turns in which models are timed on this machine; 0 leaves speeds out
+    """
+    from flaxdistill import compiled, terminal
+    from flaxdistill.report.write import write_report
+
+    compiled.keep()
+    if not workdirs:
+        raise UserError("no WORKDIR is given; name the --workdir of a run, or of a config with stages")
+    shown = console()
+
+    def tell(line: str) -> None:
+        shown.print(address.told(line), highlight=False, markup=False, soft_wrap=True)
+
+    facts = write_report(workdirs, out, times=times, report=tell)
+    models = [model for _, model in facts.models()]
+    shown.print(terminal.results([model.row() for model in models]))
+    if times:
+        shown.print(terminal.speeds({model.name: model.milliseconds for model in models}))
+    tell(f"wrote {out}, {out.with_suffix('.json')} and {out.with_suffix('')}/")
+    return 0
+
+
 def augment(
     source: _SOURCE,
     out: _OUT,
@@ -231,6 +265,7 @@ def inspect(what: _PATH_OR_ID) -> int:
 PLAIN: dict[str, Callable[..., int]] = {
     "eval": evaluate,
     "predict": predict,
+    "report": report,
     "augment": augment,
     "export": export,
     "convert": convert,

@@ -66,6 +66,7 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (7, "export.py", {"numpy"}),
     (7, "stages.py", {"jax", "numpy"}),
     (7, "inspection.py", {"jax", "numpy"}),
+    (7, "report/", {"jax", "numpy", "matplotlib"}),
     (8, "flags.py", {"tyro"}),
     (8, "configuration.py", {"tyro"}),
     (8, "terminal.py", {"rich"}),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Vocabulary:
             for e in encodings
         ]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Turn token ids into text; special tokens stay visible."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 

@@ -1,0 +1,275 @@
+"""A report tells what its runs, read by others, tell too; its page needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_cli import config, finished, home, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
+
+from flaxdistill import prediction, questions, workdir
+from flaxdistill.report import figures, write
+
+STORY = """
+from dataclasses import replace
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.student import Start
+from flaxdistill.tasks.sequence import Classification, Regression
+from flaxdistill.tasks.span import Answering
+from flaxdistill.tasks.tokens import Tagging
+
+rows = Source(path={rows!r}, {columns})
+common = Experiment(
+    student=Student(start=Start(path={model!r})), corpus=Corpus(sources=(rows,), held_out_sources=(rows,), length=16),
+    task={task}, losses={{"labels": Labels()}}, batch_size=8, steps=2, eval_batch_size=8, log_every=1, doctor=False,
+)
+small = Student(num_layers=1, start=Start(path=Stage("big"), layers="random"))
+taught = replace(
+    common, teacher=Teacher(path=Stage("big")), student=small, losses={{"soft": SoftLabels({how})}}, seeds=(0, 1),
+)
+alone = replace(common, student=small, judge=Stage("big"))
+config = {{"big": common, "taught": taught{more}}}
+"""
+SHARP = {"initializer_range": 0.5}  # else all answers are about as likely
+
+
+def train(folder, kind: str):
+    """Train three stages of a task for two steps; gives the folder of the stages."""
+    words = ("good", "bad", "film", "<", ">", "&")
+    write_model(folder / "model", words, **SHARP)
+    texts = [f"{'good' if n % 3 else 'bad'} film <b> {'cat ' * (n % 4)}& dog" for n in range(24)]
+    more = ', "alone": alone' if kind == "classes" else ""
+    columns, task, how, rows = 'label="label"', "Classification()", "", folder / "rows.jsonl"
+    if kind == "classes":
+        made = [{"text": text, "label": "yes" if "good" in text else "no"} for text in texts]
+    elif kind == "numbers":
+        made, task = [{"text": text, "label": float(len(text))} for text in texts], "Regression()"
+        how = 'divergence="mse"'
+    elif kind == "tags":
+        tags = [["B-X" if word == "good" else "O" for word in text.split()] for text in texts]
+        made = [{"text": text.split(), "label": label} for text, label in zip(texts, tags, strict=True)]
+        task = "Tagging()"
+    else:
+        columns, task = 'column="question", pair="context", label="answers"', "Answering(stride=2)"
+        made = [
+            {
+                "question": "film",
+                "context": text,
+                "answers": [{"text": "film", "answer_start": text.find("film")}],
+            }
+            for text in texts
+        ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
+    (folder / "c.py").write_text(
+        STORY.format(
+            rows=str(rows), columns=columns, model=str(folder / "model"), task=task, how=how, more=more
+        )
+    )
+    succeed("distill", folder / "c.py", "--workdir", folder / "w")
+    return folder / "w"
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("story"), "classes")
+
+
+@pytest.fixture(scope="module")
+def told(story):
+    """The report of the story: what was printed, its page, and its facts."""
+    out = story.parent / "report.html"
+    printed = succeed("report", story, "--out", out, "--times", 2)
+    return printed, out, json.loads(out.with_suffix(".json").read_text())
+
+
+def test_models_are_what_their_exports_say(story, told):
+    printed, _, facts = told
+    assert [run["name"] for run in facts["runs"]] == ["big", "taught", "alone"]
+    big, taught, alone = (run["models"][-1] for run in facts["runs"])
+    assert [model["role"] for model in (big, taught, alone)] == ["teacher", "student", "control"]
+    for model in (big, taught, alone):
+        export = story / model["name"] / "export"
+        tensors = load_file(export / "model.safetensors")
+        assert model["parameters"] == sum(tensor.size for tensor in tensors.values())
+        assert model["megabytes"] == pytest.approx(sum(tensor.nbytes for tensor in tensors.values()) / 1e6)
+        evaluated = [row["accuracy"] for row in rows_of(story / model["name"], "held_out")]
+        assert model["scores"] == pytest.approx(evaluated)
+        assert model["figures"]["accuracy"] == pytest.approx(np.median(evaluated))
+        assert f"{model['figures']['accuracy']:.2%}" in printed
+        assert set(model["milliseconds"]) == {f"{rows} x 16" for rows in (1, 8, 32)}
+    assert big["kept"] is None
+    for model in (taught, alone):
+        assert model["kept"] == pytest.approx(model["figures"]["accuracy"] / big["figures"]["accuracy"])
+        assert f"{model['kept']:.1%}" in printed
+
+
+def test_arithmetic_is_counted(story, told):
+    """By hand: products of a layer and of attention, of the classifier's pooler and of its two answers."""
+    _, _, facts = told
+    D, F, T, layers = 16, 32, 16, 2
+    forward = layers * T * (4 * 2 * D * D + 2 * 2 * D * F + 2 * 2 * T * D) + 2 * D * D + 2 * D * 2
+    assert facts["runs"][0]["models"][-1]["mflop"] == pytest.approx(forward / T / 1e6)
+    # Backward twice as much, the scores of attention computed again, embeddings with nothing behind them.
+    assert 2.5 * forward / T / 1e6 < facts["runs"][0]["mflop"] <= 3.2 * forward / T / 1e6
+
+
+def test_disagreements_are_those_of_predict(story, told):
+    _, _, facts = told
+    texts = [json.loads(line)["text"] for line in (story.parent / "rows.jsonl").read_text().splitlines()]
+    said = {}
+    for name in ("big", "alone"):
+        answer = prediction.make_predict(workdir.read_model(str(story / name)), length=16)
+        said[name] = [found["label"] for _, found in answer(questions.examples_of(texts, None))]
+    differ = sum(a != b for a, b in zip(said["big"], said["alone"], strict=True))
+    run = facts["runs"][2]
+    assert (run["looked_at"], run["differ"]) == (24, differ)
+    agreement = run["models"][-1]["figures"]["agreement"]
+    assert differ == pytest.approx(24 * (1 - agreement))
+    for one in run["disagreements"]:
+        assert one["teacher"] != one["student"] and one["truth"] == ("yes" if "good" in one["text"] else "no")
+
+
+class Reader(HTMLParser):
+    """What a page holds: open tags, what it loads, and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads, self.text, self.ids = [], [], "", []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "link", "img", "source", "br"):
+            self.open.append(tag)
+        named = dict(attributes)
+        self.loads += [named[name] for name in ("src", "srcset", "href") if name in named]
+        self.ids += [named["id"]] if "id" in named else []
+        assert tag not in ("script", "iframe") and not any(name.startswith("on") for name in named)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_stands_alone(story, told):
+    _, out, facts = told
+    page = Reader()
+    page.feed(out.read_text())
+    assert not page.open
+    assert page.loads and all(loaded.startswith("data:") for loaded in page.loads)
+    plots = {path.stem for path in out.with_suffix("").glob("*.png")}
+    assert set(page.ids) == plots == {figure.name for figure in figures.figures(write_facts(facts))}
+    assert {"size", "latency-1", "loss", "soft", "learning_rate", "utilisation", "cka-taught"} <= plots | {
+        "soft"
+    }
+    assert str(story.parent) not in out.read_text()
+    texts = [one["text"] for run in facts["runs"] for one in run["disagreements"]]
+    assert texts and all(text in page.text for text in texts)  # with its <b> as it was written
+
+
+def write_facts(facts):
+    from flaxdistill.report.facts import Disagreement, Facts, ModelFacts, RunFacts
+
+    runs = [
+        RunFacts(
+            **run
+            | {"models": [ModelFacts(**model) for model in run["models"]]}
+            | {"disagreements": [Disagreement(**one) for one in run["disagreements"]]}
+        )
+        for run in facts["runs"]
+    ]
+    return Facts(**facts | {"runs": runs})
+
+
+def test_plots_show_something(told):
+    from matplotlib.image import imread
+
+    _, out, _ = told
+    for path in out.with_suffix("").glob("*.png"):
+        pixels = imread(path)
+        assert pixels.shape[:2] == (580, 840)
+        inside = pixels[60:440, 160:780, :3].reshape(-1, 3)
+        saturated = inside.max(-1) - inside.min(-1) > 0.2  # ink of a colour, no grid
+        assert saturated.sum() > 50, path.name
+
+
+def test_written_again_and_not_over_others(story, told, tmp_path):
+    _, out, _ = told
+    copied = tmp_path / "report.html"
+    shutil.copy(out, copied)
+    succeed("report", story / "alone", "--out", copied, "--times", 0)
+    facts = json.loads(copied.with_suffix(".json").read_text())
+    assert [model["name"] for model in facts["runs"][0]["models"]] == ["big", "alone"]
+    assert not list(copied.with_suffix("").glob("latency*")) and facts["peak"] == 0
+    (tmp_path / "mine.html").write_text("<p>mine")
+    assert "mine.html exists and belongs to no report" in refused(
+        "report", story, "--out", tmp_path / "mine.html"
+    )
+    (tmp_path / "other.json").write_text("{}")
+    assert "other.json exists" in refused("report", story, "--out", tmp_path / "other.html")
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_nothing_half_written(story, tmp_path, monkeypatch):
+    def full(figure):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write, "png", full)
+    said = refused("report", story / "alone", "--out", tmp_path / "r.html", "--times", 0)
+    assert "No space left on device" in said and not list(tmp_path.iterdir())
+
+
+def test_wrong_places(story, tmp_path):
+    assert "such as r.html" in refused("report", story, "--out", tmp_path / "r.pdf")
+    assert f"{tmp_path} is no workdir" in refused("report", tmp_path, "--out", tmp_path / "r.html")
+    assert "--times is -1" in refused("report", story, "--out", tmp_path / "r.html", "--times", -1)
+    assert "no WORKDIR" in refused("report", "--out", tmp_path / "r.html")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["numbers", "tags", "spans"])
+def test_every_head(kind, tmp_path):
+    runs = train(tmp_path, kind)
+    succeed("report", runs / "big", runs / "taught", "--out", tmp_path / "r.html", "--times", 0)
+    facts = json.loads((tmp_path / "r.json").read_text())
+    run = facts["runs"][1]
+    assert run["looked_at"] >= 24 and run["differ"] >= len(run["disagreements"]) == min(run["differ"], 20)
+    assert run["disagreements"]
+    for one in run["disagreements"]:
+        assert one["teacher"] != one["student"]
+        if kind == "numbers":
+            assert re.fullmatch(r"-?\d+\.\d\d", one["student"]) and float(one["truth"]) > 10
+        elif kind == "tags":
+            assert one["truth"] == ("good (X)" if "good" in one["text"] else "nothing")
+        else:
+            assert one["truth"] == one["text"] == "film" and "<b>" in one["pair"]
+
+
+def test_of_text(finished, tmp_path):  # noqa: F811
+    """A masked-LM whose teacher comes from elsewhere: shares of the loss say nothing, the accuracy's do."""
+    printed = succeed("report", finished, "--out", tmp_path / "r.html", "--times", 1)
+    (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
+    teacher, student = run["models"]
+    assert (teacher["name"], teacher["role"], student["name"]) == ("teacher", "teacher", "finished")
+    (row,) = rows_of(finished, "held_out")
+    assert student["figures"]["mlm"] == pytest.approx(row["mlm"], rel=1e-4) and "MLM loss" in printed
+    if teacher["figures"]["accuracy"]:
+        assert student["kept"] == pytest.approx(
+            student["figures"]["accuracy"] / teacher["figures"]["accuracy"]
+        )
+    assert run["looked_at"] > 0 and all("[MASK]" in one["text"] for one in run["disagreements"])
+    assert all(re.fullmatch(r"\w{2,}", one["truth"]) for one in run["disagreements"])
+    cka = np.array(run["layers"]["cka"])
+    assert cka.shape == (student_layers(finished) + 1, 3) and 0 <= cka.min() <= cka.max() <= 1 + 1e-4
+
+
+def student_layers(path) -> int:
+    return workdir.describe(str(path)).config.num_layers
