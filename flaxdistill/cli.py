@@ -27,7 +27,7 @@ VERBS = {
     "eval": "Evaluate a run, or another model on its held-out blocks: eval WORKDIR [--model PATH_OR_ID] [--against ...]",
     "predict": "Answer texts with a model: predict PATH_OR_ID [TEXT ...] [--data FILE] < LINES",
     "augment": "Vary labelled rows, for a teacher to label: augment SOURCE OUT --model PATH_OR_ID [--label ...]",
-    "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT",
+    "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT [--push USER/REPO]",
     "convert": "Between a Hugging Face directory and a converted one: convert IN OUT",
     "inspect": "Show a model, a run or a store of blocks: inspect PATH_OR_ID",
 }
