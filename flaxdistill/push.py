@@ -83,8 +83,10 @@ class Repo:
         return str(done.oid)
 
     def _api(self) -> Any:
-        from huggingface_hub import HfApi, get_token
+        from huggingface_hub import HfApi, constants, get_token
 
+        if constants.HF_HUB_OFFLINE:
+            raise UserError(f"--push {self.name} needs the Hub and HF_HUB_OFFLINE is set; unset it to push")
         token = get_token()
         if not token:
             raise UserError(f"--push {self.name} needs a token; log in by hf auth login, or set HF_TOKEN")
@@ -106,15 +108,11 @@ class Repo:
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
         """Make one sentence of what goes wrong; the client's own are not repeated: they may hold what was sent."""
-        from huggingface_hub.errors import OfflineModeIsEnabled
-
         try:
             yield
             return
         except UserError:
             raise
-        except OfflineModeIsEnabled:
-            reason = "HF_HUB_OFFLINE is set; unset it to push"
         except Exception as error:  # of the client, of what it sends files by, of the network
             status = _status(error)
             reason = "the Hub cannot be reached, or the connection broke; run the command again"

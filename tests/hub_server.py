@@ -91,8 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(size)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         who = self.hub.users.get(token) or self.hub.readers.get(token)
-        if token and not who:
-            return self.refuse(401)
+        if token and not who:  # for all that it knows, such a repository may be there
+            return self.refuse(401, "RepoNotFound" if "/api/models/" in asked else "")
         for pattern, answer in ROUTES:
             if found := re.fullmatch(pattern, asked):
                 with self.hub.lock:

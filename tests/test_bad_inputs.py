@@ -289,7 +289,7 @@ BAD: dict[str, Bad] = {
     "push to no name": Bad("export run out --push run", "--push 'run' is no name of a repository; write it as USER/REPO"),
     "push to a place": Bad("export run out --push https://huggingface.co/a/b", "is no name of a repository"),
     "push to nothing": Bad("export run out --push ''", "--push '' is no name of a repository"),
-    "push offline": Bad("export run out --push me/student", "the push to me/student failed: HF_HUB_OFFLINE is set"),
+    "push offline": Bad("export run out --push me/student", "needs the Hub and HF_HUB_OFFLINE is set"),
     "no model to vary with": Bad("augment rows.tsv out --column sentence", "--model"),
     "unknown flag of a verb": Bad("inspect bert --verbose", "--verbose"),
     "flag without its value": Bad("eval run --model", "--model"),

@@ -124,7 +124,7 @@ def test_what_is_known_before_the_work(server, finished, tmp_path, monkeypatch):
     refused("export", finished, tmp_path / "out", "--push", "me/old")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     out = refused("export", finished, tmp_path / "out", "--push", "me/old")
-    assert "the push to me/old failed: HF_HUB_OFFLINE is set; unset it to push" in out
+    assert "--push me/old needs the Hub and HF_HUB_OFFLINE is set; unset it to push" in out
     assert "--private says how to --push" in refused("export", finished, tmp_path / "out", "--private")
     assert not [asked for asked in server.asked if re.match(CHANGES, asked)]
 
