@@ -6,7 +6,9 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,17 +24,17 @@ TEXTS = (
     "Naïve? 42 % of 東京 (in 1999), she said, isn't much; but the teacher, the cat and the old dog agreed.",
     "No.",
 )
+PARTS: dict[str, Any] = {"texts": np.s_[:], "a part": np.s_[:1, :5]}
+"""What is asked: all texts at once and, of a function of any number of rows and tokens, a part of the first one too."""
+
 TOLERANCE = 1e-5
 """How far answers may be apart, as a share of the largest: other hardware adds up in another order."""
 
 Answers = dict[str, np.ndarray]
 
 
-def answers(model: Model, call: Call | None = None) -> Answers:
-    """Ask a model ``TEXTS``, as its own tokenizer cuts them, and then a part of the first: float32 arrays by name.
-
-    ``call`` is the model's own if not given.
-    """
+def answers(model: Model, parts: Iterable[str] = ("texts",), call: Call | None = None) -> Answers:
+    """Ask a model ``TEXTS``, as its own tokenizer cuts them, by ``call`` or its own function: float32 arrays by name."""
     vocabulary, longest = load_vocabulary(model.directory), min(64, model.config.max_positions)
     rows = [[vocabulary.cls, *ids[: longest - 2], vocabulary.sep] for ids in vocabulary.encode(TEXTS)]
     ids = np.full((len(rows), max(map(len, rows))), vocabulary.pad, np.int32)
@@ -43,10 +45,10 @@ def answers(model: Model, call: Call | None = None) -> Answers:
     tensors = model.family.write(model.config, model.params)
     call = call or jax.jit(make_call(model.family, model.config))
     found: Answers = {}
-    for which, part in (("texts", np.s_[:]), ("part", np.s_[:1, :5])):
+    for part in parts:
         with jax.default_matmul_precision("highest"):
-            said = call(tensors, *(given[name][part] for name in inputs(model.family)))
-        found |= {f"{name} of {which}": np.asarray(value, np.float32) for name, value in said.items()}
+            said = call(tensors, *(given[name][PARTS[part]] for name in inputs(model.family)))
+        found |= {f"{name} of {part}": np.asarray(value, np.float32) for name, value in said.items()}
     return found
 
 
@@ -71,7 +73,7 @@ def compare(model: Model, folder: Path, out: Path) -> None:
         )[-1]
         raise UserError(f"{out} cannot be read by a process of its own ({reason}); {again}")
     theirs = np.load(io.BytesIO(done.stdout), allow_pickle=False)
-    ours = answers(model)
+    ours = answers(model, PARTS if (folder / STABLEHLO).is_file() else ("texts",))
     for name in theirs.files:
         asked = ours[name.partition(": ")[2]]
         largest = np.abs(asked).max()
@@ -90,7 +92,7 @@ def main(folder: Path) -> None:
     found = {f"model: {name}": value for name, value in answers(model).items()}
     if (folder / STABLEHLO).is_file():
         exported = jax.export.deserialize(bytearray((folder / STABLEHLO).read_bytes()))
-        found |= {f"StableHLO: {name}": value for name, value in answers(model, exported.call).items()}
+        found |= {f"StableHLO: {name}": value for name, value in answers(model, PARTS, exported.call).items()}
     written = io.BytesIO()
     np.savez(written, **found)  # type: ignore[arg-type]
     sys.stdout.buffer.write(written.getvalue())
