@@ -163,6 +163,16 @@ def test_somebody_else_was_faster(server, alone, finished, tmp_path, monkeypatch
     assert [commit.told for commit in stored.commits] == ["initial commit", "another"]
 
 
+def test_a_store_that_refuses_a_file(server, alone, finished, tmp_path, monkeypatch):  # noqa: F811
+    stored = server.put("me/old")
+    monkeypatch.setattr(
+        hub_server, "ROUTES", (("PUT .*", lambda asked, *_: asked.refuse(413)), *hub_server.ROUTES)
+    )
+    out = refused("export", finished, tmp_path / "out", "--push", "me/old")
+    assert "the push to me/old failed: try again later (it answers 413)" in out
+    assert len(stored.commits) == 1
+
+
 @pytest.mark.hf
 @pytest.mark.torch
 def test_pulled_by_transformers(finished, tmp_path):  # noqa: F811
