@@ -13,6 +13,7 @@ from flaxdistill.data.store import MANIFEST
 from flaxdistill.experiment import Experiment, to_json
 from flaxdistill.files import read_json
 from flaxdistill.hub import Model
+from flaxdistill.portable import STABLEHLO, inputs
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.log import Row, numbers, read_rows
 
@@ -26,9 +27,10 @@ CURVE = 12
 """Rows of the table of losses."""
 
 
-def write_card(path: Path, model: Model, name: str) -> str:
-    """Write the card of a run's student, ``name`` its title: Markdown below the YAML that the Hub reads.
+def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -> str:
+    """Write the card of a run's student: Markdown below the YAML that the Hub reads.
 
+    ``name`` is its title or, with a slash, its id on the Hub. A ``portable`` student comes as StableHLO too.
     Nothing in it tells where files lie on this machine: of local paths only the last part is named.
     """
     from huggingface_hub import ModelCardData
@@ -38,22 +40,24 @@ def write_card(path: Path, model: Model, name: str) -> str:
     scores = next((row for row in workdir.evaluations(path) if row), {})
     judges = {role: judge.path for role, judge in e.compared().items()}
     public = [judge for judge in judges.values() if not _is_local(judge)]
+    title = name.rpartition("/")[2]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=PIPELINES.get(model.config.head),
         base_model=public[0] if public else None,
         tags=["flaxdistill", "knowledge-distillation"] if e.teacher else ["flaxdistill"],
-        model_name=name,
+        model_name=title,
         eval_results=_results(e, scores, model) or None,
     )
     c = model.config
     how = f"distilled from {_named(e.teacher.path)}" if e.teacher else "trained without a teacher"
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {name}",
+        f"# {title}",
         f"{model.family.model_type}, {c.num_layers} x {c.hidden_size}, {how} by flaxdistill {__version__}.",
         "## How to load it",
-        _loading(c.head),
+        _loading(c.head, name if "/" in name else "PATH_OR_ID"),
+        *((_portable(model),) if portable else ()),
         "## How good it is",
         _scores(e, scores),
         "## Where it comes from",
@@ -108,17 +112,28 @@ def _results(e: Experiment, scores: Row, model: Model) -> list[Any]:
     ]
 
 
-def _loading(head: str) -> str:
+def _loading(head: str, name: str) -> str:
     kind = PIPELINES.get(head)
     if kind is None:
-        return '```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("PATH_OR_ID")\n```'
+        return f'```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{name}")\n```'
     asked = {
         "mlm": 'answer("The [MASK] of a text.")',
         "span": 'answer(question="...", context="...")',
     }.get(head, 'answer("A text.")')
     return (
-        f'```python\nfrom transformers import pipeline\n\nanswer = pipeline("{kind}", "PATH_OR_ID")\n{asked}\n```\n\n'
-        'Or without PyTorch: `flaxdistill predict PATH_OR_ID "A text."`.'
+        f'```python\nfrom transformers import pipeline\n\nanswer = pipeline("{kind}", "{name}")\n{asked}\n```\n\n'
+        f'Or without PyTorch: `flaxdistill predict {name} "A text."`.'
+    )
+
+
+def _portable(model: Model) -> str:
+    return (
+        "Or by jax alone, which compiles `model.stablehlo` for CPUs, GPUs and TPUs:\n\n```python\n"
+        "from pathlib import Path\n\nimport jax\nfrom safetensors.numpy import load_file\n\n"
+        f'model = jax.export.deserialize(bytearray(Path("{STABLEHLO}").read_bytes()))\n'
+        f'said = model.call(load_file("model.safetensors"), {", ".join(inputs(model.family))})\n```\n\n'
+        "Its inputs are int32 [rows, tokens], padding behind the tokens; it gives what the model of "
+        "`transformers` gives, by the same names."
     )
 
 

@@ -28,7 +28,7 @@ VERBS = {
     "predict": "Answer texts with a model: predict PATH_OR_ID [TEXT ...] [--data FILE] < LINES",
     "report": "Show what runs have kept of their teachers: report WORKDIR [WORKDIR ...] --out report.html",
     "augment": "Vary labelled rows, for a teacher to label: augment SOURCE OUT --model PATH_OR_ID [--label ...]",
-    "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT",
+    "export": "Write a run's student as a Hugging Face checkpoint: export WORKDIR OUT [--push USER/REPO]",
     "convert": "Between a Hugging Face directory and a converted one: convert IN OUT",
     "inspect": "Show a model, a run or a store of blocks: inspect PATH_OR_ID",
 }

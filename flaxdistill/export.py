@@ -1,4 +1,4 @@
-"""A run's student as a Hugging Face directory, with its card, read back and compared."""
+"""A run's student as a Hugging Face directory, with its card, read back and compared; and on the Hub."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxdistill import hub
+from flaxdistill import __version__, fresh, hub
 from flaxdistill.card import write_card
 from flaxdistill.errors import UserError
 from flaxdistill.files import refuse_full
+from flaxdistill.portable import STABLEHLO, stablehlo
+from flaxdistill.push import Repo
 from flaxdistill.tree import flatten
 from flaxdistill.workdir import EXPERIMENT, is_workdir, read_model
 
@@ -18,10 +20,15 @@ EXPORT = "export"
 """The folder in a workdir that a finished run is exported to."""
 
 
-def export(path: Path, out: Path) -> str:
+def export(
+    path: Path, out: Path, *, apart: bool = False, portable: bool = False, push: Repo | None = None
+) -> str:
     """Write a run's student as a Hugging Face directory with its card, read it back and compare; returns one line.
 
-    Raises UserError if ``out`` holds anything, or if what is read back is not what was written.
+    Every tensor must read back bit-equal; ``apart``, a process of its own must also say the same to the same texts, which
+    takes it as long as jax and a compilation do: a run's own exports go without. ``portable`` adds the model as StableHLO,
+    and ``push`` commits it all to the Hub, before it has its name here. Raises UserError if ``out`` holds anything, if what
+    is read is not what was written, or if it cannot be pushed; ``out`` is then as it was.
     """
     refuse_full(out)
     if not is_workdir(path):
@@ -30,6 +37,8 @@ def export(path: Path, out: Path) -> str:
         )
     for cut_short in out.absolute().parent.glob(f".{out.name}.*.tmp"):
         shutil.rmtree(cut_short, ignore_errors=True)
+    if push:
+        push.check()
     model = read_model(str(path))
     if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
         raise UserError(
@@ -40,17 +49,29 @@ def export(path: Path, out: Path) -> str:
             f"{model.directory} has lost its tokenizer files; run the experiment's command again to restore them"
         )
     name = out.absolute().name if out.name != EXPORT else path.absolute().name
-    card = write_card(path, model, name)
+    done = ["read back bit-equal"]
+
+    def finish(folder: Path) -> None:
+        if portable:
+            (folder / STABLEHLO).write_bytes(stablehlo(model))
+        if hub.read_model(str(folder)).digest != model.digest:
+            raise UserError(
+                f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere"
+            )
+        if apart:
+            fresh.compare(model, folder, out)
+            done.append(f"the same to {fresh.TOLERANCE:g} in a process of its own")
+        if push:
+            commit = push.push(folder, f"{push.name}, by flaxdistill {__version__}")
+            done.append(f"pushed to {push.name} as {commit[:12]}")
+
     hub.write_model(
         out,
         family=model.family,
         config=model.config,
         params=model.params,
         tokenizer=model.directory,
-        card=card,
+        card=write_card(path, model, push.name if push else name, portable=portable),
+        finish=finish,
     )
-    if hub.read_model(str(out)).digest != model.digest:
-        raise UserError(
-            f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere"
-        )
-    return f"exported {model.source} to {out} ({model.family.model_type}), read back bit-equal"
+    return f"exported {model.source} to {out} ({model.family.model_type}), {', '.join(done)}"

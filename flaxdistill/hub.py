@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +95,13 @@ def write_model(
     params: Params,
     tokenizer: Path | None,
     card: str = "",
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write a Hugging Face directory, whole or not at all; dtypes are kept.
 
-    ``tokenizer`` is a directory whose tokenizer files are copied, ``card`` becomes README.md. Loads in
-    transformers 4 and 5. Raises UserError if the directory holds anything, or for what the family cannot
-    express.
+    ``tokenizer`` is a directory whose tokenizer files are copied, ``card`` becomes README.md. ``finish``
+    is called with the folder before it has its name: what it raises leaves nothing there. Loads in transformers 4
+    and 5. Raises UserError if the directory holds anything, or for what the family cannot express.
     """
     import safetensors.numpy
 
@@ -126,6 +127,7 @@ def write_model(
         copy_tokenizer(tokenizer, new, family, config)
         if card:
             (new / "README.md").write_text(card, encoding="utf-8")
+        finish(new)
 
 
 def is_converted(directory: Path) -> bool:

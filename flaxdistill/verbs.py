@@ -222,16 +222,30 @@ def predict(
     return 0
 
 
-def export(workdir: _WORKDIR, out: _OUT) -> int:
-    """Write a run's student as a Hugging Face checkpoint.
+def export(
+    workdir: _WORKDIR, out: _OUT, stablehlo: bool = False, push: str | None = None, private: bool = False
+) -> int:
+    """Write a run's student as a Hugging Face checkpoint; a process of its own must then say what the student says.
 
     Args:
         workdir: the folder of the run
         out: a directory that does not exist yet
+        stablehlo: add model.stablehlo, which jax calls without this package, on CPUs, GPUs and TPUs
+        push: a repository USER/REPO on the Hub, to commit the same files to, by HF_TOKEN or the token of hf auth login
+        private: make that repository a private one
     """
-    from flaxdistill.export import export as write
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # chips that are here may be at work for a run
+    if private and not push:
+        raise UserError("--private says how to --push; give --push USER/REPO, or leave it out")
 
-    print(address.told(write(bucket.local(workdir, bucket.RUN), address.here(out))))
+    from flaxdistill import compiled
+    from flaxdistill.export import export as write
+    from flaxdistill.push import Repo
+
+    compiled.keep()
+    repo = Repo(push, private) if push is not None else None
+    run = bucket.local(workdir, bucket.RUN)
+    print(address.told(write(run, address.here(out), apart=True, portable=stablehlo, push=repo)))
     return 0
 
 

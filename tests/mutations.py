@@ -247,6 +247,33 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ("stages.py", "test_bucket.py"): {
         "bucket.remove(out)  # what was sent of it, and cut short": "pass",
     },
+    ("push.py", "test_push.py"): {
+        "parent_commit=found.sha,": "",
+        "private=self.private or None, ": "",
+        "if self.private and not found.private:": "if False:",
+        "            api.whoami()\n": "",
+        "- set(files)": "- OWN",
+        'valid = "/" in self.name': "valid = True",
+        "error = error.__cause__": "error = None",
+    },
+    ("export.py", "test_push.py"): {
+        "        push.check()\n": "        pass\n",
+    },
+    ("hub.py", "test_portable.py"): {
+        "        finish(new)\n": "    finish(Path(directory))\n",
+    },
+    ("fresh.py", "test_portable.py"): {
+        "if not apart <= TOLERANCE:": "if False:",
+        "if (folder / STABLEHLO).is_file():": "if False:",
+    },
+    ("portable.py", "test_portable.py"): {
+        'segment_ids=named["attention_mask"]': "segment_ids=jnp.ones_like(ids)",
+        'named.get("token_type_ids", jnp.zeros_like(ids))': "jnp.zeros_like(ids)",
+        'said.logits[:, 0] if config.head == "sequence" else': "",
+        'len(family.prefix) if config.head == "none" else 0': "0",
+        "T <= {model.config.max_positions}": "T >= 1",
+        " + said.vocab.bias.astype(jnp.float32)[None, None]": "",
+    },
     ("train/checkpoint.py", "test_bucket.py"): {
         "    bucket.probe(folder)\n": "",
     },
