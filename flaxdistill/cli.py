@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from flaxdistill import __version__, address, bucket, flags, verbs
+from flaxdistill import address, bucket, flags, verbs
 from flaxdistill.errors import UserError
+from flaxdistill.version import __version__
 
 _CONFIG = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
 
@@ -145,32 +146,17 @@ def _train(arguments: list[str]) -> int:
 def _run(told: Any) -> int:
     import signal
 
-    from flaxdistill import compiled, processes, stages, terminal
+    from flaxdistill import compiled, processes, run, stages, terminal
 
     code_when_stopped = _code_when_stopped()
     processes.join(*dataclasses.astuple(told.flags.processes))
     compiled.keep()
-    console = verbs.console(quiet=not processes.first())
-    with terminal.Bar(console) as bar:
-
-        def report(line: str) -> None:
-            bar.report(address.told(line))
-
-        for flag in told.idle:
-            report(f"{flag} changes nothing: the config says the same")
-        try:
-            rows = stages.run(
-                told.experiments,
-                address.here(told.flags.workdir),
-                show=lambda name, experiment, row: bar.show(name, experiment.steps, row),
-                report=report,
-            )
-        except stages.Stopped as stopped:
-            bar.report(
-                f"stopped after step {stopped.step}, which is saved; the same command goes on from there"
-            )
-            return 130 if stopped.signal_number == signal.SIGINT else code_when_stopped
-    console.print(terminal.results(rows))
+    console = terminal.console(quiet=not processes.first())
+    idle = [f"{flag} changes nothing: the config says the same" for flag in told.idle]
+    try:
+        run.follow(told.experiments, address.here(told.flags.workdir), console, idle)
+    except stages.Stopped as stopped:
+        return 130 if stopped.signal_number == signal.SIGINT else code_when_stopped
     return 0
 
 
@@ -202,7 +188,7 @@ def _plan(arguments: list[str]) -> int:
 
     asked = told.flags
     topology = chips.read_topology(asked.topology, asked.slices, bucket.local(asked.chips, bool))
-    shown = verbs.console()
+    shown = terminal.console()
     for title, section in plan.plan(told.experiments, topology, report=print).items():
         shown.print(terminal.listing(title, section))
     return 0

@@ -31,16 +31,22 @@ def export(path: Path, out: Path) -> str:
     for cut_short in out.absolute().parent.glob(f".{out.name}.*.tmp"):
         shutil.rmtree(cut_short, ignore_errors=True)
     model = read_model(str(path))
-    if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
-        raise UserError(
-            f"the student of {model.source} holds numbers that are not finite; train it anew with a lower rate"
-        )
     if not any((model.directory / name).is_file() for name in hub.TOKENIZER):
         raise UserError(
             f"{model.directory} has lost its tokenizer files; run the experiment's command again to restore them"
         )
     name = out.absolute().name if out.name != EXPORT else path.absolute().name
-    card = write_card(path, model, name)
+    write(model, out, write_card(path, model, name))
+    return f"exported {model.source} to {out} ({model.family.model_type}), read back bit-equal"
+
+
+def write(model: hub.Model, out: Path, card: str = "") -> None:
+    """Write a model as a Hugging Face directory, read it back and compare; raises UserError as ``export`` does."""
+    refuse_full(out)
+    if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
+        raise UserError(
+            f"the student of {model.source} holds numbers that are not finite; train it anew with a lower rate"
+        )
     hub.write_model(
         out,
         family=model.family,
@@ -53,4 +59,3 @@ def export(path: Path, out: Path) -> str:
         raise UserError(
             f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere"
         )
-    return f"exported {model.source} to {out} ({model.family.model_type}), read back bit-equal"
