@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from flaxdistill import address, bucket, flags, verbs
+from flaxdistill import address, bucket, flags, noise, verbs
 from flaxdistill.errors import UserError
 from flaxdistill.version import __version__
 
@@ -44,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. A user's mistake is one sentence and exit code 2, the loss of other processes one and exit code 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _quiet():
+        with noise.quiet():
             code = _verb(arguments)
     except UserError as error:
         code = _tell(str(error), error.code)
@@ -79,24 +77,6 @@ def _tell(sentence: str, code: int = 2) -> int:
         plain = f"{plain[: LONGEST - 160]} ... {plain[-150:]}"
     print(f"flaxdistill: {plain}", file=sys.stderr)
     return code
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what orbax tells of every step it takes and, on a full disk, hundreds of times beside our one sentence."""
-    for noisy in ("absl", "asyncio", "gcsfs", "google.auth"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 def _verb(arguments: list[str]) -> int:

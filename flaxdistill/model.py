@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from flaxdistill import address, compiled, hub, workdir
+from flaxdistill import address, compiled, hub, noise, workdir
 from flaxdistill.data.sources import Example
 from flaxdistill.export import write
 from flaxdistill.models.config import EncoderConfig
@@ -38,8 +38,10 @@ def load(
     is no model.
     """
     compiled.keep()
+    with noise.quiet():
+        read = workdir.read_model(str(path_or_id))
     how: dict[str, Any] = {"length": length, "batch_size": batch_size, "dtype": dtype}
-    return Model(workdir.read_model(str(path_or_id)), how, {"top": top, "unanswerable": unanswerable})
+    return Model(read, how, {"top": top, "unanswerable": unanswerable})
 
 
 class Model:

@@ -17,6 +17,7 @@ from flaxdistill import (
     configuration,
     evaluation,
     export,
+    noise,
     stages,
     terminal,
     workdir,
@@ -53,7 +54,8 @@ def distill(
     compiled.keep()
     stopped = None
     try:
-        follow(following, root, terminal.console(quiet=quiet))
+        with noise.quiet():
+            follow(following, root, terminal.console(quiet=quiet))
     except stages.Stopped as error:
         stopped = error.signal_number
     if stopped:
@@ -136,7 +138,8 @@ class Run:
         head.
         """
         asked, other = (None if what is None else str(what) for what in (model, against))
-        return evaluation.evaluate(self.path, asked, against=other, data=data, split=split, header=header)
+        with noise.quiet():
+            return evaluation.evaluate(self.path, asked, against=other, data=data, split=split, header=header)
 
     def export(self, out: str | Path) -> Path:
         """Write the student as a Hugging Face directory with its card, read it back and compare; returns where it is.
@@ -144,5 +147,6 @@ class Run:
         ``out`` must not hold anything (UserError). A finished run has one already, in its ``path / "export"``.
         """
         path = address.here(out)
-        export.export(self.path, path)
+        with noise.quiet():
+            export.export(self.path, path)
         return path

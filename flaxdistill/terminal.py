@@ -72,6 +72,7 @@ class Bar:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
+        self._longest = 0  # characters of a line to be written over
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -95,7 +96,8 @@ class Bar:
             self._progress.update(self._tasks[stage], completed=row["step"], terms=terms(row))
             line = f"{stage} step {row['step']}/{steps} {terms(row)}"
             if self.console.is_jupyter and not self.console.quiet:
-                print(f"\r{line:<{self.console.width}}", end="", flush=True)
+                self._longest = max(self._longest, len(line))
+                print(f"\r{line:<{self._longest}}", end="", flush=True)
             elif not self.console.is_terminal:
                 self.report(line)
 

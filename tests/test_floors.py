@@ -16,6 +16,7 @@ PACKAGE = ROOT / "flaxdistill"
 FLOORS: list[tuple[int, str, set[str]]] = [
     (1, "version.py", set()),
     (1, "errors.py", set()),
+    (1, "noise.py", set()),
     (1, "address.py", set()),
     (1, "bucket.py", {"etils", "gcsfs", "google_crc32c"}),
     (1, "files.py", {"safetensors"}),
