@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flaxdistill import __version__, workdir
+from flaxdistill import workdir
 from flaxdistill.data.store import MANIFEST
 from flaxdistill.experiment import Experiment, to_json
 from flaxdistill.files import read_json
@@ -16,6 +16,7 @@ from flaxdistill.hub import Model
 from flaxdistill.portable import STABLEHLO, inputs
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.log import Row, numbers, read_rows
+from flaxdistill.version import __version__
 
 PIPELINES = {
     "mlm": "fill-mask",

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from flaxdistill import __version__, address, bucket, flags, verbs
+from flaxdistill import address, bucket, flags, noise, verbs
 from flaxdistill.errors import UserError
+from flaxdistill.version import __version__
 
 _CONFIG = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
 
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. A user's mistake is one sentence and exit code 2, the loss of other processes one and exit code 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _quiet():
+        with noise.quiet():
             code = _verb(arguments)
     except UserError as error:
         code = _tell(str(error), error.code)
@@ -79,24 +78,6 @@ def _tell(sentence: str, code: int = 2) -> int:
         plain = f"{plain[: LONGEST - 160]} ... {plain[-150:]}"
     print(f"flaxdistill: {plain}", file=sys.stderr)
     return code
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what orbax tells of every step it takes and, on a full disk, hundreds of times beside our one sentence."""
-    for noisy in ("absl", "asyncio", "gcsfs", "google.auth"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 def _verb(arguments: list[str]) -> int:
@@ -146,32 +127,17 @@ def _train(arguments: list[str]) -> int:
 def _run(told: Any) -> int:
     import signal
 
-    from flaxdistill import compiled, processes, stages, terminal
+    from flaxdistill import compiled, processes, run, stages, terminal
 
     code_when_stopped = _code_when_stopped()
     processes.join(*dataclasses.astuple(told.flags.processes))
     compiled.keep()
-    console = verbs.console(quiet=not processes.first())
-    with terminal.Bar(console) as bar:
-
-        def report(line: str) -> None:
-            bar.report(address.told(line))
-
-        for flag in told.idle:
-            report(f"{flag} changes nothing: the config says the same")
-        try:
-            rows = stages.run(
-                told.experiments,
-                address.here(told.flags.workdir),
-                show=lambda name, experiment, row: bar.show(name, experiment.steps, row),
-                report=report,
-            )
-        except stages.Stopped as stopped:
-            bar.report(
-                f"stopped after step {stopped.step}, which is saved; the same command goes on from there"
-            )
-            return 130 if stopped.signal_number == signal.SIGINT else code_when_stopped
-    console.print(terminal.results(rows))
+    console = terminal.console(quiet=not processes.first())
+    idle = [f"{flag} changes nothing: the config says the same" for flag in told.idle]
+    try:
+        run.follow(told.experiments, address.here(told.flags.workdir), console, idle)
+    except stages.Stopped as stopped:
+        return 130 if stopped.signal_number == signal.SIGINT else code_when_stopped
     return 0
 
 
@@ -203,7 +169,7 @@ def _plan(arguments: list[str]) -> int:
 
     asked = told.flags
     topology = chips.read_topology(asked.topology, asked.slices, bucket.local(asked.chips, bool))
-    shown = verbs.console()
+    shown = terminal.console()
     for title, section in plan.plan(told.experiments, topology, report=print).items():
         shown.print(terminal.listing(title, section))
     return 0

@@ -191,24 +191,33 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
         )
         raise UserError(f"{path}{f', line {line}' if line else ''}: {what}") from None
     config = getattr(module, "config", None)
+    if not config or not isinstance(config, Experiment | dict):
+        raise UserError(f"{path} binds no `config`; let it be an Experiment, or a dict of named Experiments")
+    return check(config, str(path))
+
+
+def check(config: Any, source: str) -> Experiment | dict[str, Experiment]:
+    """Give back an experiment, or a dict of named ones; raises UserError for anything else, telling where it is from."""
     if isinstance(config, Experiment):
-        check_types(config, f"{path}: config")
+        check_types(config, f"{source}: config")
         return config
-    if isinstance(config, dict) and config and all(isinstance(e, Experiment) for e in config.values()):
-        bad = [
-            name
-            for name in config
-            if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name)
-        ]
-        if bad:
-            raise UserError(f"{path}: stage {bad[0]!r} is no plain name; use letters, digits and _")
-        if taken := sorted(TAKEN & set(config)):
-            raise UserError(
-                f"{path}: a stage cannot be called {taken[0]!r}, which is a flag or folder of its own; rename it"
-            )
-        check_types(config, f"{path}: config")
-        return config
-    raise UserError(f"{path} binds no `config`; let it be an Experiment, or a dict of named Experiments")
+    if not (isinstance(config, dict) and config and all(isinstance(e, Experiment) for e in config.values())):
+        raise UserError(
+            f"{source}: {config!r:.80} is no Experiment and no dict of named Experiments; give one of these"
+        )
+    bad = [
+        name
+        for name in config
+        if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name)
+    ]
+    if bad:
+        raise UserError(f"{source}: stage {bad[0]!r} is no plain name; use letters, digits and _")
+    if taken := sorted(TAKEN & set(config)):
+        raise UserError(
+            f"{source}: a stage cannot be called {taken[0]!r}, which is a flag or folder of its own; rename it"
+        )
+    check_types(config, f"{source}: config")
+    return config
 
 
 def _registry() -> ConstructorRegistry:

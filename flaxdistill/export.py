@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from flaxdistill import __version__, fresh, hub
+from flaxdistill import fresh, hub
 from flaxdistill.card import write_card
 from flaxdistill.errors import UserError
 from flaxdistill.files import refuse_full
 from flaxdistill.portable import STABLEHLO, stablehlo
 from flaxdistill.push import Repo
 from flaxdistill.tree import flatten
+from flaxdistill.version import __version__
 from flaxdistill.workdir import EXPERIMENT, is_workdir, read_model
 
 EXPORT = "export"
@@ -40,10 +42,6 @@ def export(
     if push:
         push.check()
     model = read_model(str(path))
-    if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
-        raise UserError(
-            f"the student of {model.source} holds numbers that are not finite; train it anew with a lower rate"
-        )
     if not any((model.directory / name).is_file() for name in hub.TOKENIZER):
         raise UserError(
             f"{model.directory} has lost its tokenizer files; run the experiment's command again to restore them"
@@ -54,10 +52,6 @@ def export(
     def finish(folder: Path) -> None:
         if portable:
             (folder / STABLEHLO).write_bytes(stablehlo(model))
-        if hub.read_model(str(folder)).digest != model.digest:
-            raise UserError(
-                f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere"
-            )
         if apart:
             fresh.compare(model, folder, out)
             done.append(f"the same to {fresh.TOLERANCE:g} in a process of its own")
@@ -65,13 +59,36 @@ def export(
             commit = push.push(folder, f"{push.name}, by flaxdistill {__version__}")
             done.append(f"pushed to {push.name} as {commit[:12]}")
 
+    write(model, out, write_card(path, model, push.name if push else name, portable=portable), finish)
+    return f"exported {model.source} to {out} ({model.family.model_type}), {', '.join(done)}"
+
+
+def write(
+    model: hub.Model, out: Path, card: str = "", finish: Callable[[Path], None] = lambda folder: None
+) -> None:
+    """Write a model as a Hugging Face directory, read it back and compare, then ``finish`` it before it has its name.
+
+    Raises UserError as ``export`` does.
+    """
+    refuse_full(out)
+    if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
+        raise UserError(
+            f"the student of {model.source} holds numbers that are not finite; train it anew with a lower rate"
+        )
+
+    def compare(folder: Path) -> None:
+        if hub.read_model(str(folder)).digest != model.digest:
+            raise UserError(
+                f"{out} does not read back as it was written; the disk may be faulty: export again elsewhere"
+            )
+        finish(folder)
+
     hub.write_model(
         out,
         family=model.family,
         config=model.config,
         params=model.params,
         tokenizer=model.directory,
-        card=write_card(path, model, push.name if push else name, portable=portable),
-        finish=finish,
+        card=card,
+        finish=compare,
     )
-    return f"exported {model.source} to {out} ({model.family.model_type}), {', '.join(done)}"

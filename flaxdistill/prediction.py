@@ -1,4 +1,4 @@
-"""Answers of a model to a stream of texts: a window of them at a time, the next one cut into tokens meanwhile."""
+"""Answers of a model to a stream of texts, or its states: a window at a time, the next one cut into tokens meanwhile."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +26,17 @@ from flaxdistill.losses.vocab import at_labels
 from flaxdistill.ops.dense import DType
 from flaxdistill.ops.vocab import vocab_top
 from flaxdistill.pytrees import Batch, Params
-from flaxdistill.questions import Answer, Question, make_asking
+from flaxdistill.questions import Answer, Asking, Question, make_asking
+from flaxdistill.tasks.sequence import Classification
 from flaxdistill.train import answers
+from flaxdistill.train.step import Apply
 
 WINDOW = 64
 """Batches of texts that are sorted by length together; the first window has one, so that the first answers come soon."""
 
 
 Predict = Callable[[Iterable[Example]], Iterator[tuple[Example, Answer]]]
+States = Callable[[Iterable[Example]], Iterator[tuple[Example, np.ndarray]]]
 
 
 def make_predict(
@@ -49,21 +54,13 @@ def make_predict(
     ``questions.make_asking``. Rows are cut to ``length`` tokens, by default 512 or what the model can read. Raises UserError
     for a model without a head; the function does in its turn for what is no text.
     """
-    for name, number in (("top", top), ("batch-size", batch_size)):
-        if number < 1:
-            raise UserError(f"--{name} is {number}; it must be at least 1")
-    longest = model.config.max_positions
-    if length is not None and not 8 <= length <= longest:
-        raise UserError(f"--length is {length}; {model.source} reads 8 to {longest} tokens")
-    length = length or min(512, longest)
-    vocabulary = load_vocabulary(model.directory)
-    check_vocabulary(model, vocabulary)
+    if top < 1:
+        raise UserError(f"--top is {top}; it must be at least 1")
+    vocabulary, length = _reading(model, length, batch_size)
     top = min(top, model.config.vocab_size)
     asking = make_asking(model.config, vocabulary, length, top=top, unanswerable=unanswerable)
-    mesh = sharding.make_mesh()
-    (apply,), params = judging.freeze([model], [Teacher(path=model.source, dtype=dtype)], mesh)
 
-    def say(params: Params, batch: Batch) -> tuple[jax.Array, ...]:
+    def say(apply: Apply, params: Params, batch: Batch) -> tuple[jax.Array, ...]:
         if model.config.head != "mlm":
             return answers.make_predict(apply)(params, batch)
         # One place a row, so that its logits cost a vocabulary for each row and not for each token.
@@ -71,7 +68,58 @@ def make_predict(
         found = vocab_top(at_labels(said, dataclasses.replace(batch, label_positions=batch.labels)), top, 1.0)
         return jnp.stack([found.words, found.log_shares], -1), batch.example_id, batch.weight, batch.labels
 
-    speak = sharding.jit(say, mesh, out_shardings=sharding.replicated(mesh))
+    return _make(model, dtype, asking, say, vocabulary, length, batch_size, WINDOW)
+
+
+def make_states(
+    model: Model, *, length: int | None = None, batch_size: int = 32, dtype: DType = "float32"
+) -> States:
+    """Make ``states(examples)``, which yields every example with the last layer's states of its tokens, in their order.
+
+    float32 [T, D], for [CLS] and [SEP] too and without padding; of a model with any head or none. Raises UserError as
+    ``make_predict`` does.
+    """
+    vocabulary, length = _reading(model, length, batch_size)
+    reading = Classification().reading()
+
+    def question(rows: list[Row]) -> Question:
+        # A copy: what is collected are views of whole batches.
+        return Question(rows, lambda said: said[0][: len(rows[0].ids)].astype(np.float32))
+
+    def asking(examples: list[Example]) -> list[Question]:
+        return [question(rows) for rows in reading.rows(examples, [], vocabulary, length)]
+
+    def say(apply: Apply, params: Params, batch: Batch) -> tuple[jax.Array, ...]:
+        return apply(params, batch).hidden[-1], batch.example_id, batch.weight, batch.labels
+
+    return _make(model, dtype, asking, say, vocabulary, length, batch_size, 1)
+
+
+def _reading(model: Model, length: int | None, batch_size: int) -> tuple[Vocabulary, int]:
+    """Give a model's vocabulary, and how many tokens of a text it is to read."""
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}; it must be at least 1")
+    longest = model.config.max_positions
+    if length is not None and not 8 <= length <= longest:
+        raise UserError(f"--length is {length}; {model.source} reads 8 to {longest} tokens")
+    vocabulary = load_vocabulary(model.directory)
+    check_vocabulary(model, vocabulary)
+    return vocabulary, length or min(512, longest)
+
+
+def _make(
+    model: Model,
+    dtype: DType,
+    asking: Asking,
+    say: Callable[[Apply, Params, Batch], tuple[jax.Array, ...]],
+    vocabulary: Vocabulary,
+    length: int,
+    batch_size: int,
+    window: int,
+) -> Callable[[Iterable[Example]], Iterator[tuple[Example, Any]]]:
+    mesh = sharding.make_mesh()
+    (apply,), params = judging.freeze([model], [Teacher(path=model.source, dtype=dtype)], mesh)
+    speak = sharding.jit(partial(say, apply), mesh, out_shardings=sharding.replicated(mesh))
 
     def cut(piece: list[Example]) -> tuple[list[Question], Blocks]:
         questions = asking(piece)
@@ -79,8 +127,8 @@ def make_predict(
             [row for question in questions for row in question.rows], vocabulary, length
         )
 
-    def predict(examples: Iterable[Example]) -> Iterator[tuple[Example, Answer]]:
-        windows = _windows(iter(examples), batch_size)
+    def predict(examples: Iterable[Example]) -> Iterator[tuple[Example, Any]]:
+        windows = _windows(iter(examples), batch_size, window)
         with ThreadPoolExecutor(max_workers=1) as pool:
             piece = next(windows, None)
             ahead = pool.submit(cut, piece) if piece else None
@@ -99,11 +147,11 @@ def make_predict(
     return predict
 
 
-def _windows(examples: Iterator[Example], batch_size: int) -> Iterator[list[Example]]:
+def _windows(examples: Iterator[Example], batch_size: int, window: int) -> Iterator[list[Example]]:
     size = batch_size
     while piece := list(itertools.islice(examples, size)):
         yield piece
-        size = batch_size * WINDOW
+        size = batch_size * window
 
 
 def blocks_of(rows: list[Row], vocabulary: Vocabulary, length: int) -> Blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -23,7 +24,7 @@ class Question(NamedTuple):
     """One text as rows of tokens, and how the logits [N, C] of these rows become its answer."""
 
     rows: list[Row]
-    answer: Callable[[list[np.ndarray]], Answer]
+    answer: Callable[[list[np.ndarray]], Any]
 
 
 Asking = Callable[[list[Example]], list[Question]]
@@ -209,10 +210,21 @@ def _shares(logits: np.ndarray) -> np.ndarray:
     return shares / shares.sum(-1, keepdims=True)
 
 
-def examples_of(texts: Iterable[str], pair: str | None) -> Iterator[Example]:
-    """Name texts by their number; ``pair`` is the second text of each."""
-    for number, text in enumerate(texts, 1):
-        yield Example(f"text {number}", text, pair, paired=pair is not None)
+def examples_of(texts: Iterable[str], pair: str | Iterable[str] | None) -> Iterator[Example]:
+    """Name texts by their number; ``pair`` is the second text of all, or of each; raises UserError for too many or few."""
+    if pair is None or isinstance(pair, str):
+        yield from (
+            Example(f"text {n}", text, pair, paired=pair is not None) for n, text in enumerate(texts, 1)
+        )
+        return
+    nothing = object()
+    for n, (text, second) in enumerate(itertools.zip_longest(texts, pair, fillvalue=nothing), 1):
+        if text is nothing or second is nothing:
+            raise UserError(
+                f"text {n} has no {'second text' if second is nothing else 'first text'}; give as many second texts as "
+                "texts, or one for all"
+            )
+        yield Example(f"text {n}", text, second, paired=True)
 
 
 def lines(file: BinaryIO, pair: str | None) -> Iterator[Example]:

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import statistics
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,21 +99,24 @@ def table(stages: Stages, root: Path) -> list[Row]:
         teacher = experiment.teacher.path if experiment.teacher else "@"
         if not teacher.startswith("@") and teacher not in seen:
             parameters = {"parameters": count(workdir.read_model(teacher).config)}
-            figures = evaluation.judge(path, teacher).figures
-            rows.append({"name": f"teacher {Path(teacher).name}"} | parameters | figures)
+            judged = evaluation.judge(path, teacher).figures
+            rows.append({"name": f"teacher {Path(teacher).name}"} | parameters | judged)
             seen.add(teacher)
-        speeds = [
-            row["tokens_per_second"]
-            for row in read_rows(path / "metrics.jsonl")
-            if "tokens_per_second" in row
-        ]
-        facts = {"parameters": count(workdir.read_config(path)[1])}
-        facts |= {"tokens_per_second": statistics.median(speeds)} if speeds else {}
         lanes = workdir.evaluations(path)
         for lane, row in zip(experiment.lanes(), lanes, strict=True) if len(lanes) > 1 else ():
             rows.append(row | {"name": f"{name or 'student'}, seed {lane.seed}, rate {lane.rate:g}"})
-        rows.append({"name": name or "student"} | facts | evaluation.median(lanes))
+        rows.append({"name": name or "student"} | figures(path))
     return rows
+
+
+def figures(path: Path) -> Row:
+    """Summarise one run: parameters, tokens a second in the median, held-out figures; of several lanes their median."""
+    speeds = [
+        row["tokens_per_second"] for row in read_rows(path / "metrics.jsonl") if "tokens_per_second" in row
+    ]
+    facts = {"parameters": count(workdir.read_config(path)[1])}
+    facts |= {"tokens_per_second": statistics.median(speeds)} if speeds else {}
+    return facts | evaluation.median(workdir.evaluations(path))
 
 
 def count(config: EncoderConfig) -> int:
@@ -217,6 +221,11 @@ def _signals() -> Iterator[list[int]]:
     Of several processes JAX has ears of its own for SIGTERM, and tells the others; SIGINT is passed on as one.
     """
     caught: list[int] = []
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # such as a notebook's: Python has signals heard there
+        yield caught
+        return
     several = jax.process_count() > 1
 
     def note(number: int, frame: Any) -> None:

@@ -1,8 +1,10 @@
-"""What a terminal shows: a progress bar while training, tables after."""
+"""What a terminal or a notebook shows: progress while training, tables after."""
 
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,8 +47,18 @@ KIND = "f1_"
 """What figures of a kind of entity begin with."""
 
 
+def console(*, quiet: bool = False) -> Console:
+    """Make a console for what is printed, or is not to be printed."""
+    # A file or a pipe has no width, and rich would cut tables at 80 characters.
+    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(quiet=quiet) if wide else Console(width=140, quiet=quiet)
+
+
 class Bar:
-    """One progress bar a stage, with speed, time left and the terms of the loss; plain lines where there is no terminal."""
+    """One progress bar a stage, with speed, time left and the terms of the loss.
+
+    In a notebook one line a stage that is written over, without widgets; elsewhere plain lines.
+    """
 
     def __init__(self, console: Console):
         self.console = console
@@ -62,6 +74,7 @@ class Bar:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
+        self._longest = 0  # characters of a line to be written over
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -83,8 +96,12 @@ class Bar:
             self.report(f"{stage} step {row['step']} {row['split']}: {terms(row)}")
         else:
             self._progress.update(self._tasks[stage], completed=row["step"], terms=terms(row))
-            if not self.console.is_terminal:
-                self.report(f"{stage} step {row['step']}/{steps} {terms(row)}")
+            line = f"{stage} step {row['step']}/{steps} {terms(row)}"
+            if self.console.is_jupyter and not self.console.quiet:
+                self._longest = max(self._longest, len(line))
+                print(f"\r{line:<{self._longest}}", end="", flush=True)
+            elif not self.console.is_terminal:
+                self.report(line)
 
 
 def terms(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -18,15 +18,6 @@ _OUT = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 _IN = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
 _SOURCE = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 _PATH_OR_ID = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_ID")]
-
-
-def console(*, quiet: bool = False) -> Any:
-    """Make a rich console for what a verb prints, or is not to print."""
-    from rich.console import Console
-
-    # A file or a pipe has no width, and rich would cut tables at 80 characters.
-    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(quiet=quiet) if wide else Console(width=140, quiet=quiet)
 
 
 def evaluate(
@@ -59,13 +50,13 @@ def evaluate(
         )
     if layers:
         for title, values in evaluation.align(workdir, model).items():
-            console().print(terminal.heat(title, values))
+            terminal.console().print(terminal.heat(title, values))
         return 0
     rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split, header=header)
     rows = [row | {"name": address.told(row["name"])} for row in rows]
-    console().print(terminal.results(rows))
+    terminal.console().print(terminal.results(rows))
     if any(name.startswith(terminal.KIND) for row in rows for name in row):
-        console().print(terminal.kinds(rows))
+        terminal.console().print(terminal.kinds(rows))
     return 0
 
 
@@ -89,7 +80,7 @@ def report(
     compiled.keep()
     if not workdirs:
         raise UserError("no WORKDIR is given; name the --workdir of a run, or of a config with stages")
-    shown = console()
+    shown = terminal.console()
 
     def tell(line: str) -> None:
         shown.print(address.told(line), highlight=False, markup=False, soft_wrap=True)
@@ -270,7 +261,7 @@ def inspect(what: _PATH_OR_ID) -> int:
     """
     from flaxdistill import inspection, terminal
 
-    shown = console()
+    shown = terminal.console()
     for title, section in inspection.inspect(what).items():
         shown.print(terminal.listing(address.told(title), section))
     return 0

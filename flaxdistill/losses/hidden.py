@@ -1,7 +1,5 @@
 """Hidden states compared token by token, for any map of layers; through projections where widths differ."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 from typing import Literal

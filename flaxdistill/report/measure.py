@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from flaxdistill import __version__, ahead, bucket, build, evaluation, workdir
+from flaxdistill import ahead, bucket, build, evaluation, workdir
 from flaxdistill.data.store import open_store
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
@@ -21,6 +21,7 @@ from flaxdistill.stages import count
 from flaxdistill.train.checkpoint import latest_step
 from flaxdistill.train.log import Row, read_rows
 from flaxdistill.tree import flatten
+from flaxdistill.version import __version__
 
 Report = Callable[[str], None]
 
