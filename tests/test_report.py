@@ -12,8 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 from test_cli import config, finished, home, refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
 
-from flaxdistill import prediction, questions, workdir
-from flaxdistill.report import figures, write
+from flaxdistill import configuration, hub, prediction, questions, workdir
+from flaxdistill.data.store import open_store
+from flaxdistill.report import figures
+from flaxdistill.report import write as files
+from flaxdistill.report.disagreement import disagreements
 
 STORY = """
 from dataclasses import replace
@@ -36,17 +39,16 @@ taught = replace(
     common, teacher=Teacher(path=Stage("big")), student=small, losses={{"soft": SoftLabels({how})}}, seeds=(0, 1),
 )
 alone = replace(common, student=small, judge=Stage("big"))
-config = {{"big": common, "taught": taught{more}}}
+config = {{"big": common, "taught": taught, "alone": alone}}
 """
+WORDS = ("good", "bad", "film", "<", ">", "&")
 SHARP = {"initializer_range": 0.5}  # else all answers are about as likely
 
 
-def train(folder, kind: str):
-    """Train three stages of a task for two steps; gives the folder of the stages."""
-    words = ("good", "bad", "film", "<", ">", "&")
-    write_model(folder / "model", words, **SHARP)
+def write(folder, kind: str):
+    """Write rows of a task, and a config of it for two steps."""
+    write_model(folder / "model", WORDS, **SHARP)
     texts = [f"{'good' if n % 3 else 'bad'} film <b> {'cat ' * (n % 4)}& dog" for n in range(24)]
-    more = ', "alone": alone' if kind == "classes" else ""
     columns, task, how, rows = 'label="label"', "Classification()", "", folder / "rows.jsonl"
     if kind == "classes":
         made = [{"text": text, "label": "yes" if "good" in text else "no"} for text in texts]
@@ -69,17 +71,17 @@ def train(folder, kind: str):
         ]
     rows.write_text("".join(json.dumps(row) + "\n" for row in made))
     (folder / "c.py").write_text(
-        STORY.format(
-            rows=str(rows), columns=columns, model=str(folder / "model"), task=task, how=how, more=more
-        )
+        STORY.format(rows=str(rows), columns=columns, model=str(folder / "model"), task=task, how=how)
     )
-    succeed("distill", folder / "c.py", "--workdir", folder / "w")
-    return folder / "w"
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("story"), "classes")
+    """Three stages on classes: teacher, two seeds of a student, control."""
+    folder = tmp_path_factory.mktemp("story")
+    write(folder, "classes")
+    succeed("distill", folder / "c.py", "--workdir", folder / "w")
+    return folder / "w"
 
 
 @pytest.fixture(scope="module")
@@ -218,12 +220,13 @@ def test_written_again_and_not_over_others(story, told, tmp_path):
     assert not (tmp_path / "other.html").exists()
 
 
-def test_nothing_half_written(story, tmp_path, monkeypatch):
+def test_nothing_half_written(story, told, tmp_path, monkeypatch):
     def full(figure):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write, "png", full)
-    said = refused("report", story / "alone", "--out", tmp_path / "r.html", "--times", 0)
+    monkeypatch.setattr(files, "measure", lambda *paths, **how: write_facts(told[2]))
+    monkeypatch.setattr(files, "png", full)
+    said = refused("report", story, "--out", tmp_path / "r.html")
     assert "No space left on device" in said and not list(tmp_path.iterdir())
 
 
@@ -235,22 +238,41 @@ def test_wrong_places(story, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["numbers", "tags", "spans"])
+HEADS = {
+    "numbers": {"head": "sequence", "labels": ("score",), "pooler": True},
+    "tags": {"head": "tokens", "labels": ("O", "B-X")},
+    "spans": {"head": "span"},
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
 def test_every_head(kind, tmp_path):
-    runs = train(tmp_path, kind)
-    succeed("report", runs / "big", runs / "taught", "--out", tmp_path / "r.html", "--times", 0)
-    facts = json.loads((tmp_path / "r.json").read_text())
-    run = facts["runs"][1]
-    assert run["looked_at"] >= 24 and run["differ"] >= len(run["disagreements"]) == min(run["differ"], 20)
-    assert run["disagreements"]
-    for one in run["disagreements"]:
-        assert one["teacher"] != one["student"]
+    """Two random models of a head, asked about prepared rows."""
+    write(tmp_path, kind)
+    succeed("prepare", tmp_path / "c.py", "--workdir", tmp_path / "w")
+    (place,) = (tmp_path / "w" / "data").glob("*/")
+    store, e = open_store(place), configuration.load(tmp_path / "c.py")["big"]
+    student, teacher = (
+        hub.read_model(str(write_model(tmp_path / name, WORDS, num_layers=layers, **SHARP, **HEADS[kind])))
+        for name, layers in (("small", 1), ("large", 2))
+    )
+    looked_at, differ, listed = disagreements(e, store, student, teacher)
+    assert looked_at >= 24 and differ >= len(listed) == min(differ, 20) > 0
+    for one in listed:
+        assert one.teacher != one.student
         if kind == "numbers":
-            assert re.fullmatch(r"-?\d+\.\d\d", one["student"]) and float(one["truth"]) > 10
+            assert re.fullmatch(r"-?\d+\.\d\d", one.student) and float(one.truth) > 10
         elif kind == "tags":
-            assert one["truth"] == ("good (X)" if "good" in one["text"] else "nothing")
+            assert one.truth == ("good (X)" if "good" in one.text else "nothing")
+            assert all(
+                word in one.text for word in re.findall(r"(\S+) \(X\)", f"{one.teacher}, {one.student}")
+            )
         else:
-            assert one["truth"] == one["text"] == "film" and "<b>" in one["pair"]
+            assert one.truth == one.text == "film" and "<b>" in one.pair
+            assert all(
+                said in (*one.pair.split(), "no answer") or said in one.pair
+                for said in (one.teacher, one.student)
+            )
 
 
 def test_of_text(finished, tmp_path):  # noqa: F811
