@@ -70,7 +70,6 @@ def write(
 
     Raises UserError as ``export`` does.
     """
-    refuse_full(out)
     if not all(np.isfinite(leaf).all() for leaf in flatten(model.params).values()):
         raise UserError(
             f"the student of {model.source} holds numbers that are not finite; train it anew with a lower rate"

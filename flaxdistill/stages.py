@@ -221,9 +221,7 @@ def _signals() -> Iterator[list[int]]:
     Of several processes JAX has ears of its own for SIGTERM, and tells the others; SIGINT is passed on as one.
     """
     caught: list[int] = []
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # such as a notebook's: Python has signals heard there
+    if threading.current_thread() is not threading.main_thread():  # the only one that may hear signals
         yield caught
         return
     several = jax.process_count() > 1
