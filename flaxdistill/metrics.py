@@ -178,9 +178,9 @@ def spans(predicted: dict[str, str], answers: dict[str, list[str]]) -> Score:
         said = predicted.get(name)
         if said is None:
             continue
-        references = [_plain(text) for text in right] or [""]
-        exact[n] = max(_plain(said) == reference for reference in references)
-        overlap[n] = max(_word_f1(_plain(said).split(), reference.split()) for reference in references)
+        references = [plain(text) for text in right] or [""]
+        exact[n] = max(plain(said) == reference for reference in references)
+        overlap[n] = max(_word_f1(plain(said).split(), reference.split()) for reference in references)
     one = np.ones(len(answers))
     return Score(
         {"f1": float(overlap.mean()), "exact": float(exact.mean())},
@@ -203,7 +203,7 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> Parts:
     return Parts(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1), figure)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Lower a text and leave out punctuation and articles."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())

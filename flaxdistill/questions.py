@@ -102,7 +102,7 @@ def _entities(
                 {"label": tag, "text": text[a:b], "start": a, "end": b, "score": float(row.max())}
                 for tag, (a, b), row in zip(tags, places, shares, strict=True)
             ]
-            return {"entities": _joined(words, text)} if bio else {"words": words}
+            return {"entities": joined(words, text)} if bio else {"words": words}
 
         return Question(made, answer)
 
@@ -120,7 +120,7 @@ def _places(text: str, vocabulary: Vocabulary) -> list[tuple[int, int]]:
     return stripped
 
 
-def _joined(words: list[Answer], text: str) -> list[Answer]:
+def joined(words: list[Answer], text: str) -> list[Answer]:
     """Join words to entities: B begins one, and so does I after anything but its own kind."""
     groups: list[list[Answer]] = []
     before = "O"

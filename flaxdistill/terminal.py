@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -20,9 +20,11 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "parameters": ("params", lambda n: f"{n / 1e6:.2f}M"),
+    "role": ("", str),
     "megabytes": ("MB", lambda x: f"{x:.1f}"),
+    "mflop": ("MFLOP/token", lambda x: f"{x:.1f}"),
     "mlm": ("MLM loss", lambda x: f"{x:.4f}"),
     "accuracy": ("acc", lambda x: f"{x:.2%}"),
     "exact": ("EM", lambda x: f"{x:.2%}"),
@@ -116,11 +118,22 @@ def terms(row: Mapping[str, Any]) -> str:
 def results(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Make the closing table of models side by side."""
     rows = list(rows)
-    shown = [name for name in COLUMNS if any(name in row for row in rows)]
-    table = Table("", *(Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shown))
+    columns = shown(rows)
+    table = Table("", *(Column(title, justify="right", no_wrap=True) for title in columns.values()))
     for row in rows:
-        table.add_row(escape(row["name"]), *(_cell(row, name) for name in shown))
+        table.add_row(escape(row["name"]), *cells(row, columns))
     return table
+
+
+def shown(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Choose the columns that any row has something for: titles by name."""
+    found = {name for row in rows for name in row}
+    return {name: title for name, (title, _) in COLUMNS.items() if name in found}
+
+
+def cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
+    """Write a row's values for some columns, nothing where it has none."""
+    return [_cell(row, name) for name in columns]
 
 
 def kinds(rows: Sequence[Mapping[str, Any]]) -> Table:

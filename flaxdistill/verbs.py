@@ -75,6 +75,7 @@ def report(
         times: turns in which models are timed on this machine; 0 leaves speeds out
     """
     from flaxdistill import compiled, terminal
+    from flaxdistill.report.page import verdicts
     from flaxdistill.report.write import write_report
 
     compiled.keep()
@@ -86,10 +87,12 @@ def report(
         shown.print(address.told(line), highlight=False, markup=False, soft_wrap=True)
 
     facts = write_report(workdirs, out, times=times, report=tell)
-    models = [model for _, model in facts.models()]
+    models = facts.models()
     shown.print(terminal.results([model.row() for model in models]))
     if times:
         shown.print(terminal.speeds({model.name: model.milliseconds for model in models}))
+    for line in verdicts(facts):
+        tell(line)
     tell(f"wrote {out}, {out.with_suffix('.json')} and {out.with_suffix('')}/")
     return 0
 

@@ -253,7 +253,7 @@ def test_tags_become_entities(tags, entities):
         {"label": tag, "text": text[n], "start": n, "end": n + 1, "score": 0.1 * n}
         for n, tag in enumerate(tags.split())
     ]
-    found = questions._joined(words, text)
+    found = questions.joined(words, text)
     assert [f"{e['label']} {e['start']} {e['end']}" for e in found] == entities
     for entity in found:
         assert entity["text"] == text[entity["start"] : entity["end"]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -14,7 +16,7 @@ from test_cli import config, finished, home, refused, rows_of, succeed, wide, wr
 
 from flaxdistill import configuration, hub, prediction, questions, workdir
 from flaxdistill.data.store import open_store
-from flaxdistill.report import figures
+from flaxdistill.report import figures, measure, page
 from flaxdistill.report import write as files
 from flaxdistill.report.disagreement import disagreements
 
@@ -163,21 +165,19 @@ class Reader(HTMLParser):
 
 def test_the_page_stands_alone(story, told):
     _, out, facts = told
-    page = Reader()
-    page.feed(out.read_text())
-    assert not page.open
-    assert page.loads and all(loaded.startswith("data:") for loaded in page.loads)
+    read = Reader()
+    read.feed(out.read_text())
+    assert not read.open
+    assert read.loads and all(loaded.startswith("data:") for loaded in read.loads)
     plots = {path.stem for path in out.with_suffix("").glob("*.png")}
-    assert set(page.ids) == plots == {figure.name for figure in figures.figures(write_facts(facts))}
-    assert {"size", "latency-1", "loss", "soft", "learning_rate", "utilisation", "cka-taught"} <= plots | {
-        "soft"
-    }
+    assert set(read.ids) == plots == {figure.name for figure in figures.figures(facts_of(facts))}
+    assert {"size", "latency-1", "loss", "kl", "learning_rate", "utilisation", "cka-taught-2"} <= plots
     assert str(story.parent) not in out.read_text()
     texts = [one["text"] for run in facts["runs"] for one in run["disagreements"]]
-    assert texts and all(text in page.text for text in texts)  # with its <b> as it was written
+    assert texts and all(text in read.text for text in texts)  # with its <b> as it was written
 
 
-def write_facts(facts):
+def facts_of(facts):
     from flaxdistill.report.facts import Disagreement, Facts, ModelFacts, RunFacts
 
     runs = [
@@ -188,7 +188,7 @@ def write_facts(facts):
         )
         for run in facts["runs"]
     ]
-    return Facts(**facts | {"runs": runs})
+    return Facts(**{name: facts[name] for name in ("version", "device", "peak")}, runs=runs)
 
 
 def test_plots_show_something(told):
@@ -211,27 +211,64 @@ def test_written_again_and_not_over_others(story, told, tmp_path):
     facts = json.loads(copied.with_suffix(".json").read_text())
     assert [model["name"] for model in facts["runs"][0]["models"]] == ["big", "alone"]
     assert not list(copied.with_suffix("").glob("latency*")) and facts["peak"] == 0
-    (tmp_path / "mine.html").write_text("<p>mine")
-    assert "mine.html exists and belongs to no report" in refused(
-        "report", story, "--out", tmp_path / "mine.html"
-    )
-    (tmp_path / "other.json").write_text("{}")
-    assert "other.json exists" in refused("report", story, "--out", tmp_path / "other.html")
-    assert not (tmp_path / "other.html").exists()
+    assert "speeds measured" not in copied.read_text() and "speeds measured" in out.read_text()
+    for name, text in (("mine.html", "<p>mine"), ("other.json", "{}"), ("thesis/chapter.tex", "mine")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name, theirs in (("mine", "mine.html"), ("other", "other.json"), ("thesis", "thesis")):
+        said = refused("report", story, "--out", tmp_path / f"{name}.html")
+        assert f"{tmp_path / theirs} exists and belongs to no report" in said
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "mine" and not (
+        tmp_path / "thesis.html"
+    ).exists()
 
 
-def test_nothing_half_written(story, told, tmp_path, monkeypatch):
-    def full(figure):
+@pytest.mark.parametrize("broken", ["png", "page"])
+def test_nothing_half_written(story, told, tmp_path, monkeypatch, broken):
+    """Neither in an empty place nor over an earlier report."""
+
+    def full(*what):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "measure", lambda *paths, **how: write_facts(told[2]))
-    monkeypatch.setattr(files, "png", full)
-    said = refused("report", story, "--out", tmp_path / "r.html")
-    assert "No space left on device" in said and not list(tmp_path.iterdir())
+    for place in (told[1], told[1].with_suffix(".json")):
+        shutil.copy(place, tmp_path)
+    shutil.copytree(told[1].with_suffix(""), tmp_path / "report")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(files, "measure", lambda *paths, **how: facts_of(told[2]))
+    monkeypatch.setattr(files, broken, full)
+    for name in ("new", "report"):
+        assert "No space left on device" in refused("report", story, "--out", tmp_path / f"{name}.html")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_of_little(told):
+    """Of a run that logged nothing, with figures that are no numbers and names that are no names of files."""
+    facts = facts_of(told[2])
+    run = dataclasses.replace(facts.runs[1], rows=[], layers={}, mflop=None, name="_a/b $x^")
+    bare = dataclasses.replace(run.models[-1], name="_a/b $x^", interval=None, kept=None, milliseconds={})
+    bare = dataclasses.replace(bare, figures={name: math.nan for name in bare.figures}, scores=[math.nan])
+    facts = dataclasses.replace(facts, runs=[dataclasses.replace(run, models=[run.models[0], bare])])
+    drawn = figures.figures(facts)
+    assert [figure.name for figure in drawn] == ["size"]
+    assert b"<svg" in figures.svg(drawn[0], dark=True)
+    assert facts.to_json()["runs"][0]["models"][1]["scores"] == [None]
+    assert "_a/b $x^" in page.page(facts, drawn)
+
+
+def test_names():
+    named = measure._names(["/a/run", "/b/run", "user/model", "/c/teacher/export", "/a/run"])
+    assert named == {
+        "/a/run": "run",
+        "/b/run": "run (2)",
+        "user/model": "user/model",
+        "/c/teacher/export": "teacher",
+    }
 
 
 def test_wrong_places(story, tmp_path):
-    assert "such as r.html" in refused("report", story, "--out", tmp_path / "r.pdf")
+    for out in (tmp_path / "r.pdf", ".", ".html"):
+        assert "such as report.html" in refused("report", story, "--out", out)
+    assert "--out is gs://b/r.html" in refused("report", story, "--out", "gs://b/r.html")
     assert f"{tmp_path} is no workdir" in refused("report", tmp_path, "--out", tmp_path / "r.html")
     assert "--times is -1" in refused("report", story, "--out", tmp_path / "r.html", "--times", -1)
     assert "no WORKDIR" in refused("report", "--out", tmp_path / "r.html")

@@ -14,7 +14,9 @@ from flaxdistill.data.store import Blocks, Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.experiment import Experiment, Teacher
 from flaxdistill.hub import Model
+from flaxdistill.metrics import plain
 from flaxdistill.prediction import make_predict
+from flaxdistill.questions import joined
 from flaxdistill.report.facts import Disagreement
 from flaxdistill.tasks.span import Answering
 from flaxdistill.tasks.tokens import NOT_ASKED
@@ -22,6 +24,9 @@ from flaxdistill.train import answers
 
 LOOKED_AT = 1000
 LISTED = 20
+SHOWN = 240
+"""Characters of a text that an answer stands in."""
+
 AROUND = 24
 """Tokens of a text that are shown before and behind a masked word."""
 
@@ -47,55 +52,107 @@ def disagreements(
 
 def _answered(e: Experiment, store: Store, student: Model, teacher: Model) -> Iterator[Case]:
     """Compare answers to labelled rows, a sentence of several rows in its parts, windows of a text together."""
-    rows, kept = _some(store.held_out), store.examples()
-    mesh = sharding.make_mesh()
-    models = (student, teacher)
+    rows = _some(store.held_out)
+    mesh, models = sharding.make_mesh(), (student, teacher)
     applies, params = judging.freeze(
         models, [Teacher(path=model.source, dtype="float32") for model in models], mesh
     )
     everywhere = sharding.replicated(mesh)
     predict = [sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a in applies]
     said, labels = answers.collect(predict, params, feed.bucketed(rows, e.eval_batch_size, mesh))
-    vocabulary = store.vocabulary()
     if isinstance(e.task, Answering):
-        found = [e.task.answers(logits, rows, kept) for logits in said]
-        for n in _firsts(rows.beside["example"]):
-            example, second = (int(rows.beside[name][n]) for name in ("example", "second"))
-            question = vocabulary.decode(rows.ids[n][1 : second - 1].tolist())
-            truth = (kept[example]["answers"] or ["no answer"])[0]
-            ours, theirs = (answer[example] or "no answer" for answer in found)
-            yield _case(question, kept[example]["text"], truth, ours, theirs, 0.0)
+        yield from _spans(e.task, store, rows, said)
         return
+    vocabulary = store.vocabulary()
     for n, label in enumerate(labels):
         ids = rows.ids[n][: int(np.count_nonzero(rows.segments[n]))].tolist()
-        second = int(rows.beside["second"][n])
-        our, their = (logits[n] for logits in said)
+        logits = [side[n] for side in said]
         if e.task.head == "tokens":
-            asked = label[: len(ids)]
-            begins = [*np.flatnonzero(asked != NOT_ASKED).tolist(), len(ids) - 1]
-            words = [vocabulary.decode(ids[a:b]) for a, b in itertools.pairwise(begins)]
-            right = label[label != NOT_ASKED]
-            ours, theirs, truth = (
-                _entities(words, [store.labels[tag] if tag >= 0 else "" for tag in tags])
-                for tags in (our.argmax(-1)[label != NOT_ASKED], their.argmax(-1)[label != NOT_ASKED], right)
-            )
-            known = truth if (right >= 0).all() else ""
-            yield _case(" ".join(words), None, known, ours, theirs, _surely(our, their, label != NOT_ASKED))
+            yield _tags(ids, label[: len(ids)], logits, store.labels, vocabulary)
             continue
+        second = int(rows.beside["second"][n])
         text = vocabulary.decode(ids[1 : second - 1 if second else -1])
         pair = vocabulary.decode(ids[second:-1]) if second else None
         if label.dtype.kind == "f":
-            numbers = [float(value) for value in (label[0], our[0, 0], their[0, 0])]
-            truth, ours, theirs = ("" if np.isnan(value) else f"{value:.2f}" for value in numbers)
-            yield _case(text, pair, truth, ours, theirs, abs(numbers[1] - numbers[2]))
+            truth, ours, theirs = (float(value) for value in (label[0], logits[0][0, 0], logits[1][0, 0]))
+            words = [f"{value:.2f}" for value in (truth, ours, theirs)]
+            closer = abs(ours - truth) < abs(theirs - truth)
+            yield _case(text, pair, words, (closer, not closer), abs(ours - theirs))
         else:
-            ours, theirs = (store.labels[logits[0].argmax()] for logits in (our, their))
-            truth = store.labels[label[0]] if label[0] >= 0 else ""
-            yield _case(text, pair, truth, ours, theirs, _surely(our, their, np.ones(1, bool)))
+            classes = [int(label[0]), *(int(side[0].argmax()) for side in logits)]
+            right = (classes[1] == classes[0], classes[2] == classes[0])
+            yield _case(
+                text, pair, [store.labels[c] for c in classes], right, _surely(logits, np.ones(1, bool))
+            )
 
 
-def _case(text: str, pair: str | None, truth: str, student: str, teacher: str, far: float) -> Case:
-    return Disagreement(text=text, pair=pair, truth=truth, teacher=teacher, student=student), far
+def _spans(task: Answering, store: Store, rows: Blocks, said: list[answers.Rows]) -> Iterator[Case]:
+    """Compare answers by the words that SQuAD's scorer compares; those are clearest of which one is right."""
+    kept, vocabulary = store.examples(), store.vocabulary()
+    found = [task.answers(logits, rows, kept) for logits in said]
+    for n in np.sort(np.unique(rows.beside["example"], return_index=True)[1]):  # the first window of each
+        example, second = (int(rows.beside[name][n]) for name in ("example", "second"))
+        question = vocabulary.decode(rows.ids[n][1 : second - 1].tolist())
+        references = kept[example]["answers"] or [""]
+        given = [answer[example] for answer in found]
+        right = [plain(answer) in map(plain, references) for answer in given]
+        if plain(given[0]) == plain(given[1]):
+            given[0] = given[1]
+        words = [answer or "no answer" for answer in (references[0], *given)]
+        text = _around(kept[example]["text"], references[0] or given[1])
+        yield _case(question, text, words, (right[0], right[1]), float(right[0] != right[1]))
+
+
+def _around(text: str, part: str) -> str:
+    """Cut a long text to what stands around a part of it."""
+    begin = max(text.find(part) - SHOWN // 2, 0)
+    end = begin + SHOWN
+    return f"{'…' if begin else ''}{text[begin:end]}{'…' if end < len(text) else ''}"
+
+
+def _tags(
+    ids: list[int],
+    label: np.ndarray,
+    logits: list[np.ndarray],
+    labels: tuple[str, ...],
+    vocabulary: Vocabulary,
+) -> Case:
+    """Compare the tags of a row's words."""
+    asked = label != NOT_ASKED
+    begins = [*np.flatnonzero(asked).tolist(), len(ids) - 1]
+    words = [vocabulary.decode(ids[a:b]) for a, b in itertools.pairwise(begins)]
+    ends = np.cumsum([len(word) + 1 for word in words])
+    text = " ".join(words)
+    bio = all(name == "O" or name[:2] in ("B-", "I-") for name in labels)
+
+    def told(tags: np.ndarray) -> str:
+        places = [
+            {"label": labels[tag], "text": word, "start": end - len(word) - 1, "end": end - 1, "score": 1.0}
+            for tag, word, end in zip(tags, words, ends.tolist(), strict=True)
+        ]
+        parts = joined(places, text) if bio else places
+        return ", ".join(f"{part['text']} ({part['label']})" for part in parts) or "nothing"
+
+    ours, theirs = (side[: len(ids)].argmax(-1)[asked] for side in logits)
+    truth = label[asked]
+    right = (bool((ours == truth).all()), bool((theirs == truth).all()))
+    whole = np.zeros(len(logits[0]), bool)
+    whole[: len(asked)] = asked
+    return _case(text, None, [told(truth), told(ours), told(theirs)], right, _surely(logits, whole))
+
+
+def _case(text: str, pair: str | None, words: list[str], right: tuple[bool, bool], far: float) -> Case:
+    """Put a case together; ``words`` are the truth and what both say, the student first, as in ``right``."""
+    truth, student, teacher = words
+    return Disagreement(
+        text=text,
+        pair=pair,
+        truth=truth,
+        teacher=teacher,
+        student=student,
+        teacher_right=right[1],
+        student_right=right[0],
+    ), far
 
 
 def _some(rows: Blocks) -> Blocks:
@@ -108,29 +165,14 @@ def _some(rows: Blocks) -> Blocks:
     return Blocks(rows.ids[at], rows.segments[at], 0, beside)
 
 
-def _firsts(whose: np.ndarray) -> list[int]:
-    """Give the first row of every example."""
-    return np.sort(np.unique(whose, return_index=True)[1]).tolist()
-
-
-def _surely(ours: np.ndarray, theirs: np.ndarray, asked: np.ndarray) -> float:
+def _surely(logits: list[np.ndarray], asked: np.ndarray) -> float:
     """Give how likely the less certain of both finds its own answer where they differ most clearly; logits [N, C]."""
+    ours, theirs = logits
     differ = asked & (ours.argmax(-1) != theirs.argmax(-1))
     if not differ.any():
         return 0.0
     sure = [np.exp(x.max(-1) - np.logaddexp.reduce(x, -1)) for x in (ours[differ], theirs[differ])]
     return float(np.minimum(*sure).max())
-
-
-def _entities(words: list[str], tags: list[str]) -> str:
-    """Write what tags say of words: entities where they are BIO, else each word with its tag."""
-    found: list[tuple[str, str]] = []
-    for word, tag, before in zip(words, tags, ["O", *tags], strict=False):
-        if tag[:2] == "I-" and found and before[2:] == tag[2:]:
-            found[-1] = f"{found[-1][0]} {word}", tag[2:]
-        elif tag not in ("O", ""):
-            found.append((word, tag[2:] if tag[:2] in ("B-", "I-") else tag))
-    return ", ".join(f"{text} ({kind})" for text, kind in found) or "nothing"
 
 
 def _masked(store: Store, student: Model, teacher: Model) -> Iterator[Case]:
@@ -146,7 +188,9 @@ def _masked(store: Store, student: Model, teacher: Model) -> Iterator[Case]:
         for model in (student, teacher)
     )
     for (text, truth), our, their in zip(texts, ours, theirs, strict=True):
-        yield _case(text, None, truth, our["word"], their["word"], min(our["score"], their["score"]))
+        words = [truth, our["word"], their["word"]]
+        right = (words[1] == truth, words[2] == truth)
+        yield _case(text, None, words, right, min(our["score"], their["score"]))
 
 
 def _hidden(ids: list[int], vocabulary: Vocabulary) -> tuple[str, str] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from flaxdistill.metrics import LOWER
@@ -17,23 +18,51 @@ SIZE = (4.2, 2.9)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b38600", "#56b4e9", "#8a5fbf", "#7f7f7f")
 """Told apart by any eye (Okabe and Ito, 2008), on white and on black."""
 
-NO_TERM = {"step", "split", "seed", "rate", "learning_rate", "tokens_per_second", "grad_norm", "skipped"}
+NO_TERM = {
+    "step",
+    "split",
+    "seed",
+    "rate",
+    "learning_rate",
+    "tokens_per_second",
+    "grad_norm",
+    "skipped",
+    "spike",
+}
+
+COSTS, LEARNING, LAYERS = "What it costs", "How it learned", "Layer by layer"
+
+Value = Callable[[RunFacts, Row], float | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One plot: a name for files, a title, what it shows in words, and what draws it on axes."""
+    """One plot: a name for files, a title, what it shows in words, what draws it on axes, and the section it stands in."""
 
     name: str
     title: str
     told: str
     draw: Callable[[Any], None]
-    group: str
+    section: str
 
 
 def figures(facts: Facts) -> list[Figure]:
-    """List the plots of a report, leaving out those with nothing to show."""
-    return [*_size(facts), *_latency(facts), *_curves(facts), *_layers(facts)]
+    """List the plots of a report, those of each group of runs after the other; none without anything to show."""
+    colours, found = palette(facts), []
+    groups = facts.groups()
+    for number, group in enumerate(groups, 1):
+        drawn = [*_size(group, colours), *_curves(group, colours), *_layers(group)]
+        if number == 1:
+            drawn += _latency(facts, colours)
+        tail = f"-{number}" if number > 1 else ""
+        found += [dataclasses.replace(figure, name=_file(figure.name + tail)) for figure in drawn]
+    return found
+
+
+def palette(facts: Facts) -> dict[str, str]:
+    """Give every model and run of one name one colour, in all plots."""
+    names = dict.fromkeys([*(model.name for model in facts.models()), *(run.name for run in facts.runs)])
+    return {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
 
 
 def svg(figure: Figure, *, dark: bool) -> bytes:
@@ -56,55 +85,46 @@ def _render(figure: Figure, kind: str, *, dark: bool) -> bytes:
         "axes.grid": True, "axes.axisbelow": True, "grid.color": pale, "grid.linewidth": 0.6, "text.color": ink,
         "xtick.color": ink, "ytick.color": ink, "xtick.major.size": 0, "ytick.major.size": 0, "font.size": 10,
         "legend.frameon": False, "legend.fontsize": 9, "svg.hashsalt": figure.name, "lines.linewidth": 1.6,
+        "text.parse_math": False,
     }  # fmt: skip
     with matplotlib.rc_context(style):
         canvas = Canvas(figsize=SIZE, dpi=100, layout="constrained")
-        axes = canvas.subplots()
-        figure.draw(axes)
+        figure.draw(canvas.subplots())
         file = io.BytesIO()
         how: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 200}
         canvas.savefig(file, format=kind, transparent=kind == "svg", **how)
     return file.getvalue()
 
 
-def _colours(facts: Facts) -> dict[str, str]:
-    """Give every model and run of one name one colour, in all plots."""
-    names = dict.fromkeys([*(model.name for _, model in facts.models()), *(run.name for run in facts.runs)])
-    return {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
+def _file(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _size(facts: Facts) -> Iterable[Figure]:
-    colours = _colours(facts)
-    for data in dict.fromkeys(run.data for run in facts.runs):
-        shown = [(run, model) for run, model in facts.models() if run.data == data]
-        figure = shown[0][0].figure
-        if len(shown) < 2:
-            continue
+def _size(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
+    models, figure = facts.models(), facts.runs[0].figure
+    if len(models) < 2:
+        return
 
-        def draw(axes: Any, shown: list = shown, figure: str = figure) -> None:
-            for _, model in shown:
-                x, y = model.parameters / 1e6, model.figures[figure]
-                if model.interval:
-                    axes.plot([x, x], model.interval, color=colours[model.name], alpha=0.5, linewidth=3)
-                axes.plot(
-                    [x], [y], "o" if model.role != "teacher" else "s", color=colours[model.name], markersize=8,
-                    label=model.name,
-                )  # fmt: skip
-            axes.set_xscale("log")
-            _plain_ticks(axes.xaxis, [model.parameters / 1e6 for _, model in shown])
-            axes.set_xlabel("million parameters")
-            axes.set_ylabel(figure + (" (less is better)" if figure in LOWER else ""))
-            axes.margins(0.15)
-            _legend(axes)
+    def draw(axes: Any) -> None:
+        for model in models:
+            x, colour = model.parameters / 1e6, colours[model.name]
+            if model.interval:
+                axes.plot([x, x], model.interval, color=colour, alpha=0.5, linewidth=3)
+            marker = "s" if model.role == "teacher" else "o"
+            axes.plot([x], [model.figures[figure]], marker, color=colour, markersize=8, label=model.name)
+        axes.set_xscale("log")
+        _plain_ticks(axes.xaxis, [model.parameters / 1e6 for model in models])
+        axes.set_xlabel("million parameters")
+        axes.set_ylabel(figure + (" (less is better)" if figure in LOWER else ""))
+        axes.margins(0.15)
+        _legend(axes)
 
-        number = "" if data == facts.runs[0].data else f"-{data[:6]}"
-        told = "Bars are 95 % intervals over held-out examples; squares are teachers."
-        yield Figure(f"size{number}", f"Size and {figure}", told, draw, "What it costs")
+    told = "Bars are 95 % intervals over held-out examples; squares are teachers."
+    yield Figure("size", f"Size and {figure}", told, draw, COSTS)
 
 
-def _latency(facts: Facts) -> Iterable[Figure]:
-    colours = _colours(facts)
-    models = [model for _, model in facts.models() if model.milliseconds]
+def _latency(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
+    models = [model for model in facts.models() if model.milliseconds]
     sizes = [tuple(map(int, key.split(" x "))) for key in (models[0].milliseconds if models else ())]
     for rows in dict.fromkeys(rows for rows, _ in sizes):
         lengths = [length for r, length in sizes if r == rows]
@@ -120,103 +140,104 @@ def _latency(facts: Facts) -> Iterable[Figure]:
             axes.set_ylabel("milliseconds")
             _legend(axes)
 
-        told = f"Median time of a forward pass in float32 on {facts.device}."
-        yield Figure(f"latency-{rows}", f"Time for {_rows(rows)}", told, draw, "What it costs")
+        what = "one row" if rows == 1 else f"{rows} rows"
+        told = "Median of a forward pass in float32, here, a masked-LM's head aside."
+        yield Figure(f"latency-{rows}", f"Time for {what}", told, draw, COSTS)
 
 
-def _curves(facts: Facts) -> Iterable[Figure]:
+def _curves(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
+    """Draw everything that was logged against the step."""
+
+    def curve(
+        name: str, title: str, told: str, value: Value, unit: str = "", *, from_zero: bool = False
+    ) -> Iterator[Figure]:
+        lines = _lines(facts, value)
+        if lines:
+            unit = unit or name.replace("_", " ")
+            yield Figure(
+                name, title, told, lambda axes: _draw(axes, lines, colours, unit, from_zero), LEARNING
+            )
+
+    def logged(name: str) -> Value:
+        return lambda run, row: row.get(name) if "split" not in row else None
+
     terms = dict.fromkeys(
-        name
-        for run in facts.runs
-        for row in run.rows
-        if "split" not in row
-        for name in row
-        if name not in NO_TERM
+        name for run in facts.runs for row in run.rows if "split" not in row for name in row
     )
-    for term in terms:
-        yield _curve(facts, term, f"Training: {term}", "The mean over the steps between two log lines.")
-    for figure in dict.fromkeys(run.figure for run in facts.runs):
-        yield _curve(facts, figure, f"Held out: {figure}", "By evaluations while training.", split="held_out")
-    yield _curve(facts, "learning_rate", "Learning rate", "As scheduled.", small=True)
-    yield _curve(facts, "grad_norm", "Norm of the gradient", "Before clipping.")
-    yield _curve(
-        facts,
-        "tokens_per_second",
-        "Throughput",
-        "Real tokens a second, where the run was trained.",
-        small=True,
+    for term in (term for term in terms if term not in NO_TERM):
+        yield from curve(
+            term, f"Training: {term}", "At the logged steps; of several seeds their mean.", logged(term)
+        )
+    figure = facts.runs[0].figure
+    yield from curve(
+        f"held_out-{figure}",
+        f"Held out: {figure}",
+        "By evaluations while training, a line for every seed.",
+        lambda run, row: row.get(figure) if row.get("split") == "held_out" else None,
+        figure,
     )
-    if facts.peak:
-        yield _utilisation(facts)
+    yield from curve(
+        "learning_rate", "Learning rate", "As scheduled.", logged("learning_rate"), from_zero=True
+    )
+    yield from curve("grad_norm", "Norm of the gradient", "Before clipping.", logged("grad_norm"))
+    told = "Real tokens a second, where it was trained."
+    yield from curve("tokens_per_second", "Throughput", told, logged("tokens_per_second"), from_zero=True)
 
+    def share(run: RunFacts, row: Row) -> float | None:
+        speed = row.get("tokens_per_second")
+        return 100 * speed * run.mflop / (facts.peak * 1e3) if speed and run.mflop and facts.peak else None
 
-def _utilisation(facts: Facts) -> Figure:
     told = (
         f"Arithmetic of real tokens against {facts.peak:,.0f} GFLOP/s, the fastest matrix product here; it means little of "
         "a run that was trained elsewhere."
     )
-
-    def share(run: RunFacts, row: Row) -> float | None:
-        speed = row.get("tokens_per_second")
-        return 100 * speed * run.mflop / (facts.peak * 1e3) if speed and run.mflop else None
-
-    return Figure(
-        "utilisation",
-        "Utilisation",
-        told,
-        lambda axes: _lines(axes, facts, share, "per cent", True),
-        _LEARNING,
-    )
+    yield from curve("utilisation", "Utilisation", told, share, "per cent", from_zero=True)
 
 
-_LEARNING = "How it learned"
+Line = tuple[str, list[tuple[int, float]]]
 
 
-def _curve(
-    facts: Facts, name: str, title: str, told: str, *, split: str | None = None, small: bool = False
-) -> Figure:
-    def value(run: RunFacts, row: Row) -> float | None:
-        return row.get(name) if row.get("split") == split else None
-
-    file = (f"{split}-{name}" if split else name).replace("/", "-")
-    return Figure(file, title, told, lambda axes: _lines(axes, facts, value, name, small), _LEARNING)
-
-
-def _lines(
-    axes: Any, facts: Facts, value: Callable[[RunFacts, Row], float | None], name: str, bottom: bool
-) -> None:
-    """Draw a line for every lane of every run, those of one run in one colour."""
-    colours = _colours(facts)
+def _lines(facts: Facts, value: Value) -> list[Line]:
+    """Collect the points of every lane of every run, by the run's name."""
+    found: list[Line] = []
     for run in facts.runs:
         lanes: dict[Any, list[tuple[int, float]]] = {}
         for row in run.rows:
-            found = value(run, row)
-            if found is not None:
-                lanes.setdefault((row.get("seed"), row.get("rate")), []).append((row["step"], found))
-        for number, points in enumerate(lanes.values()):
-            axes.plot(
-                *zip(*points, strict=True), "o-" if len(points) < 12 else "-", color=colours[run.name], markersize=3,
-                alpha=1.0 if len(lanes) == 1 else 0.6, label=None if number else run.name,
-            )  # fmt: skip
-    if bottom:
+            point = value(run, row)
+            if point is not None:
+                lanes.setdefault((row.get("seed"), row.get("rate")), []).append((row["step"], point))
+        found += [(run.name, points) for points in lanes.values()]
+    return found
+
+
+def _draw(axes: Any, lines: list[Line], colours: Mapping[str, str], unit: str, from_zero: bool) -> None:
+    told = set()
+    for name, points in lines:
+        marks = "o-" if len(points) < 12 else "-"
+        several = sum(other == name for other, _ in lines) > 1
+        axes.plot(
+            *zip(*points, strict=True), marks, color=colours[name], markersize=3, alpha=0.6 if several else 1.0,
+            label=None if name in told else name,
+        )  # fmt: skip
+        told.add(name)
+    if from_zero:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
-    axes.set_ylabel(name.replace("_", " "))
+    axes.set_ylabel(unit)
     _legend(axes)
 
 
-def _layers(facts: Facts) -> Iterable[Figure]:
-    for run in facts.runs:
+def _layers(facts: Facts) -> Iterator[Figure]:
+    for number, run in enumerate(facts.runs, 1):
         for name, table in run.layers.items():
 
             def draw(axes: Any, table: list[list[float]] = table) -> None:
                 axes.grid(visible=False)
                 axes.imshow(table, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")
                 for i, row in enumerate(table):
-                    for j, cell in enumerate(row):
+                    for j, cell in enumerate(row if len(row) <= 13 else ()):
                         ink = "white" if cell < 0.6 else "black"
-                        if len(row) <= 13:
-                            axes.text(j, i, f"{cell:.2f}", ha="center", va="center", color=ink, fontsize=8)
+                        axes.text(j, i, f"{cell:.2f}", ha="center", va="center", color=ink, fontsize=8)
                 axes.set_xticks(range(len(table[0])))
                 axes.set_yticks(range(len(table)))
                 axes.set_xlabel("teacher's layer (0: embeddings)")
@@ -228,15 +249,15 @@ def _layers(facts: Facts) -> Iterable[Figure]:
                 if name == "cka"
                 else "Mean over tokens; 1: the same direction."
             )
-            yield Figure(
-                f"{name}-{run.name}".replace("/", "-"), f"{title}, {run.name}", told, draw, "Layer by layer"
-            )
+            yield Figure(f"{name}-{run.name}-{number}", f"{title}, {run.name}", told, draw, LAYERS)
 
 
 def _legend(axes: Any) -> None:
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(loc="best", handlelength=1.2)
+    """Name the lines, unless there are so many that they need the room; the page names them all."""
+    handles, names = axes.get_legend_handles_labels()
+    if 0 < len(handles) <= len(COLOURS):
+        # matplotlib leaves out names that begin with an underscore.
+        axes.legend(handles, [f" {name}" if name[0] == "_" else name for name in names], handlelength=1.2)
 
 
 def _plain_ticks(axis: Any, values: Iterable[float]) -> None:
@@ -250,7 +271,3 @@ def _plain_ticks(axis: Any, values: Iterable[float]) -> None:
     axis.set_major_locator(FixedLocator(kept))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-
-
-def _rows(number: int) -> str:
-    return "one row" if number == 1 else f"{number} rows"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 
-from flaxdistill import ahead, bucket, build, evaluation, workdir
+from flaxdistill import address, ahead, bucket, build, evaluation, workdir
+from flaxdistill.build import Report
 from flaxdistill.data.store import open_store
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment
+from flaxdistill.export import EXPORT
 from flaxdistill.hub import Model
-from flaxdistill.metrics import LOWER
+from flaxdistill.metrics import LOWER, worth
 from flaxdistill.report import speed
 from flaxdistill.report.disagreement import disagreements
 from flaxdistill.report.facts import Disagreement, Facts, ModelFacts, RunFacts
@@ -23,8 +28,6 @@ from flaxdistill.train.log import Row, read_rows
 from flaxdistill.tree import flatten
 from flaxdistill.version import __version__
 
-Report = Callable[[str], None]
-
 
 def measure(paths: Sequence[Path], *, times: int, report: Report) -> Facts:
     """Measure runs, or all stages of a config's workdir; ``times`` timed turns of every batch, 0 for none.
@@ -32,94 +35,122 @@ def measure(paths: Sequence[Path], *, times: int, report: Report) -> Facts:
     Raises UserError for what is no run, for a run without a checkpoint, and where a model or blocks are gone.
     """
     runs = {path: workdir.read_experiment(path) for given in paths for path in stages_of(given)}
-    names = _names(list(runs))
-    teachers = {_source(path, how.path) for path, e in runs.items() for how in e.compared().values()}
+    taught_by = {path: [_source(path, how.path) for how in e.compared().values()] for path, e in runs.items()}
+    names = _names([*map(str, runs), *(source for sources in taught_by.values() for source in sources)])
     models: dict[str, Model] = {}
+    for path, e in runs.items():  # all of them, before the first one is judged, which takes its time
+        models[str(path)] = workdir.read_model(str(path))
+        for source, how in zip(taught_by[path], e.compared().values(), strict=True):
+            models.setdefault(source, build.read(how.path, path))
+        open_store(workdir.blocks(path, e))
+    teachers = {source for sources in taught_by.values() for source in sources}
     found = []
     for path, e in runs.items():
-        report(f"{names[path]}: judging and comparing")
-        found.append(_run(path, e, names, teachers, models))
-    peak = 0.0
-    clocked: dict[str, dict[str, float]] = {}
+        report(f"{names[str(path)]}: judging and comparing")
+        role = (
+            "student"
+            if e.teacher
+            else "teacher"
+            if str(path) in teachers
+            else "control"
+            if e.judge
+            else "model"
+        )
+        found.append(_run(path, e, role, taught_by[path], models, names))
     if times:
         report(f"timing {len(models)} models, {times} turns")
-        longest = min(e.corpus.length for e in runs.values())
-        clocked = speed.milliseconds(models, speed.shapes(longest), times=times)
-        peak = speed.peak()
-    for run in found:
-        for model in run.models:
-            model.milliseconds.update(clocked.get(model.name, {}))
-    return Facts(version=__version__, device=jax.devices()[0].device_kind, peak=peak, runs=found)
+        reads = min(model.config.max_positions for model in models.values())
+        longest = min(reads, max(e.corpus.length for e in runs.values()))
+        named = {names[source]: model for source, model in models.items()}
+        found = _clocked(found, speed.milliseconds(named, speed.shapes(longest), times=times))
+    devices = jax.devices()
+    return Facts(
+        version=__version__,
+        device=devices[0].device_kind if len(devices) == 1 else f"{len(devices)} x {devices[0].device_kind}",
+        peak=len(devices) * speed.peak() if times else 0.0,
+        runs=found,
+    )
 
 
 def stages_of(given: Path) -> list[Path]:
-    """Find the runs at a place: itself, or the stages in it; raises UserError where there is none with a checkpoint."""
+    """Find the runs at a place: itself, or the stages in it, each after those it learns from.
+
+    Raises UserError where there is none with a checkpoint.
+    """
     path = bucket.local(given, bucket.RUN)
-    below = sorted(entry for entry in path.iterdir() if workdir.is_workdir(entry)) if path.is_dir() else []
-    runs = [path] if workdir.is_workdir(path) else sorted(below, key=_began)
+    path = path if address.of(path) else path.resolve()
+    below = [entry for entry in path.iterdir() if workdir.is_workdir(entry)] if path.is_dir() else []
+    runs = [path] if workdir.is_workdir(path) else below
     if not runs:
         raise UserError(f"{given} is no workdir of flaxdistill and holds none; give the --workdir of a run")
-    trained = [run for run in runs if latest_step(run) is not None]
+    trained = {run.name: run for run in sorted(runs) if latest_step(run) is not None}
     if not trained:
         raise UserError(f"{given} has no complete checkpoint yet; run it until it saves one")
-    return [run.absolute() for run in trained]
-
-
-def _began(run: Path) -> float:
-    """Order stages as they ran; what a teacher's stage wrote is older than its student's."""
-    return (run / workdir.EXPERIMENT).stat().st_mtime
-
-
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Name runs by their folders, with as much of the path before it as tells them apart."""
-    for depth in range(1, 1 + max(len(path.parts) for path in paths)):
-        names = {path: "/".join(path.parts[-depth:]) for path in paths}
-        if len(set(names.values())) == len(set(paths)):
-            break
-    return names
+    earlier = {
+        name: set(workdir.read_experiment(run).earlier()) & set(trained) for name, run in trained.items()
+    }
+    ordered: list[Path] = []
+    while earlier:
+        # Of a folder that was put together by hand stages may seem to learn from each other.
+        ready = [name for name, others in earlier.items() if not others & set(earlier)] or list(earlier)
+        ordered += [trained[name] for name in ready]
+        for name in ready:
+            del earlier[name]
+    return ordered
 
 
 def _source(run: Path, model: str) -> str:
-    """Give the place of a model that a run names, a stage's being beside the run."""
-    return str(run.parent / model[1:]) if model.startswith("@") else model
+    """Give the place of a model that a run names, a stage's being beside the run; of an id the id itself."""
+    path = run.parent / model[1:] if model.startswith("@") else address.here(model)
+    if address.of(path) or not path.exists():
+        return str(path) if address.of(path) or model.startswith("@") else model
+    return str(path.resolve())
+
+
+def _names(sources: Sequence[str]) -> dict[str, str]:
+    """Name models by their folders, Hub ids whole; numbered where they would be the same, so that no path is told."""
+    names: dict[str, str] = {}
+    taken: Counter[str] = Counter()
+    for source in dict.fromkeys(sources):
+        path = Path(source)
+        name = source
+        if path.is_absolute():
+            name = path.parent.name if path.name == EXPORT else path.name
+            name = os.fsencode(name).decode(errors="replace") or "run"
+        taken[name] += 1
+        names[source] = name if taken[name] == 1 else f"{name} ({taken[name]})"
+    return names
 
 
 def _run(
-    path: Path, e: Experiment, names: dict[Path, str], teachers: set[str], models: dict[str, Model]
+    path: Path,
+    e: Experiment,
+    role: str,
+    sources: Sequence[str],
+    models: Mapping[str, Model],
+    names: Mapping[str, str],
 ) -> RunFacts:
-    store = open_store(workdir.blocks(path, e))
-    judges = {_source(path, how.path): build.read(how.path, path) for how in list(e.compared().values())[:1]}
-    student = workdir.read_model(str(path))
-    role = "student" if e.teacher else "teacher" if str(path) in teachers else "control"
+    store, student = open_store(workdir.blocks(path, e)), models[str(path)]
     theirs = []
-    for source, judge in judges.items():
-        name = names.get(Path(source), Path(source).name if Path(source).exists() else source)
-        rows = evaluation.evaluate(path, source)
-        theirs.append(_model(name, "teacher", judge, rows[:1], e, None))
-        models[name] = judge
-    given = _model(
-        names[path],
-        role,
-        student,
-        evaluation.evaluate(path)[: len(e.lanes())],
-        e,
-        theirs[0] if theirs else None,
-    )
-    models[given.name] = student
+    for source in sources:
+        # Of a teacher with several seeds the best one has taught.
+        best = max(evaluation.evaluate(path, source), key=lambda row: worth(row, e.task.figure))
+        theirs.append(_model(names[source], "teacher", models[source], [best], e, None))
+    lanes = evaluation.evaluate(path)[: len(e.lanes())]
+    ours = _model(names[str(path)], role, student, lanes, e, theirs[0] if theirs else None)
     looked_at, differ, listed = 0, 0, list[Disagreement]()
-    for judge in judges.values():
-        looked_at, differ, listed = disagreements(e, store, student, judge)
-    layers = evaluation.align(path) if judges else {}
-    rows = read_rows(path / "metrics.jsonl")
+    if sources:
+        looked_at, differ, listed = disagreements(e, store, student, models[sources[0]])
+    layers = evaluation.align(path) if sources else {}
     return RunFacts(
-        name=names[path],
+        name=names[str(path)],
         task=type(e.task).__name__,
         figure=e.task.figure,
         data=workdir.read_inputs(path)["blocks"],
         steps=e.steps,
-        rows=rows,
+        rows=read_rows(path / "metrics.jsonl"),
         mflop=_step_mflop(path, e),
-        models=[*theirs, given],
+        models=[*theirs, ours],
         layers={name: [[round(float(x), 4) for x in row] for row in table] for name, table in layers.items()},
         looked_at=looked_at,
         differ=differ,
@@ -131,13 +162,10 @@ def _model(
     name: str, role: str, model: Model, lanes: Sequence[Row], e: Experiment, teacher: ModelFacts | None
 ) -> ModelFacts:
     figure = e.task.figure
-    ranked = sorted(lanes, key=lambda row: row[figure])
-    middle = ranked[(len(ranked) - 1) // 2]
+    middle = sorted(lanes, key=lambda row: worth(row, figure))[(len(lanes) - 1) // 2]
     figures = {k: v for k, v in evaluation.median(lanes).items() if isinstance(v, float)}
     shared = figure if figure not in LOWER else "accuracy"  # a share of a loss says nothing
-    kept = None
-    if teacher and teacher.figures.get(shared, 0) > 0:
-        kept = figures[shared] / teacher.figures[shared]
+    kept = figures[shared] / teacher.figures[shared] if teacher and teacher.figures[shared] > 0 else math.nan
     bounds = middle.get("interval")
     return ModelFacts(
         name=name,
@@ -147,17 +175,29 @@ def _model(
         mflop=speed.forward_mflop(model, e.corpus.length),
         figures=figures,
         scores=[row[figure] for row in lanes],
-        interval=tuple(bounds) if bounds and all(map(math.isfinite, bounds)) else None,
-        kept=kept,
+        interval=(bounds[0], bounds[1]) if bounds and all(map(math.isfinite, bounds)) else None,
+        kept=kept if math.isfinite(kept) else None,
         milliseconds={},
     )
 
 
+def _clocked(runs: Sequence[RunFacts], taken: Mapping[str, dict[str, float]]) -> list[RunFacts]:
+    return [
+        dataclasses.replace(
+            run,
+            models=[dataclasses.replace(model, milliseconds=taken[model.name]) for model in run.models],
+        )
+        for run in runs
+    ]
+
+
 def _step_mflop(path: Path, e: Experiment) -> float | None:
-    """Count the arithmetic of a token in a run's step; None where what it began from is gone."""
-    places = {name: str(path.parent / name) for name in e.earlier()}
+    """Count the arithmetic of a token in a run's step; None where its teacher did not run, or what it began from is gone."""
+    if e.teacher and e.teacher.offline:
+        return None
     try:
-        run = ahead.sketch(e, {name: workdir.describe(place) for name, place in places.items()})
+        earlier = {name: workdir.describe(str(path.parent / name)) for name in e.earlier()}
+        run = ahead.sketch(e, earlier)
     except (UserError, OSError):
         return None
     tokens = e.batch_size * e.corpus.length * len(e.lanes())

@@ -9,61 +9,73 @@ from pathlib import Path
 
 from flaxdistill.metrics import LOWER
 from flaxdistill.report.facts import Facts, ModelFacts, RunFacts
-from flaxdistill.report.figures import Figure, svg
+from flaxdistill.report.figures import Figure, palette, svg
+from flaxdistill.terminal import cells, shown
 
 GENERATOR = '<meta name="generator" content="flaxdistill report">'
 """By which a report knows its own kind, and may be written over."""
 
 STYLE = Path(__file__).with_name("page.css")
 
+NOTES = {
+    "kept": "kept is the share of the teacher's figure (of its accuracy, where the figure is a loss)",
+    "agree": "agree is how often student and teacher give the same answer",
+    "gap": "gap is how far their numbers are apart, on average",
+    "KL": "KL is the divergence of the student's words from the teacher's",
+    "95 %": "intervals are bootstrapped over held-out examples",
+}
+"""What a column means, for those whose name does not say it."""
+
 
 def page(facts: Facts, figures: Iterable[Figure]) -> str:
     """Write the page; it loads nothing, runs no script and opens from file://."""
-    groups: dict[str, list[Figure]] = {}
+    sections: dict[str, list[Figure]] = {}
     for figure in figures:
-        groups.setdefault(figure.group, []).append(figure)
-    title = "What was kept"
+        sections.setdefault(figure.section, []).append(figure)
+    title, names = "What was kept", escape(", ".join(run.name for run in facts.runs))
+    groups = facts.groups()
     parts = [
-        f"<header><h1>{title}</h1>\n<p>{escape(', '.join(run.name for run in facts.runs))}</p></header>",
+        f"<header><h1>{title}</h1>\n<p>{names}</p></header>",
         *(f'<p class="verdict">{escape(line)}</p>' for line in verdicts(facts)),
-        _section("Side by side", _models(facts)),
-        *(_section(name, _grid(members)) for name, members in groups.items()),
-        *(
-            _section(f"Where {run.name} and its teacher disagree", _disagreements(run))
-            for run in facts.runs
-            if run.looked_at
-        ),
-        f"<footer>flaxdistill {escape(facts.version)}; speeds measured on {escape(facts.device)}</footer>",
     ]
+    for group in groups:
+        task = f": {group.runs[0].task} on rows {group.runs[0].data[:8]}" if len(groups) > 1 else ""
+        parts.append(_section(f"Side by side{task}", _models(group)))
+    if clocked := _times(facts):
+        parts.append(_section("Milliseconds", clocked))
+    parts += [_section(name, _key(facts) + _grid(drawn)) for name, drawn in sections.items()]
+    parts += [
+        _section(f"Where {run.name} and its teacher disagree", _disagreements(run))
+        for run in facts.runs
+        if run.looked_at
+    ]
+    where = f"; speeds measured on {escape(facts.device)}" if facts.peak else ""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{GENERATOR}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{title}: {escape(', '.join(run.name for run in facts.runs))}</title>\n"
+        f"<title>{title}: {names}</title>\n"
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
-        + "\n</main>\n</body>\n</html>\n"
+        + f"\n<footer>flaxdistill {escape(facts.version)}{where}</footer>\n</main>\n</body>\n</html>\n"
     )
 
 
 def verdicts(facts: Facts) -> list[str]:
-    """Say of every student in a sentence what it keeps, and for what."""
+    """Say of every run that has a teacher, in a sentence each, what it keeps, and for what."""
     said = []
     for run in facts.runs:
-        teachers = [model for model in run.models if model.role == "teacher"]
-        students = [model for model in run.models if model.role != "teacher"]
-        for teacher, student in ((t, s) for t in teachers for s in students):
-            parts = [f"{student.name}: {run.figure} {_number(student.figures.get(run.figure))}"]
-            parts.append(f"where {teacher.name} has {_number(teacher.figures.get(run.figure))}")
-            if student.kept is not None:
-                shared = f" of its {'accuracy' if run.figure in LOWER else run.figure}"
-                parts.append(f"{student.kept:.1%} kept{shared}")
+        *teachers, student = run.models
+        for teacher in teachers:
+            ours, theirs = (f"{model.figures[run.figure]:.4f}" for model in (student, teacher))
+            parts = [f"{student.name}: {run.figure} {ours} where {teacher.name} has {theirs}"]
+            if student.kept is not None and teacher is teachers[0]:
+                parts.append(f"{student.kept:.1%} kept{' of its accuracy' if run.figure in LOWER else ''}")
             parts.append(f"with {student.parameters / teacher.parameters:.0%} of the parameters")
-            both = [key for key in student.milliseconds if key in teacher.milliseconds]
-            if both:
-                times = teacher.milliseconds[both[0]] / student.milliseconds[both[0]]
+            for size in list(student.milliseconds)[:1]:
+                times = teacher.milliseconds[size] / student.milliseconds[size]
                 parts.append(f"{times:.1f} times as fast on one short row")
-            said.append(f"{parts[0]} {', '.join(parts[1:])}.")
+            said.append(", ".join(parts) + ".")
     return said
 
 
@@ -71,39 +83,26 @@ def _section(title: str, inside: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{inside}\n</section>"
 
 
-def columns(facts: Facts) -> list[str]:
-    """Name the figures that models have, those by which runs are ranked first, kinds of entities left out."""
-    ranking = dict.fromkeys(run.figure for run in facts.runs)
-    found = ranking | dict.fromkeys(name for _, model in facts.models() for name in model.figures)
-    return [name for name in found if not name.startswith("f1_")]
-
-
 def _models(facts: Facts) -> str:
-    figures, ranking = columns(facts), {run.figure for run in facts.runs}
-    head = ["parameters", "MB", "MFLOP a token"]
-    for name in figures:
-        head += [name.replace("_", " "), "95 %"] if name in ranking else [name.replace("_", " ")]
-    lines = []
-    for run, model in facts.models():
-        cells = [f"{model.parameters / 1e6:.2f} M", f"{model.megabytes:.1f}", f"{model.mflop:.1f}"]
-        for name in figures:
-            cells.append(_number(model.figures.get(name)))
-            if name in ranking:
-                bounds = model.interval if name == run.figure else None
-                cells.append(f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "")
-        lines.append((model, [*cells, f"{model.kept:.1%}" if model.kept is not None else ""]))
-    found = _table([*head, "kept"], lines)
-    found += '<p class="note">Medians over seeds; intervals are bootstrapped over held-out examples.</p>'
-    clocked = [(model, model.milliseconds) for _, model in facts.models() if model.milliseconds]
+    models = facts.models()
+    rows = [model.row() for model in models]
+    columns = {name: title for name, title in shown(rows).items() if title}
+    titles = list(columns.values())
+    notes = ["Figures are medians over seeds; speed, layers and texts are the best seed's."]
+    notes += [f"{told[0].upper()}{told[1:]}." for name, told in NOTES.items() if name in titles]
+    lines = [(model, cells(row, columns)) for model, row in zip(models, rows, strict=True)]
+    return _table(titles, lines) + f'<p class="note">{escape(" ".join(notes))}</p>'
+
+
+def _times(facts: Facts) -> str:
+    clocked = [model for model in facts.models() if model.milliseconds]
     if not clocked:
-        return found
-    times = list(clocked[0][1])
-    found += _table(
-        [key.replace(" x ", " × ") for key in times],
-        [(model, [f"{taken[key]:.1f}" for key in times]) for model, taken in clocked],
-    )
-    return found + (
-        f'<p class="note">Milliseconds of a forward pass, rows × tokens, in float32 on {escape(facts.device)}.</p>'
+        return ""
+    sizes = list(clocked[0].milliseconds)
+    lines = [(model, [f"{model.milliseconds[size]:.1f}" for size in sizes]) for model in clocked]
+    told = f"Of a forward pass, rows × tokens, in float32 on {facts.device}; a masked-LM's head aside."
+    return (
+        _table([size.replace(" x ", " × ") for size in sizes], lines) + f'<p class="note">{escape(told)}</p>'
     )
 
 
@@ -111,9 +110,9 @@ def _table(head: Sequence[str], lines: Iterable[tuple[ModelFacts, Sequence[str]]
     """Make a table of a line for each model, which scrolls by itself where it is wider than the page."""
     rows = [
         f'<tr><th scope="row">{escape(model.name)}<br><span class="role">{model.role}</span></th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
         + "</tr>"
-        for model, cells in lines
+        for model, row in lines
     ]
     return (
         '<div class="wide" tabindex="0"><table>\n<thead><tr>'
@@ -122,6 +121,15 @@ def _table(head: Sequence[str], lines: Iterable[tuple[ModelFacts, Sequence[str]]
         + "\n".join(rows)
         + "\n</tbody></table></div>\n"
     )
+
+
+def _key(facts: Facts) -> str:
+    """Name the colours once for all plots of a section."""
+    names = "".join(
+        f'<span><i style="background: {colour}"></i>{escape(name)}</span>'
+        for name, colour in palette(facts).items()
+    )
+    return f'<p class="key">{names}</p>\n'
 
 
 def _grid(figures: Iterable[Figure]) -> str:
@@ -143,24 +151,24 @@ def _data(picture: bytes) -> str:
 
 
 def _disagreements(run: RunFacts) -> str:
-    share = run.differ / run.looked_at
-    said = f"Of {run.looked_at:,} held-out examples they answer {run.differ:,} otherwise ({share:.1%}); "
+    said = f"Of {run.looked_at:,} held-out examples they answer {run.differ:,} otherwise ({run.differ / run.looked_at:.1%})"
     if not run.disagreements:
-        return "<p>" + said.replace("; ", ".") + "</p>"
-    right = [(one.teacher == one.truth, one.student == one.truth) for one in run.disagreements if one.truth]
-    said += f"these are the {len(run.disagreements)} on which they are furthest apart."
-    if right:
-        said += f" The teacher is right in {sum(t for t, _ in right)} of them, the student in {sum(s for _, s in right)}."
+        return f"<p>{said}.</p>"
+    right = [
+        sum(one.teacher_right for one in run.disagreements),
+        sum(one.student_right for one in run.disagreements),
+    ]
+    what = "closer" if run.task == "Regression" else "right"
+    said += f"; these {len(run.disagreements)} are the clearest. The teacher is {what} in {right[0]} of them"
+    said += f", the student in {right[1]}."
     lines = []
     for one in run.disagreements:
-        text = escape(_short(one.text)) + (
-            f'<br><span class="pair">{escape(_short(one.pair))}</span>' if one.pair else ""
-        )
+        pair = f'<br><span class="pair">{escape(one.pair)}</span>' if one.pair else ""
         lines.append(
-            f"<tr><td>{text}</td>"
-            + _said("teacher", one.teacher, one.truth)
-            + _said("student", one.student, one.truth)
-            + f'<td data-of="truth">{escape(_short(one.truth))}</td></tr>'
+            f"<tr><td>{escape(one.text)}{pair}</td>"
+            + _said("teacher", one.teacher, one.teacher_right)
+            + _said("student", one.student, one.student_right)
+            + f'<td data-of="truth">{escape(one.truth)}</td></tr>'
         )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("text", "teacher", "student", "truth"))
     return (
@@ -170,14 +178,5 @@ def _disagreements(run: RunFacts) -> str:
     )
 
 
-def _said(who: str, answer: str, truth: str) -> str:
-    kind = "" if not truth else ' class="right"' if answer == truth else ' class="wrong"'
-    return f'<td data-of="{who}"{kind}>{escape(_short(answer))}</td>'
-
-
-def _short(text: str, most: int = 240) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None or value != value else f"{value:.4f}"
+def _said(who: str, answer: str, right: bool) -> str:
+    return f'<td data-of="{who}" class="{"right" if right else "wrong"}">{escape(answer)}</td>'
