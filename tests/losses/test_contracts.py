@@ -340,7 +340,8 @@ def test_teacher_only_where_it_is_needed(name):
 def test_weights_move_with_the_step(name):
     loss = LOSSES[name]
     inner = getattr(loss, "loss", loss)
-    moving = [f.name for f in dataclasses.fields(inner) if f.type == "Schedule" and f.name != "temperature"]
+    hints = typing.get_type_hints(type(inner))
+    moving = [name for name, kind in hints.items() if kind is Schedule and name != "temperature"]
     assert moving or name == "VocabReport"
     changed = dataclasses.replace(inner, **dict.fromkeys(moving, Schedule(1.0, 3.0, 10)))
     if inner is not loss:
