@@ -36,7 +36,7 @@ def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -
     """
     from huggingface_hub import ModelCardData
 
-    e, inputs = workdir.read_experiment(path), workdir.read_inputs(path)
+    e, digests = workdir.read_experiment(path), workdir.read_inputs(path)
     rows = read_rows(path / "metrics.jsonl")
     scores = next((row for row in workdir.evaluations(path) if row), {})
     judges = {role: judge.path for role, judge in e.compared().items()}
@@ -62,7 +62,7 @@ def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -
         "## How good it is",
         _scores(e, scores),
         "## Where it comes from",
-        _table({**_origins(path, e, inputs, judges), "weights, sha256": model.digest}, ("what", "which")),
+        _table({**_origins(path, e, digests, judges), "weights, sha256": model.digest}, ("what", "which")),
         "## How it learned",
         _curve([row for row in rows if "split" not in row]),
         "## Limits",
@@ -155,12 +155,14 @@ def _scores(e: Experiment, scores: Row) -> str:
 
 
 def _origins(
-    path: Path, e: Experiment, inputs: Mapping[str, str], judges: Mapping[str, str]
+    path: Path, e: Experiment, digests: Mapping[str, str], judges: Mapping[str, str]
 ) -> dict[str, str]:
-    found = {role: f"{_named(judge)}, sha256 {inputs.get(role, 'unknown')}" for role, judge in judges.items()}
+    found = {
+        role: f"{_named(judge)}, sha256 {digests.get(role, 'unknown')}" for role, judge in judges.items()
+    }
     if start := e.start_path():
         found["first weights"] = f"{_named(start)}" + (
-            f", sha256 {inputs['start']}" if "start" in inputs else ""
+            f", sha256 {digests['start']}" if "start" in digests else ""
         )
     manifest = workdir.blocks(path, e) / MANIFEST
     settings = read_json(manifest).get("settings", {}) if manifest.is_file() else {}
@@ -172,7 +174,7 @@ def _origins(
             + "".join(f", sha256 {digest}" for digest in hashes[:4])
             + (f" and {len(hashes) - 4} more" if len(hashes) > 4 else "")
         )
-    return found | {"blocks": inputs.get("blocks", "unknown"), "flaxdistill": __version__}
+    return found | {"blocks": digests.get("blocks", "unknown"), "flaxdistill": __version__}
 
 
 def _curve(rows: list[Row]) -> str:

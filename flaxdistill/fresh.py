@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,30 @@ def compare(model: Model, folder: Path, out: Path) -> None:
     """
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "flaxdistill.fresh", str(folder)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
-        capture_output=True,
-    )
+    with tempfile.TemporaryDirectory() as place:
+        written = Path(place) / "said.npz"
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "flaxdistill.fresh", str(folder), str(written)],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
+            capture_output=True,
+        )
+        theirs = dict(np.load(written, allow_pickle=False)) if done.returncode == 0 else {}
     again = "nothing was written: export again elsewhere"
     if done.returncode:
         reason = (
             done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
         )[-1]
         raise UserError(f"{out} cannot be read by a process of its own ({reason}); {again}")
-    theirs = np.load(io.BytesIO(done.stdout), allow_pickle=False)
-    ours = answers(model, PARTS if (folder / STABLEHLO).is_file() else ("texts",))
-    for name in theirs.files:
+    portable = (folder / STABLEHLO).is_file()
+    ours = answers(model, PARTS if portable else ("texts",))
+    expected = {f"model: {name}" for name in ours if name.endswith(" of texts")}
+    expected |= {f"StableHLO: {name}" for name in ours} if portable else set()
+    if theirs.keys() != expected:
+        raise UserError(
+            f"{out}, read by a process of its own, answers by {', '.join(sorted(theirs)) or 'nothing'} where "
+            f"{', '.join(sorted(expected))} is asked; {again}"
+        )
+    for name in expected:
         asked = ours[name.partition(": ")[2]]
         largest = np.abs(asked).max()
         apart = np.abs(asked - theirs[name]).max() / largest if asked.shape == theirs[name].shape else np.inf
@@ -85,18 +95,16 @@ def compare(model: Model, folder: Path, out: Path) -> None:
             )
 
 
-def main(folder: Path) -> None:
-    """Write to the standard output, as an npz file, what the model in a folder says, and what its StableHLO does."""
+def main(folder: Path, out: Path) -> None:
+    """Write as an npz file what the model in a folder says, and what its StableHLO does."""
     compiled.keep()
     model = hub.read_model(str(folder))
     found = {f"model: {name}": value for name, value in answers(model).items()}
     if (folder / STABLEHLO).is_file():
         exported = jax.export.deserialize(bytearray((folder / STABLEHLO).read_bytes()))
         found |= {f"StableHLO: {name}": value for name, value in answers(model, PARTS, exported.call).items()}
-    written = io.BytesIO()
-    np.savez(written, **found)  # type: ignore[arg-type]
-    sys.stdout.buffer.write(written.getvalue())
+    np.savez(out, **found)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -17,9 +17,12 @@ OWN = {"README.md", "config.json", "model.safetensors", STABLEHLO, *hub.TOKENIZE
 """What an export may hold: of these a repository keeps none that the newest does not have."""
 
 ANSWERS = {
+    400: "it takes no such commit; look at what the repository's page asks of one",
+    404: "there is nothing by this name, or nothing that the token may see",
     401: "the Hub does not know the token; log in by hf auth login, or set HF_TOKEN to one that is valid",
     403: "the token may not write there; use one that may, or a repository of your own",
     409: "it was changed meanwhile; run the command again",
+    413: "a file is larger than it takes",
     412: "it was changed meanwhile; run the command again",
 }
 
@@ -69,6 +72,8 @@ class Repo:
             if self._find(api) is None:
                 api.create_repo(self.name, private=self.private or None, exist_ok=True)
             found = self._find(api)
+            if found is None:
+                raise UserError(f"{self.name} is there, and the token may not read it; use one that may")
             files = {file.name: file for file in sorted(folder.iterdir())}
             stale = OWN & {there.rfilename for there in found.siblings or ()} - set(files)
             done = api.create_commit(

@@ -24,6 +24,7 @@ from flaxdistill import (
 )
 from flaxdistill.experiment import Experiment
 from flaxdistill.model import Model, load
+from flaxdistill.push import Repo
 from flaxdistill.train.log import Row, read_rows
 
 
@@ -92,7 +93,7 @@ def follow(
 class Run:
     """A run in its folder, begun by `distill` or by the command line: its experiment, its student, its figures.
 
-    Everything is read from the folder when it is asked for. Raises UserError for a folder that holds no run.
+    Everything is read from the folder when it is asked for; the student once, when it is first asked for. Raises UserError for a folder that holds no run.
     """
 
     def __init__(self, path: str | Path):
@@ -126,7 +127,7 @@ class Run:
         model: str | Path | None = None,
         *,
         against: str | Path | None = None,
-        data: str | None = None,
+        data: str | Path | None = None,
         split: str | None = None,
         header: str | None = None,
     ) -> list[Row]:
@@ -137,16 +138,21 @@ class Run:
         columns of the run's own rows; ``split`` and ``header`` are its. Raises UserError for models of another vocabulary or
         head.
         """
-        asked, other = (None if what is None else str(what) for what in (model, against))
+        asked, other, rows = (None if what is None else str(what) for what in (model, against, data))
         with noise.quiet():
-            return evaluation.evaluate(self.path, asked, against=other, data=data, split=split, header=header)
+            return evaluation.evaluate(self.path, asked, against=other, data=rows, split=split, header=header)
 
-    def export(self, out: str | Path) -> Path:
-        """Write the student as a Hugging Face directory with its card, read it back and compare; returns where it is.
+    def export(
+        self, out: str | Path, *, stablehlo: bool = False, push: str | None = None, private: bool = False
+    ) -> Path:
+        """Write the student as a Hugging Face directory with its card, as the verb does; returns where it is.
 
-        ``out`` must not hold anything (UserError). A finished run has one already, in its ``path / "export"``.
+        A process of its own must say what the student says. ``stablehlo`` adds the model for jax without this package;
+        ``push`` commits it all to a repository ``USER/REPO`` on the Hub, ``private`` if it is to be, by HF_TOKEN or the
+        token of ``hf auth login``. Raises UserError where ``out`` holds anything, and where one of these fails; a finished
+        run has an export already, in its ``path / "export"``.
         """
-        path = address.here(out)
+        path, repo = address.here(out), Repo(push, private) if push else None
         with noise.quiet():
-            export.export(self.path, path)
+            export.export(self.path, path, apart=True, portable=stablehlo, push=repo)
         return path

@@ -246,7 +246,7 @@ def test_of_little(told):
     facts = facts_of(told[2])
     run = dataclasses.replace(facts.runs[1], rows=[], layers={}, mflop=None, name="_a/b $x^")
     bare = dataclasses.replace(run.models[-1], name="_a/b $x^", interval=None, kept=None, milliseconds={})
-    bare = dataclasses.replace(bare, figures={name: math.nan for name in bare.figures}, scores=[math.nan])
+    bare = dataclasses.replace(bare, figures=dict.fromkeys(bare.figures, math.nan), scores=[math.nan])
     facts = dataclasses.replace(facts, runs=[dataclasses.replace(run, models=[run.models[0], bare])])
     drawn = figures.figures(facts)
     assert [figure.name for figure in drawn] == ["size"]
