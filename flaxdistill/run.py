@@ -93,7 +93,8 @@ def follow(
 class Run:
     """A run in its folder, begun by `distill` or by the command line: its experiment, its student, its figures.
 
-    Everything is read from the folder when it is asked for; the student once, when it is first asked for. Raises UserError for a folder that holds no run.
+    Everything is read from the folder when it is asked for; the student once, when it is first asked for. Raises UserError
+    for a folder that holds no run.
     """
 
     def __init__(self, path: str | Path):

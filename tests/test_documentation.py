@@ -55,13 +55,10 @@ def test_notebooks_run(path, tmp_path):
     told = [str(output) for cell in notebook.cells for output in cell.get("outputs", ())]
     assert any("finished at step" in line or "read back bit-equal" in line for line in told)
     assert not any("absl" in line for line in told)
-    accuracies = re.findall(
-        r"(?:teacher|student|control): [\d,]+ parameters, accuracy ([\d.]+)", " ".join(told)
-    )
-    assert len(accuracies) == (3 if path.stem == "your_own_classifier" else 0)
-    assert all(
-        float(accuracy) > 0.8 for accuracy in accuracies
-    )  # of two classes, the larger of which has 0.57
+    if path.stem == "your_own_classifier":
+        line = r"(?:teacher|student|control): [\d,]+ parameters, accuracy ([\d.]+)"
+        accuracies = [float(found) for found in re.findall(line, " ".join(told))]
+        assert len(accuracies) == 3 and min(accuracies) > 0.8  # of two classes, the larger of which has 0.57
 
 
 def test_there_are_notebooks():
