@@ -73,7 +73,7 @@ def measure(paths: Sequence[Path], *, times: int, report: Report) -> Facts:
 
 
 def stages_of(given: Path) -> list[Path]:
-    """Find the runs at a place: itself, or the stages in it, each after those it learns from.
+    """Find the runs at a place: itself, or the stages in it, each after those it learns from, students before controls.
 
     Raises UserError where there is none with a checkpoint.
     """
@@ -86,14 +86,13 @@ def stages_of(given: Path) -> list[Path]:
     trained = {run.name: run for run in sorted(runs) if latest_step(run) is not None}
     if not trained:
         raise UserError(f"{given} has no complete checkpoint yet; run it until it saves one")
-    earlier = {
-        name: set(workdir.read_experiment(run).earlier()) & set(trained) for name, run in trained.items()
-    }
+    known = {name: workdir.read_experiment(run) for name, run in trained.items()}
+    earlier = {name: set(e.earlier()) & set(known) for name, e in known.items()}
     ordered: list[Path] = []
     while earlier:
         # Of a folder that was put together by hand stages may seem to learn from each other.
         ready = [name for name, others in earlier.items() if not others & set(earlier)] or list(earlier)
-        ordered += [trained[name] for name in ready]
+        ordered += [trained[name] for name in sorted(ready, key=lambda name: known[name].teacher is None)]
         for name in ready:
             del earlier[name]
     return ordered
