@@ -247,7 +247,8 @@ def test_of_little(told):
     run = dataclasses.replace(facts.runs[1], rows=[], layers={}, mflop=None, name="_a/b $x^")
     bare = dataclasses.replace(run.models[-1], name="_a/b $x^", interval=None, kept=None, milliseconds={})
     bare = dataclasses.replace(bare, figures=dict.fromkeys(bare.figures, math.nan), scores=[math.nan])
-    facts = dataclasses.replace(facts, runs=[dataclasses.replace(run, models=[run.models[0], bare])])
+    teacher = dataclasses.replace(run.models[0], milliseconds={})
+    facts = dataclasses.replace(facts, runs=[dataclasses.replace(run, models=[teacher, bare])])
     drawn = figures.figures(facts)
     assert [figure.name for figure in drawn] == ["size"]
     assert b"<svg" in figures.svg(drawn[0], dark=True)
@@ -268,7 +269,7 @@ def test_names():
 def test_wrong_places(story, tmp_path):
     for out in (tmp_path / "r.pdf", ".", ".html"):
         assert "such as report.html" in refused("report", story, "--out", out)
-    assert "--out is gs://b/r.html" in refused("report", story, "--out", "gs://b/r.html")
+    assert "--out is gs://bucket/r.html" in refused("report", story, "--out", "gs://bucket/r.html")
     assert f"{tmp_path} is no workdir" in refused("report", tmp_path, "--out", tmp_path / "r.html")
     assert "--times is -1" in refused("report", story, "--out", tmp_path / "r.html", "--times", -1)
     assert "no WORKDIR" in refused("report", "--out", tmp_path / "r.html")
