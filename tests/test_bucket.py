@@ -239,6 +239,7 @@ def test_text_is_found(machine, pattern, found):
 # --- runs -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_lives_in_a_bucket_and_goes_on_anywhere(machine, alone, tmp_path):
     out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 2)
     assert (
@@ -287,6 +288,7 @@ def test_the_rows_are_those_of_a_run_on_a_disk(machine, alone, tmp_path):
     assert [row["step"] for row in rows_of(address.here("gs://test/same"))] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_every_verb_reads_and_writes_there(machine, tmp_path):
     two = config(tmp_path, lines=STUDENT)
     succeed("distill", two, "--workdir", "gs://test/two")
@@ -457,6 +459,7 @@ def test_stages_by_processes_of_several_machines(machine, tmp_path, monkeypatch)
     assert "student" in succeed("eval", "gs://test/stages/student")
 
 
+@pytest.mark.slow
 def test_processes_of_several_machines(machine, alone, tmp_path, monkeypatch):
     """Two processes that share nothing but the bucket."""
     workdir = tmp_path / "told"

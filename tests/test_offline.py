@@ -59,6 +59,7 @@ def test_equal_to_online(home, tmp_path, tokens):  # noqa: F811
     )
 
 
+@pytest.mark.slow
 def test_answers_are_reused_lengthened_and_resumed(home, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(offline, "PART", 16)
     offline._part.cache_clear()
