@@ -42,6 +42,7 @@ FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb. A user's mistake is one sentence and exit code 2, the loss of other processes one and exit code 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    noise.silence()
     try:
         with noise.quiet():
             code = _verb(arguments)

@@ -11,13 +11,18 @@ from typing import Any
 LOUD = ("absl", "asyncio", "gcsfs", "google.auth")
 
 
+def silence() -> None:
+    """Keep back for good what libraries log; some of it comes only as a process ends."""
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep back what orbax tells of every step it takes and, on a full disk, hundreds of times beside our one sentence."""
     loggers = [logging.getLogger(name) for name in LOUD]
     levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    silence()
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -59,8 +59,10 @@ def distill(
             follow(following, root, terminal.console(quiet=quiet))
     except stages.Stopped as error:
         stopped = error.signal_number
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt
     if stopped:
-        signal.raise_signal(stopped)  # what it does by itself: KeyboardInterrupt, or the end
+        signal.raise_signal(stopped)  # what it does by itself, such as to end
     runs = {name: Run(root / name) for name in following}
     return runs[""] if isinstance(named, Experiment) else runs
 

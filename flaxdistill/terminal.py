@@ -53,7 +53,7 @@ def console(*, quiet: bool = False) -> Console:
     """Make a console for what is printed, or is not to be printed."""
     # A file or a pipe has no width, and rich would cut tables at 80 characters.
     wide = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(quiet=quiet) if wide else Console(width=140, quiet=quiet)
+    return Console(quiet=quiet) if wide else Console(width=200, quiet=quiet)
 
 
 class Bar:
