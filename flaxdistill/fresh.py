@@ -84,7 +84,7 @@ def compare(model: Model, folder: Path, out: Path) -> None:
             f"{out}, read by a process of its own, answers by {', '.join(sorted(theirs)) or 'nothing'} where "
             f"{', '.join(sorted(expected))} is asked; {again}"
         )
-    for name in expected:
+    for name in sorted(expected, reverse=True):  # the model before what is made of it
         asked = ours[name.partition(": ")[2]]
         largest = np.abs(asked).max()
         apart = np.abs(asked - theirs[name]).max() / largest if asked.shape == theirs[name].shape else np.inf

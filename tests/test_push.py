@@ -169,7 +169,7 @@ def test_a_store_that_refuses_a_file(server, alone, finished, tmp_path, monkeypa
         hub_server, "ROUTES", (("PUT .*", lambda asked, *_: asked.refuse(413)), *hub_server.ROUTES)
     )
     out = refused("export", finished, tmp_path / "out", "--push", "me/old")
-    assert "the push to me/old failed: try again later (it answers 413)" in out
+    assert "the push to me/old failed: a file is larger than it takes (it answers 413)" in out
     assert len(stored.commits) == 1
 
 

@@ -90,7 +90,9 @@ def story(tmp_path_factory):
 def told(story):
     """The report of the story: what was printed, its page, and its facts."""
     out = story.parent / "report.html"
-    printed = succeed("report", story, "--out", out, "--times", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "250")
+        printed = succeed("report", story, "--out", out, "--times", 2)
     return printed, out, json.loads(out.with_suffix(".json").read_text())
 
 
