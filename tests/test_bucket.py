@@ -270,6 +270,7 @@ def test_a_run_lives_in_a_bucket_and_goes_on_anywhere(machine, alone, tmp_path):
     assert not bucket.direct(mirrored / "checkpoints" / "6").exists()
 
 
+@pytest.mark.slow
 def test_the_rows_are_those_of_a_run_on_a_disk(machine, alone, tmp_path):
     """Cut short in the bucket and taken up on another machine; a checkpoint that is damaged there is put aside."""
     succeed("train", config(tmp_path), "--workdir", "gs://test/same")
@@ -317,6 +318,7 @@ def test_every_verb_reads_and_writes_there(machine, tmp_path):
     succeed("export", "gs://test/two/student", "gs://test/back")
 
 
+@pytest.mark.slow
 def test_models_tokenizers_and_blocks_in_a_bucket(machine, tmp_path):
     teacher = write_model(tmp_path / "teacher", ("the", "cat"))
     bucket.send(teacher, address.here("gs://test/models/teacher"))

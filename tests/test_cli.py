@@ -411,6 +411,7 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path} | more
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
     train = ("train", str(home / "alone.py"), "--steps", "120", "--eval-every", "60", "--save-every", "50")
     train += ("--optim.decay", "linear")  # a rate that starts anew would show

@@ -27,6 +27,7 @@ def losses(workdir, term="loss"):
     return np.array([row[term] for row in rows_of(workdir)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["masked", "real"])
 def test_equal_to_online(home, tmp_path, tokens):  # noqa: F811
     """Every word kept: what is left is rounding to half precision. Fewer words: a smaller KL, the same other terms."""

@@ -188,6 +188,7 @@ def test_more_chips_take_less_time_and_slices_send_more_slowly():
     assert far.size == 8 and apart.parts[2] != eight.parts[2]
 
 
+@pytest.mark.slow
 def test_the_verb_needs_sizes_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = write_model(tmp_path / "teacher")

@@ -71,7 +71,7 @@ def start(
         port = free.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(ROOT),
     }
     children = []
@@ -133,6 +133,7 @@ def test_several_processes_give_what_one_gives(config, alone, tmp_path, number, 
     assert (workdir / exported).stat().st_size == (alone / exported).stat().st_size
 
 
+@pytest.mark.slow
 def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
     """A SIGTERM to one of two: both save the same step and end; one process with other devices goes on from there."""
     workdir = tmp_path / "run"
@@ -155,6 +156,7 @@ def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
     assert rows_of(workdir)[: len(before)] == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_cannot_read_is_none(config, tmp_path):
     """What only the second process reads is cut short: all go back to the checkpoint before."""
     workdir = tmp_path / "run"

@@ -271,6 +271,7 @@ def lanes(folder):
     return folder / "lanes", out
 
 
+@pytest.mark.slow
 def test_every_lane_is_the_run_it_would_be_alone(lanes, config, tmp_path):
     path = config("config = replace(teacher, seed=5, steps=20, eval_every=4)")
     flags = ("--optim.decay", "constant", "--optim.rate", "3e-4")
@@ -318,6 +319,7 @@ def test_a_difference_has_an_interval(lanes, story, folder):
     ] == pytest.approx(rows_of(story / "student", "held_out")[-1]["accuracy"])
 
 
+@pytest.mark.slow
 def test_lanes_stop_when_they_are_told_to(config, tmp_path, monkeypatch):
     """With parameters shared among devices too."""
 

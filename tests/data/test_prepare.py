@@ -277,6 +277,7 @@ def test_what_killed_runs_left_is_removed_after_a_day(folder):
     assert {path.name for path in (folder / "stores").iterdir()} == kept
 
 
+@pytest.mark.slow
 def test_an_interrupted_prepare_keeps_what_is_whole(folder):
     process = start(folder, "slow")
     process.stdout.readline()
