@@ -109,7 +109,7 @@ def _times(facts: Facts) -> str:
 def _table(head: Sequence[str], lines: Iterable[tuple[ModelFacts, Sequence[str]]]) -> str:
     """Make a table of a line for each model, which scrolls by itself where it is wider than the page."""
     rows = [
-        f'<tr><th scope="row">{escape(model.name)}<br><span class="role">{model.role}</span></th>'
+        f'<tr><th scope="row">{escape(model.name).replace("_", "_<wbr>")}<br><span class="role">{model.role}</span></th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in row)
         + "</tr>"
         for model, row in lines
