@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 # Compiling is most of what these tests wait for: LLVM may skip what only makes programs faster, and what one process has
@@ -15,16 +14,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-        # The older way to emit fusions compiles twice as fast; after 0.10 there is the newer one alone.
-        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
-    )
-).strip()
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true".strip()
+)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # gcsfs reads it when imported: else it asks Google by gRPC of what kind a bucket is.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
