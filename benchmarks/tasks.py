@@ -84,9 +84,21 @@ TASKS = {
     "squad": (corpus(shifts, "squad/dev-v1.1.json", 384, **squad), Answering(), 32, (1100, 1100), 1e-4),
 }
 SIZES = {
-    "3x384": Student(num_layers=3),
-    "3x192": Student(num_layers=3, hidden_size=192, num_heads=12, intermediate_size=768),
-    "2x128": Student(num_layers=2, hidden_size=128, num_heads=4, intermediate_size=512),
+    "3x384": Student(num_layers=3, start=Start(layers="0,1,2")),
+    "3x192": Student(
+        num_layers=3,
+        hidden_size=192,
+        num_heads=12,
+        intermediate_size=768,
+        start=Start(layers="0,1,2", narrow="truncate"),
+    ),
+    "2x128": Student(
+        num_layers=2,
+        hidden_size=128,
+        num_heads=4,
+        intermediate_size=512,
+        start=Start(layers="0,1", narrow="truncate"),
+    ),
 }
 LAYERS = {"3x384": "0:0,1:2,2:4,3:6", "3x192": "0:0,1:2,2:4,3:6", "2x128": "0:0,1:3,2:6"}
 
@@ -113,14 +125,7 @@ for name, (rows, task, batch, (steps, of_students), rate) in TASKS.items():
         distilled = replace(
             teacher,
             teacher=Teacher(path=Stage(f"{name}_teacher")),
-            student=replace(
-                student,
-                start=Start(
-                    path=Stage(f"{name}_teacher"),
-                    layers=",".join(map(str, range(student.num_layers or 0))),
-                    narrow="no" if size == "3x384" else "truncate",
-                ),
-            ),
+            student=replace(student, start=replace(student.start, path=Stage(f"{name}_teacher"))),
             losses={
                 "labels": Labels(weight=constant(0.5)),
                 "soft": SoftLabels(weight=constant(0.5), divergence=divergence),
