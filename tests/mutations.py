@@ -168,11 +168,13 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "jnp.maximum(counts[term], 1.0)": "jnp.maximum(counts[term], 2.0)",
     },
     ("optim.py", "test_optim.py"): {
-        "jnp.where(finite, u, jnp.zeros_like(u))": "u",
-        "jnp.where(finite, new, old)": "new",
+        "jnp.where(finite, -rate * u, 0.0)": "-rate * u",
+        "jnp.where(finite, decay * m + (1 - decay) * g**order, m)": "decay * m + (1 - decay) * g**order",
+        "state.step + finite": "state.step + 1",
         "jnp.where(finite, 0, state.notfinite_count + 1)": "state.notfinite_count + 1",
-        "jnp.where(finite, 0, 1)": "1",
-        "optax.lamb if self.lamb": "optax.adamw if self.lamb",
+        "state.total_notfinite + ~finite": "state.total_notfinite + 1",
+        "(1 - b ** jnp.maximum(step, 1) for b": "(1 for b",
+        "if self.lamb": "if not self.lamb",
     },
     ("questions.py", "test_predict.py"): {
         'tag[:2] == "I-" and before[2:] == tag[2:]': 'tag[:2] == "I-" and before != "O"',
