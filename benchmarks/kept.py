@@ -8,6 +8,7 @@ with the teacher. Every export is loaded by `transformers` and must score the sa
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ CLASSES = {
 def in_transformers(export: Path, e: Experiment, store: Store) -> float:
     """Score an export, loaded by `transformers`, on a store's held-out rows."""
     model = getattr(transformers, CLASSES[e.task.head]).from_pretrained(export).eval()
-    knows_types = "token_type_ids" in model.forward.__code__.co_varnames
+    knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
 
     @torch.no_grad()
     def predict(params: Any, batch: Batch) -> tuple[Any, ...]:

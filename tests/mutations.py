@@ -45,8 +45,16 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "math.prod(part[at + 1 :])": "1",
         "jnp.full(part, site, jnp.uint32)": "index",
         "(word & 0xFFFF, word >> 16)": "(word & 0xFFFF, word & 0xFFFF)",
-        "jnp.asarray(1 - drawn(rate), x.dtype)": "jnp.asarray(1, x.dtype)",
+        "/ (1 - drawn(rate))": "/ 1",
+        "(x.astype(jnp.float32) / (1 - drawn(rate))).astype(x.dtype)": "x / jnp.asarray(1 - drawn(rate), x.dtype)",
         "0x1BD11BDA": "0",
+    },
+    ("ops/gelu.py", "ops/test_gelu.py"): {
+        "jax.lax.optimization_barrier(x)": "x",
+        "x.dtype) + y * density": "x.dtype) + density",
+        "math.sqrt(0.5)": "0.7071",
+        "dtype == jnp.float32": "False",
+        "return gelu(x), x": "return gelu(x), x.astype(jnp.float32)",
     },
     ("losses/relation.py", "losses/test_layer_oracles.py"): {
         "mask * sequence_lengths(batch)": "mask",

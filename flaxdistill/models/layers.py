@@ -13,9 +13,10 @@ from flaxdistill.models.config import EncoderConfig
 from flaxdistill.ops.attention import Attention, attention
 from flaxdistill.ops.dense import Split, dense, whole
 from flaxdistill.ops.dropout import drawn, dropout, kept
+from flaxdistill.ops.gelu import gelu
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
