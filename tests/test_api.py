@@ -165,6 +165,7 @@ def runs(experiments, tmp_path_factory):
     return flaxdistill.distill(experiments, tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_distill_gives_the_run_of_each_stage(runs, experiments, tmp_path, capsys):
     assert list(runs) == ["student", "control"]
     student = runs["student"]
@@ -194,6 +195,7 @@ def test_distill_gives_the_run_of_each_stage(runs, experiments, tmp_path, capsys
         student.export(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_second_call_returns_at_once_and_a_longer_one_goes_on(runs, experiments, capsys, monkeypatch):
     root = runs["student"].path.parent
     before = runs["student"].history
@@ -209,6 +211,7 @@ def test_a_second_call_returns_at_once_and_a_longer_one_goes_on(runs, experiment
     assert history[:2] == before[:2] and history[-1]["step"] == 3
 
 
+@pytest.mark.slow
 def test_one_experiment_is_the_command_lines(home, tmp_path):
     config = configuration.load(home / "alone.py")
     ours = flaxdistill.distill(dataclasses.replace(config, steps=2), tmp_path / "ours", quiet=True)
@@ -222,6 +225,7 @@ def test_one_experiment_is_the_command_lines(home, tmp_path):
         flaxdistill.Run(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_done(home, tmp_path, monkeypatch, capsys):
     config = configuration.load(home / "alone.py")
     show = terminal.Bar.show

@@ -10,6 +10,8 @@ from test_cli import config, finished, home, rows_of, succeed, wide, write_model
 
 from flaxdistill import hub
 
+pytestmark = pytest.mark.slow
+
 CLASSES = """
 from dataclasses import replace
 from flaxdistill.data.corpus import Corpus

@@ -182,6 +182,7 @@ def test_a_run_and_what_reads_it(finished, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_steps_are_traced(home, tmp_path):
     train = ("train", home / "alone.py", "--workdir", tmp_path / "w")
     assert "steps 2 to 3 are traced" in succeed(*train, "--steps", 4, "--profile", "2:3")
@@ -198,6 +199,7 @@ def test_steps_are_traced(home, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_stages_learn_from_earlier_ones(config, tmp_path):
     path = config(
         "import dataclasses as d\n"
@@ -249,6 +251,7 @@ def test_prepare_is_enough_for_a_run(home, tmp_path):
     assert before == {file.name: file.stat().st_mtime_ns for file in store.iterdir()}
 
 
+@pytest.mark.slow
 def test_prepare_takes_the_vocabulary_that_the_run_takes(home, config, tmp_path):
     """A judge's, where there is no teacher, and in a row of stages that of a stage yet to be trained."""
     path = config(
@@ -264,6 +267,7 @@ def test_prepare_takes_the_vocabulary_that_the_run_takes(home, config, tmp_path)
     assert before == sorted(folder.name for folder in (tmp_path / "w" / "data").iterdir()), out
 
 
+@pytest.mark.slow
 def test_text_that_changes_between_stages_keeps_the_vocabulary(home, config, tmp_path):
     text = tmp_path / "text.txt"
     text.write_bytes((home / "text.txt").read_bytes())
@@ -352,6 +356,7 @@ def test_one_process_a_workdir(home, tmp_path):
 # --- what does not fit together -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_narrower_student_keeps_the_proportions(home, config, tmp_path):
     narrow = ("--student.hidden-size", "8", "--student.start.layers", "random", "--steps", "1")
     path = config('import dataclasses as d\nconfig = d.replace(taught, losses={"vocab": Vocab()})')
@@ -360,6 +365,7 @@ def test_a_narrower_student_keeps_the_proportions(home, config, tmp_path):
     assert (sizes["hidden_size"], sizes["num_heads"], sizes["intermediate_size"]) == (8, 1, 16)
 
 
+@pytest.mark.slow
 def test_a_run_is_examined(home, tmp_path):
     train = ("train", home / "alone.py", "--doctor", "--workdir")
     told = succeed(*train, tmp_path / "sound")
@@ -370,6 +376,7 @@ def test_a_run_is_examined(home, tmp_path):
     assert not list((tmp_path / "w" / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["last", "all"])
 def test_a_damaged_checkpoint(home, tmp_path, harm):
     """The run goes on from the checkpoint before, loudly, and gives what it would have given."""
@@ -444,6 +451,7 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
     assert exports[0] == exports[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "told", "ends"),
     [(signal.SIGINT, "143", 130), (signal.SIGTERM, None, 0), (signal.SIGTERM, "143", 143)],
@@ -473,6 +481,7 @@ def test_a_signal_in_the_last_step_stops_before_the_next_stage(
     assert (tmp_path / "w" / "one" / "export" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_claim_cut_short_is_taken_up(home, tmp_path, monkeypatch):
     """Killed after experiment.json and before the tokenizer, or while the former was written."""
     train = ("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")
@@ -515,6 +524,7 @@ def test_nothing_is_compiled_after_the_first_save(home, tmp_path, monkeypatch):
     assert len(lowered) > counts[8, True], "the export makes programs of its own: were they not counted?"
 
 
+@pytest.mark.slow
 def test_layers_computed_again_change_nothing(home, finished, tmp_path):
     """Less memory, the same run: it may even go on so."""
     succeed("distill", home / "taught.py", "--student.remat", "--workdir", tmp_path / "w")
@@ -571,6 +581,7 @@ def on_a_full_disk(size: int, *verbs: tuple) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk(home, finished, tmp_path):
     """Nothing half-written stays, and the training run goes on once there is room."""
     out, blocks, w = tmp_path / "out", tmp_path / "blocks", tmp_path / "w"

@@ -21,6 +21,8 @@ from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
 
+pytestmark = pytest.mark.slow
+
 STUDENT, TEACHER = tiny_config(), tiny_config(num_layers=3)
 
 

@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 import pytest
 from outputs import labelled_batch, random_outputs
-from test_cli import config, home, refused, rows_of, succeed, wide  # noqa: F401 - fixtures
+from test_cli import config, home, refused, rows_of, run, succeed, wide  # noqa: F401 - fixtures
 
-from flaxdistill import offline
+from flaxdistill import offline, stages
 from flaxdistill.errors import UserError
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.hidden import HiddenMSE
@@ -21,6 +21,13 @@ from flaxdistill.schedule import Schedule
 from flaxdistill.tasks.mlm import MLM
 
 STEPS = ("--steps", "4")
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Parts of 16 rows: no more is computed than four steps of 8 read."""
+    monkeypatch.setattr(offline, "PART", 16)
+    offline._part.cache_clear()
 
 
 def losses(workdir, term="loss"):
@@ -61,9 +68,7 @@ def test_equal_to_online(home, tmp_path, tokens):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_answers_are_reused_lengthened_and_resumed(home, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(offline, "PART", 16)
-    offline._part.cache_clear()
+def test_answers_are_reused_lengthened_and_resumed(home, tmp_path):  # noqa: F811
     run = ("distill", home / "taught.py", "--data-dir", tmp_path / "data", "--teacher.offline", 8)
     succeed(*run, "--steps", "4", "--workdir", tmp_path / "one")
     (folder,) = (tmp_path / "data").glob("targets-*")
@@ -93,21 +98,17 @@ def test_answers_are_reused_lengthened_and_resumed(home, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_another_teacher_or_seed_has_its_own_answers(home, tmp_path):  # noqa: F811
-    run = (
-        "distill",
-        home / "taught.py",
-        "--data-dir",
-        tmp_path / "data",
-        "--teacher.offline",
-        4,
-        "--steps",
-        1,
-    )
+def test_another_teacher_or_seed_has_its_own_answers(home, tmp_path, monkeypatch):  # noqa: F811
+    def stop(*arguments, **named):
+        raise KeyboardInterrupt  # the answers are there, and no step is taken
+
+    monkeypatch.setattr(stages.loop, "fit", stop)
+    data = ("--data-dir", tmp_path / "data", "--teacher.offline", 4, "--steps", 1)
     for number, more in enumerate(
         [(), ("--seed", 1), ("--teacher.offline", 5), ("--losses.vocab.temperature", 1)]
     ):
-        succeed(*run, *more, "--workdir", tmp_path / str(number))
+        code, out = run("distill", home / "taught.py", *data, *more, "--workdir", tmp_path / str(number))
+        assert code == 130, out
     assert len(list((tmp_path / "data").glob("targets-*"))) == 4
 
 

@@ -135,6 +135,7 @@ def test_less_at_a_time_needs_less_and_costs_the_same():
     assert parts.temporaries < 0.7 * whole.temporaries
 
 
+@pytest.mark.slow
 def test_verdicts_follow_from_memory():
     report, stages = [], {"teacher": TEACHER, "student": STUDENT}
     first, second = plan.plan(stages, GPU, report.append).values()
@@ -146,6 +147,7 @@ def test_verdicts_follow_from_memory():
         assert told["student on h100:8, 8 chips"]["verdict"].startswith(verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fits", "way"), [(True, "fits, as follows"), (False, "does not fit either: 9G of 8G")]
 )
@@ -168,6 +170,7 @@ def test_what_does_not_fit_is_told_with_a_way_out(monkeypatch, fits, way):
     assert ("tokens/s" in found) == fits
 
 
+@pytest.mark.slow
 def test_a_run_can_be_the_teacher_of_a_plan(tmp_path):
     known = ahead.sketch(TEACHER, {}).student
     e = dataclasses.replace(STUDENT, teacher=Teacher(path=str(tmp_path)))
@@ -175,6 +178,7 @@ def test_a_run_can_be_the_teacher_of_a_plan(tmp_path):
     assert ahead.sketch(e, {}).student.config == student().student.config
 
 
+@pytest.mark.slow
 def test_more_chips_take_less_time_and_slices_send_more_slowly():
     run_ = student()
     one, eight = (

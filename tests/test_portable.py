@@ -148,6 +148,7 @@ def no_function(folder):
     (folder / portable.STABLEHLO).write_bytes(b"no StableHLO")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("breaks", "told"),
     [

@@ -166,6 +166,7 @@ def test_a_mask_far_into_a_text(models):
     assert _rounded(start) == _rounded(near)
 
 
+@pytest.mark.slow
 def test_answers_stand_in_the_order_of_the_texts(models, monkeypatch):
     monkeypatch.setattr(prediction, "WINDOW", 2)
     generator = np.random.default_rng(0)

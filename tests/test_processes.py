@@ -121,7 +121,12 @@ def close(ours: list[dict], theirs: list[dict]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "devices", "flags"),
-    [(2, 2, []), (2, 1, ["--fsdp", 2]), (2, 2, ["--tensor", 2, "--accumulate", 2]), (4, 1, ["--fsdp", 2])],
+    [
+        pytest.param(2, 2, [], marks=pytest.mark.slow),
+        pytest.param(2, 1, ["--fsdp", 2], marks=pytest.mark.slow),
+        (2, 2, ["--tensor", 2, "--accumulate", 2]),
+        pytest.param(4, 1, ["--fsdp", 2], marks=pytest.mark.slow),
+    ],
 )
 def test_several_processes_give_what_one_gives(config, alone, tmp_path, number, devices, flags):
     workdir = tmp_path / "run"
@@ -170,6 +175,7 @@ def test_a_checkpoint_that_one_cannot_read_is_none(config, tmp_path):
     assert rows_of(workdir)[:3] == before[:3]
 
 
+@pytest.mark.slow
 def test_one_that_dies_ends_the_others(config, tmp_path):
     workdir = tmp_path / "run"
     children = start(config, workdir, 2, 1, "--steps", 100000, "--eval-every", 100000, "--save-every", 100000)

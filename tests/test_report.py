@@ -20,6 +20,8 @@ from flaxdistill.report import figures, measure, page
 from flaxdistill.report import write as files
 from flaxdistill.report.disagreement import disagreements
 
+pytestmark = pytest.mark.slow
+
 STORY = """
 from dataclasses import replace
 from flaxdistill.data.corpus import Corpus
