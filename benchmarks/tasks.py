@@ -44,7 +44,7 @@ conll = {"column": "0", "label": "-1"}
 squad = {"column": "question", "pair": "context", "label": "answers"}
 shifts = ("squad/train-shifts-wiki.json", "squad/train-shifts-amazon.json")
 # Corpus, task, batch, steps of the teacher and of students, and the teacher's rate: six epochs of CoLA (its
-# students four), three of STS-B and CoNLL, two of SQuAD, one of IMDb; three for the teacher of SST-2 and one for its students.
+# students four), three of STS-B and CoNLL, two of SQuAD, one of IMDb; three for the teacher of SST-2 (its students one).
 TASKS = {
     "sst2": (
         corpus("glue/SST-2/train.tsv", "glue/SST-2/dev.tsv", 64, column="sentence", label="label"),
