@@ -163,7 +163,7 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # chips that are here are not asked
+    os.environ["JAX_PLATFORMS"] = "cpu"  # chips that are here are not asked
     told = _configured("plan", arguments)
 
     from flaxdistill import chips, plan, terminal

@@ -9,13 +9,16 @@ from pathlib import Path
 import jax
 
 from flaxdistill.address import cache
+from flaxdistill.hardware import check
 
 
 def keep() -> None:
     """Let jax keep what it compiles below the user's cache folder, unless its own settings say where.
 
     One folder for each kind of processor: a program for a CPU uses all that this one can do, and homes are shared.
+    Raises UserError where JAX_PLATFORMS asks for devices that are not here.
     """
+    check()
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     info = Path("/proc/cpuinfo")

@@ -250,6 +250,10 @@ def convert(source: _IN, out: _OUT) -> int:
         source: a directory or Hub id
         out: a directory that does not exist yet
     """
+    os.environ["JAX_PLATFORMS"] = (
+        "cpu"  # nothing is computed, and chips that are here may be at work for a run
+    )
+
     from flaxdistill.convert import convert as write
 
     print(address.told(write(source, address.here(out))))

@@ -418,6 +418,25 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path} | more
 
 
+def test_devices_that_are_not_here(home, tmp_path):
+    asked = environment(JAX_PLATFORMS="cuda", CUDA_VISIBLE_DEVICES="")
+
+    def ended(*arguments: object) -> tuple[int, str]:
+        command = [sys.executable, "-m", "flaxdistill", *map(str, arguments)]
+        told = subprocess.run(command, env=asked, capture_output=True, text=True)
+        return told.returncode, told.stderr
+
+    for verb in (
+        ("train", home / "alone.py", "--workdir", tmp_path / "w"),
+        ("predict", home / "teacher", "a cat"),
+    ):
+        code, said = ended(*verb)
+        assert code == 2 and "JAX_PLATFORMS is 'cuda', and JAX finds no such device here" in said, said
+        assert "Traceback" not in said
+    assert not (tmp_path / "w").exists()
+    assert ended("convert", home / "teacher", tmp_path / "converted")[0] == 0  # nothing is computed
+
+
 @pytest.mark.slow
 def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
     train = ("train", str(home / "alone.py"), "--steps", "120", "--eval-every", "60", "--save-every", "50")
