@@ -15,13 +15,15 @@ _planned: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform"
 
 
 def check() -> None:
-    """Look for the devices that JAX_PLATFORMS asks for; raises UserError where there are none."""
+    """Look for the devices that JAX_PLATFORMS asks for; raises UserError, with JAX's reason, where none can be used."""
     try:
         jax.devices()
-    except (RuntimeError, AssertionError):  # jax asserts where it passes over CUDA for want of a GPU
+    except (RuntimeError, AssertionError) as error:  # jax asserts where it passes over CUDA for want of a GPU
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0]
         raise UserError(
-            f"JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS', '')!r}, and JAX finds no such device here; unset it, or "
-            "set it to cpu"
+            f"JAX_PLATFORMS is {asked!r}, and JAX can use no such device here{f' ({reason})' if reason else ''}; "
+            "free it, or set JAX_PLATFORMS to cpu"
         ) from None
 
 

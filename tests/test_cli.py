@@ -27,7 +27,7 @@ import pytest
 from jax import monitoring
 from rich.console import Console
 
-from flaxdistill import cli, families, flags, hub, judging, sharding, terminal
+from flaxdistill import cli, families, flags, hardware, hub, judging, sharding, terminal
 from flaxdistill.errors import UserError
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_init
@@ -431,10 +431,23 @@ def test_devices_that_are_not_here(home, tmp_path):
         ("predict", home / "teacher", "a cat"),
     ):
         code, said = ended(*verb)
-        assert code == 2 and "JAX_PLATFORMS is 'cuda', and JAX finds no such device here" in said, said
+        assert code == 2 and "JAX_PLATFORMS is 'cuda', and JAX can use no such device here" in said, said
         assert "Traceback" not in said
     assert not (tmp_path / "w").exists()
     assert ended("convert", home / "teacher", tmp_path / "converted")[0] == 0  # nothing is computed
+
+
+def test_why_a_device_cannot_be_used(monkeypatch):
+    def busy():
+        raise RuntimeError(
+            "Unable to initialize backend 'tpu': in use by process 7. (set JAX_PLATFORMS='' to choose)"
+        )
+
+    monkeypatch.setattr(jax, "devices", busy)
+    with pytest.raises(
+        UserError, match=r"\('?Unable to initialize backend 'tpu': in use by process 7\.\); free it"
+    ):
+        hardware.check()
 
 
 @pytest.mark.slow
