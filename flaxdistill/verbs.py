@@ -250,9 +250,8 @@ def convert(source: _IN, out: _OUT) -> int:
         source: a directory or Hub id
         out: a directory that does not exist yet
     """
-    os.environ["JAX_PLATFORMS"] = (
-        "cpu"  # nothing is computed, and chips that are here may be at work for a run
-    )
+    # Nothing is computed, and chips that are here may be at work for a run.
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
     from flaxdistill.convert import convert as write
 
