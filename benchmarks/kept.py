@@ -24,6 +24,7 @@ import transformers
 from flaxdistill import evaluation, feed, hub, judging, sharding, stages, workdir
 from flaxdistill.data.store import Store, open_store
 from flaxdistill.experiment import Experiment, Teacher
+from flaxdistill.metrics import Score, interval
 from flaxdistill.pytrees import Batch
 from flaxdistill.train import answers
 
@@ -77,33 +78,36 @@ def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
 def rows_of(task: str, names: list[str], root: Path, pairs: int) -> Iterator[bench.Row]:
     """Judge and time a task's teacher and its students."""
     teacher = root / f"{task}_teacher"
+    scored: dict[str, list[Score]] = {}
     whole = 0.0
     for name in names:
-        path, plain = root / name, root / f"{name.rpartition('_')[0]}_plain"
+        path, plain = root / name, f"{name.rpartition('_')[0]}_plain"
         e = workdir.read_experiment(path)
         export, figure = path / stages.EXPORT, e.task.figure
         store = open_store(root / "data" / workdir.read_inputs(path)["blocks"])
-        against = str(plain) if plain.name in names and plain != path else None
-        found = evaluation.evaluate(path, against=against)
-        lanes = sorted(found[: len(e.lanes())], key=lambda lane: lane[figure])
-        best, middle = lanes[-1][figure], lanes[(len(lanes) - 1) // 2]
+        lanes = sorted(evaluation.alone(path), key=lambda lane: lane.figures[figure])
+        scored[name], parts = lanes, [lane.parts[figure] for lane in lanes]
+        scores = [lane.figures[figure] for lane in lanes]
+        best, middle = scores[-1], scores[(len(lanes) - 1) // 2]
         theirs = in_transformers(export, e, store)
         if not abs(theirs - best) <= TOLERANCE:
             raise SystemExit(f"{name}: transformers gives {figure} {theirs:.4f}, we {best:.4f}")
-        whole = whole or middle[figure]  # the teacher comes first
+        whole = whole or middle  # the teacher comes first
         row: bench.Row = {
             "name": name,
             "figure": figure,
             "parameters": stages.count(hub.read_model(str(export)).config),
             "mb": sum(file.stat().st_size for file in export.glob("*.safetensors")) / 1e6,
-            "score": middle[figure],
-            "interval": middle["interval"],
-            "scores": [lane[figure] for lane in lanes],
+            "score": middle,
+            "interval": interval([parts[scores.index(middle)]]),
+            "scores": scores,
             "transformers": theirs,
-            "kept": middle[figure] / whole,
+            "kept": middle / whole,
         }
-        if against:
-            row |= {"above_plain": found[-1][figure], "above_plain_interval": found[-1]["interval"]}
+        if plain in scored and plain != name:  # it comes before others of its size
+            above = statistics.mean(scores) - statistics.mean(s.figures[figure] for s in scored[plain])
+            apart = interval(parts, [s.parts[figure] for s in scored[plain]])
+            row |= {"above_plain": above, "above_plain_interval": apart}
         for size in BATCHES:
             calls = {
                 "ours": speed(export, store, size),

@@ -43,9 +43,8 @@ stsb = {"column": "sentence1", "pair": "sentence2", "label": "score"}
 conll = {"column": "0", "label": "-1"}
 squad = {"column": "question", "pair": "context", "label": "answers"}
 shifts = ("squad/train-shifts-wiki.json", "squad/train-shifts-amazon.json")
-# Corpus, task, batch, steps of the teacher and of students, and the teacher's rate: six epochs of CoLA (its
-# students four), three of STS-B and CoNLL, two of SQuAD, one of IMDb; three for the teacher of SST-2 (its students
-# half of one).
+# Corpus, task, batch, steps of the teacher and of students, and the teacher's rate. In epochs, teacher and students: SST-2
+# three and half of one, CoLA six and four, STS-B three, CoNLL six and three, IMDb one and half of one, SQuAD two.
 TASKS = {
     "sst2": (
         corpus("glue/SST-2/train.tsv", "glue/SST-2/dev.tsv", 64, column="sentence", label="label"),
@@ -72,14 +71,14 @@ TASKS = {
         corpus("conll2003/train.txt", "conll2003/valid.txt", 128, **conll),
         Tagging(),
         32,
-        (1320, 1320),
-        1e-4,
+        (2640, 1320),
+        2e-4,
     ),
     "imdb": (
         corpus("imdb/train.parquet", "imdb/test.parquet", 256, label="label"),
         Classification(),
         32,
-        (780, 780),
+        (780, 390),
         1e-4,
     ),
     "squad": (corpus(shifts, "squad/dev-v1.1.json", 384, **squad), Answering(), 32, (1100, 1100), 1e-4),
@@ -144,7 +143,7 @@ for name, (rows, task, batch, (steps, of_students), rate) in TASKS.items():
         plain = replace(
             distilled,
             teacher=None,
-            judge=Stage(f"{name}_teacher"),
+            judge=Stage(f"{name}_teacher") if small else None,
             losses={"labels": Labels()},
             optim=replace(teacher.optim, rate=1e-4 if size == "3x384" else 3e-4),
         )

@@ -16,7 +16,7 @@ from flaxdistill.experiment import Experiment, Teacher
 from flaxdistill.hub import Model
 from flaxdistill.metrics import Score, interval
 from flaxdistill.tasks.base import Labelled
-from flaxdistill.train import alignment
+from flaxdistill.train import alignment, answers
 from flaxdistill.train.log import Row, numbers
 
 
@@ -58,6 +58,12 @@ def judge(path: Path, model: str) -> Score:
     return _scores(place, [_fitting(place, workdir.read_model(model))])[0]
 
 
+def alone(path: Path) -> list[Score]:
+    """Evaluate a run's students on its held-out rows, one for each lane, compared with nobody."""
+    place = _place(path.absolute())._replace(judges=[], hows=[])
+    return _scores(place, _models(place, str(path)))
+
+
 def align(path: Path, model: str | None = None) -> dict[str, Any]:
     """Compare every layer of a run's student, or of another model, with every layer of its teacher or judge.
 
@@ -94,6 +100,8 @@ class _Place(NamedTuple):
     store: Store
     mesh: Any
     judges: list[Model]
+    hows: list[Teacher]  # they are asked
+    said: list[answers.Rows]  # by them, once asked
 
 
 class _Side(NamedTuple):
@@ -132,8 +140,9 @@ def _place(
         store = prepare_examples(corpus, e.task.reading(), folder, labels=store.labels)
     elif split or header is not None:
         raise UserError("--split and --header are of what --data names; give it, such as hf:NAME or a file")
-    judges = [build.read(judge.path, path) for judge in e.compared().values()]
-    return _Place(path, e, store, sharding.make_mesh(), judges)
+    hows = list(e.compared().values())
+    judges = [build.read(how.path, path) for how in hows]
+    return _Place(path, e, store, sharding.make_mesh(), judges, hows, [])
 
 
 def _models(place: _Place, what: str) -> list[Model]:
@@ -156,7 +165,7 @@ def _scores(place: _Place, models: Sequence[Model]) -> list[Score]:
     frozen = [_freeze(place, model) for model in models]
     applies, _ = frozen[0]
     give = judging.make_judge(
-        place.experiment, models[0].config, place.judges, applies[1:], place.store, place.mesh
+        place.experiment, models[0].config, place.judges, applies[1:], place.store, place.mesh, place.said
     )
     return [give({"student": params[0], "losses": {}}, params[1:]) for _, params in frozen]
 
@@ -171,5 +180,5 @@ def _fitting(place: _Place, model: Model) -> Model:
 
 
 def _freeze(place: _Place, model: Model) -> tuple[Any, Any]:
-    hows = [Teacher(path=model.source, dtype="float32"), *place.experiment.compared().values()]
+    hows = [Teacher(path=model.source, dtype="float32"), *place.hows]
     return judging.freeze([model, *place.judges], hows, place.mesh)

@@ -40,11 +40,13 @@ def make_judge(
     applies: tuple[Apply, ...],
     store: Store,
     mesh: Any,
+    theirs: list[answers.Rows] | None = None,
 ) -> Judge:
     """Compile the evaluation of a model of ``config`` on a store's held-out rows, computed as the student is.
 
     Masked-LM figures for text, the task's own for labelled rows. Compares with the judges where there are any; cosine
-    only where all widths are equal.
+    only where all widths are equal. What judges answer to labelled rows is the same every time: ``theirs`` keeps it,
+    for other models judged on the same rows too.
     """
     encode = make_apply(config, e.student.dtype, e.student.attention)
 
@@ -57,14 +59,14 @@ def make_judge(
             sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a in (apply, *applies)
         ]
 
-        theirs: list[answers.Rows] = []  # what the others answer is the same every time
+        kept = [] if theirs is None else theirs
 
         def score(params: Params, others: tuple[Params, ...]) -> Score:
             batches = feed.bucketed(store.held_out, e.eval_batch_size, mesh)
-            asked = (params["student"], *(() if theirs else others))
+            asked = (params["student"], *(() if kept else others))
             said, labels = answers.collect(predict[: len(asked)], asked, batches)
-            theirs.extend(said[1:])
-            compared = answers.agreement(said[0], theirs, labels) if others else {}
+            kept.extend(said[1:])
+            compared = answers.agreement(said[0], kept, labels) if others else {}
             figures, parts = task.score(said[0], labels, store)
             return Score(figures | compared, parts)
 
