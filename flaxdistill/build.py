@@ -21,7 +21,7 @@ from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.experiment import Experiment, to_json
 from flaxdistill.fetch import resolve
-from flaxdistill.fit import check_kernels, check_losses, check_tensor, settle
+from flaxdistill.fit import check_kernels, check_losses, check_tensor, presumed, settle
 from flaxdistill.hardware import platform
 from flaxdistill.hub import Model
 from flaxdistill.judging import freeze, make_judge
@@ -65,6 +65,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     inputs = {"blocks": store.path.name} | inputs
     vocabulary = store.vocabulary()
     family, config = settle(e, judges, start, vocabulary, store.labels)
+    for line in filter(None, (presumed(other, store.labels) for other in judges.values())):
+        report(line)
 
     judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())

@@ -38,7 +38,7 @@ def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -
 
     e, digests = workdir.read_experiment(path), workdir.read_inputs(path)
     rows = read_rows(path / "metrics.jsonl")
-    scores = next((row for row in workdir.evaluations(path) if row), {})
+    scores = workdir.evaluations(path)[workdir.best_lane(path)]
     judges = {role: judge.path for role, judge in e.compared().items()}
     public = [judge for judge in judges.values() if not _is_local(judge)]
     title = name.rpartition("/")[2]

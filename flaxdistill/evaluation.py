@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from flaxdistill.data.store import Store, open_store
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Teacher
 from flaxdistill.hub import Model
-from flaxdistill.metrics import Score, interval
+from flaxdistill.metrics import Score, interval, worth
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train import alignment, answers
 from flaxdistill.train.log import Row, numbers
@@ -32,8 +32,10 @@ def evaluate(
     """Evaluate a run's students, or another model, on the run's held-out rows or on those of ``data``: one row each.
 
     Compares with the run's teachers or judge where it has any. Of labelled rows ``interval`` bounds the task's figure with
-    95 % confidence; ``against`` adds another run or model, and of labelled rows the difference. ``split`` and ``header``
-    belong to ``data``. Raises UserError for models of other vocabularies or heads, and for ``data`` without labels.
+    95 % confidence, and ``kinds`` holds precision, recall, f1 and support of every class. ``against`` adds another run or
+    model, and of labelled rows the difference, of runs with several learning rates at the best one of each. ``split`` and
+    ``header`` belong to ``data``. Raises UserError for models of other vocabularies or heads, and for ``data`` without
+    labels.
     """
     place = _place(path.absolute(), data, split, header)
     whats = [model or str(path), *([against] if against else [])]
@@ -41,13 +43,19 @@ def evaluate(
     sides = [
         _judged(place, what, models) for what, models in [(what, _models(place, what)) for what in whats]
     ]
-    rows = [row for side in sides for row in side.rows(place)]
-    figure = place.experiment.task.figure
+    figure, rows = place.experiment.task.figure, list[Row]()
+    for side in sides:
+        rows += side.rows
+        if len(side.rows) > 1:
+            middle = median(side.rows, figure)
+            at = f", rate {middle['rate']:g}" if "rate" in middle else ""
+            rows.append({"name": f"median{at}"} | middle)
     if against and all(figure in score.parts for side in sides for score in side.scores):
-        ours, theirs = (side.figure(place) for side in sides)
+        best = [side.chosen(figure) for side in sides]
+        ours, theirs = (statistics.mean(score.figures[figure] for score in seeds) for seeds in best)
         rows.append(
             {"name": "difference", figure: ours - theirs}
-            | {"interval": interval(*([score.parts[figure] for score in side.scores] for side in sides))}
+            | {"interval": interval(*([score.parts[figure] for score in seeds] for seeds in best))}
         )
     return rows
 
@@ -83,10 +91,29 @@ def align(path: Path, model: str | None = None) -> dict[str, Any]:
     return alignment.similarity(compute(*params[:2], batch) for batch in batches)
 
 
-def median(rows: Sequence[Row]) -> Row:
-    """Give the median of every figure over lanes."""
+def best_rate(rows: Sequence[Row], figure: str) -> float | None:
+    """Find the learning rate whose seeds have the best median; None of rows that tell no rate."""
+    rates = dict.fromkeys(row.get("rate") for row in rows)
+    return max(
+        rates, key=lambda rate: worth(_middle([row for row in rows if row.get("rate") == rate]), figure)
+    )
+
+
+def median(rows: Sequence[Row], figure: str) -> Row:
+    """Give the median of every figure over the seeds of the best learning rate.
+
+    ``spread`` holds the lowest and the highest of ``figure`` over several seeds; ``rate`` is there where there are several.
+    """
     if len(rows) == 1:
         return rows[0]
+    rate = best_rate(rows, figure)
+    seeds = [row for row in rows if row.get("rate") == rate]
+    found = _middle(seeds) | ({"rate": rate} if len(seeds) < len(rows) else {})
+    values = [row[figure] for row in seeds if row.get(figure) is not None]
+    return found | ({"spread": (min(values), max(values))} if len(values) > 1 else {})
+
+
+def _middle(rows: Sequence[Row]) -> Row:
     names = [name for name in numbers(rows[0]) if name not in ("seed", "rate")]
     found = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
     return {name: statistics.median(values) for name, values in found.items() if values}
@@ -107,19 +134,14 @@ class _Place(NamedTuple):
 class _Side(NamedTuple):
     """One run with its lanes, or one model."""
 
-    names: list[str]
+    rows: list[Row]
     scores: list[Score]
 
-    def rows(self, place: _Place) -> Iterable[Row]:
-        figure = place.experiment.task.figure
-        for name, score in zip(self.names, self.scores, strict=True):
-            row = {"name": name} | score.figures
-            yield row | ({"interval": interval([score.parts[figure]])} if figure in score.parts else {})
-        if len(self.scores) > 1:
-            yield {"name": "median"} | median([score.figures for score in self.scores])
-
-    def figure(self, place: _Place) -> float:
-        return statistics.mean(score.figures[place.experiment.task.figure] for score in self.scores)
+    def chosen(self, figure: str) -> list[Score]:
+        """Give the scores of all seeds of the best learning rate."""
+        rate = best_rate(self.rows, figure)
+        lanes = zip(self.rows, self.scores, strict=True)
+        return [score for row, score in lanes if row.get("rate") == rate]
 
 
 def _place(
@@ -156,8 +178,16 @@ def _models(place: _Place, what: str) -> list[Model]:
 
 
 def _judged(place: _Place, what: str, models: list[Model]) -> _Side:
-    names = [model.source for model in models] if len(models) > 1 else [what]
-    return _Side(names, _scores(place, models))
+    scores, figure = _scores(place, models), place.experiment.task.figure
+    lanes: list[Row] = [{"name": what}]
+    if len(models) > 1:
+        those = workdir.read_experiment(bucket.local(what, bucket.RUN)).lanes()
+        lanes = [{"name": model.source} | lane._asdict() for model, lane in zip(models, those, strict=True)]
+    rows = []
+    for lane, score in zip(lanes, scores, strict=True):
+        sure = {"interval": interval([score.parts[figure]])} if figure in score.parts else {}
+        rows.append(lane | score.figures | sure | ({"kinds": score.kinds} if score.kinds else {}))
+    return _Side(rows, scores)
 
 
 def _scores(place: _Place, models: Sequence[Model]) -> list[Score]:

@@ -225,14 +225,26 @@ def check_head(model: Model, head: Head, labels: tuple[str, ...] | None = ()) ->
         named = "masked-LM" if head == "mlm" else head
         raise UserError(f"{model.source} has no {named} head; choose a ...For{kind} checkpoint of it")
     theirs = model.config.labels
-    # One output is a number, whatever it is called; LABEL_0, LABEL_1 are what transformers calls classes without names.
-    unnamed = len(theirs) == 1 or all(name == f"LABEL_{i}" for i, name in enumerate(theirs))
-    if labels is not None and theirs != labels and not (unnamed and len(theirs) == len(labels)):
+    # One output is a number, whatever it is called.
+    fits = len(theirs) == len(labels or ()) and (len(theirs) == 1 or _unnamed(theirs))
+    if labels is not None and theirs != labels and not fits:
         raise UserError(
             f"{model.source} chooses between {', '.join(theirs)} and the data between {', '.join(labels)}, in this order; "
             "write the labels in the data, and their order in task.labels, as the model has them, or train a teacher on "
             "this data"
         )
+
+
+def presumed(model: Model, labels: tuple[str, ...]) -> str | None:
+    """Say what classes without names are taken for; None where the model names its own, or they are 0, 1, 2, ..."""
+    if not _unnamed(model.config.labels) or labels == tuple(map(str, range(len(labels)))):
+        return None
+    return f"{model.source} names none of its classes; they are taken for {', '.join(labels)}, in this order"
+
+
+def _unnamed(labels: tuple[str, ...]) -> bool:
+    """Tell whether classes are called as `transformers` calls those without names."""
+    return len(labels) > 1 and all(name == f"LABEL_{i}" for i, name in enumerate(labels))
 
 
 def check_compared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -67,8 +68,11 @@ def make_judge(
             said, labels = answers.collect(predict[: len(asked)], asked, batches)
             kept.extend(said[1:])
             compared = answers.agreement(said[0], kept, labels) if others else {}
-            figures, parts = task.score(said[0], labels, store)
-            return Score(figures | compared, parts)
+            scored = task.score(said[0], labels, store)
+            if not all(np.isfinite(row).all() for row in said[0]):
+                # Some class is the likeliest all the same, and would be right now and then.
+                return Score(dict.fromkeys(scored.figures, math.nan))
+            return scored._replace(figures=scored.figures | compared)
 
         return score
 

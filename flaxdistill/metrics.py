@@ -24,10 +24,11 @@ class Parts(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Figures of all examples, and of some of them the parts."""
+    """Figures of all examples, of some of them the parts, and precision, recall, f1 and support of each class or kind."""
 
     figures: dict[str, float]
     parts: Mapping[str, Parts] = {}
+    kinds: Mapping[str, Mapping[str, float]] = {}
 
 
 def worth(figures: Mapping[str, Any], name: str) -> float:
@@ -42,24 +43,34 @@ def interval(ours: Sequence[Parts], theirs: Sequence[Parts] = ()) -> tuple[float
     """Give the 95 % bootstrap interval of a figure, or of how much ours is above theirs on the same examples.
 
     Of several runs on each side their mean is taken; nan where there is no figure. Percentiles of 9,999 resamples of the
-    examples (Efron and Tibshirani, 1993, chapter 13); a difference is paired, so that what both find hard is no part of it.
+    examples (Efron and Tibshirani, 1993, chapter 13) and of the runs, one less than there are, so that seeds vary in it
+    as much as they do (Rao and Wu, 1988); a difference is paired, so that what both find hard is no part of it.
     """
     from scipy.stats import bootstrap
 
-    def figure(sample: np.ndarray, axis: int = -1) -> np.ndarray:
-        def side(runs: Sequence[Parts]) -> Any:
-            return np.mean([run.figure(run.each[sample].sum(axis - 1)) for run in runs], axis=0)
+    sides = [side for side in (ours, theirs) if side]
+    several = [side for side in sides if len(side) > 1]
 
-        return side(ours) - (side(theirs) if theirs else 0.0)
+    def figure(sample: np.ndarray, *drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        runs = iter(drawn)
+
+        def of(side: Sequence[Parts]) -> Any:
+            found = np.stack([run.figure(run.each[sample].sum(axis - 1)) for run in side], -1)
+            if len(side) > 1:
+                found = np.take_along_axis(found, next(runs)[..., 1:], -1)
+            return found.mean(-1)
+
+        first, *second = (of(side) for side in sides)
+        return first - second[0] if second else first
 
     n, width = ours[0].each.shape
-    if n < 2 or np.isnan(figure(np.arange(n)[None])).any():
+    if n < 2 or any(np.isnan(run.figure(run.each.sum(0))) for side in sides for run in side):
         return math.nan, math.nan
     batch = max(2**24 // (n * width), 1)  # numbers that exist at one time
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a resample without a figure makes the interval nan: that says so
         found = bootstrap(
-            (np.arange(n),),
+            (np.arange(n), *(np.arange(len(side)) for side in several)),
             figure,
             n_resamples=9999,
             batch=batch,
@@ -70,13 +81,25 @@ def interval(ours: Sequence[Parts], theirs: Sequence[Parts] = ()) -> tuple[float
     return float(found.low), float(found.high)
 
 
-def classes(predicted: np.ndarray, labels: np.ndarray, number: int) -> Score:
+def classes(predicted: np.ndarray, labels: np.ndarray, number: int, names: Sequence[str] = ()) -> Score:
     """Compare int [N] of ``number`` classes: accuracy, F1 (of class 1 where there are two, else a mean), Matthews.
 
-    Of more than 100 classes only the accuracy has parts: the others take two numbers a class for each example.
+    Classes with ``names`` are told one by one too. Of more than 100 classes only the accuracy has parts: the others take
+    two numbers a class for each example.
     """
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+    from sklearn.metrics import accuracy_score, classification_report, f1_score, matthews_corrcoef
 
+    report: dict[str, Any] = {}
+    if names:
+        report = classification_report(
+            labels,
+            predicted,
+            labels=range(number),
+            target_names=list(names),
+            output_dict=True,
+            zero_division=0,
+        )
+    kinds = {name: _kind(report[name]) for name in names}
     figures = {
         "accuracy": float(accuracy_score(labels, predicted)),
         "f1": float(
@@ -87,7 +110,7 @@ def classes(predicted: np.ndarray, labels: np.ndarray, number: int) -> Score:
     same = (predicted == labels)[:, None].astype(float)
     accuracy = {"accuracy": _ratio(same[:, 0], np.ones(len(labels)))}
     if number > 100:
-        return Score(figures, accuracy)
+        return Score(figures, accuracy, kinds)
     said, right = np.eye(number)[predicted], np.eye(number)[labels]
 
     def f1(sums: np.ndarray) -> np.ndarray:
@@ -110,12 +133,15 @@ def classes(predicted: np.ndarray, labels: np.ndarray, number: int) -> Score:
             "f1": Parts(np.concatenate([said * right, said + right], 1), f1),
             "matthews": Parts(np.concatenate([said, right, same], 1), matthews),
         },
+        kinds,
     )
 
 
-def tags(predicted: list[np.ndarray], labels: list[np.ndarray], number: int) -> Score:
+def tags(
+    predicted: list[np.ndarray], labels: list[np.ndarray], number: int, names: Sequence[str] = ()
+) -> Score:
     """Compare tags of sentences, int [n] each of ``number``, word by word: as ``classes``, but a sentence is one example."""
-    score = classes(np.concatenate(predicted), np.concatenate(labels), number)
+    score = classes(np.concatenate(predicted), np.concatenate(labels), number, names)
     words = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
 
     def of_sentences(parts: Parts) -> Parts:
@@ -123,7 +149,7 @@ def tags(predicted: list[np.ndarray], labels: list[np.ndarray], number: int) -> 
         np.add.at(each, words, parts.each)
         return parts._replace(each=each)
 
-    return Score(score.figures, {name: of_sentences(parts) for name, parts in score.parts.items()})
+    return score._replace(parts={name: of_sentences(parts) for name, parts in score.parts.items()})
 
 
 def entities(predicted: list[list[str]], tags: list[list[str]]) -> Score:
@@ -135,17 +161,27 @@ def entities(predicted: list[list[str]], tags: list[list[str]]) -> Score:
         warnings.simplefilter("ignore")  # a kind that is never predicted has no precision: 0 says so
         report: dict[str, Any] = classification_report(tags, predicted, output_dict=True, zero_division=0)
     total = report.pop("micro avg")
-    kinds = {name: float(row["f1-score"]) for name, row in report.items() if not name.endswith(" avg")}
+    kinds = {name: _kind(row) for name, row in report.items() if name not in ("macro avg", "weighted avg")}
     right = np.concatenate([np.array(a) == np.array(b) for a, b in zip(predicted, tags, strict=True)])
     figures = {
         "f1": float(total["f1-score"]),
         "precision": float(total["precision"]),
         "recall": float(total["recall"]),
         "accuracy": float(np.mean(right)),
-    } | {f"f1_{name}": value for name, value in kinds.items()}
+    } | {f"f1_{name}": kind["f1"] for name, kind in kinds.items()}
     found = [(set(get_entities(a)), set(get_entities(b))) for a, b in zip(predicted, tags, strict=True)]
     both = np.array([2.0 * len(a & b) for a, b in found])
-    return Score(figures, {"f1": _ratio(both, np.array([float(len(a) + len(b)) for a, b in found]))})
+    parts = {"f1": _ratio(both, np.array([float(len(a) + len(b)) for a, b in found]))}
+    return Score(figures, parts, kinds)
+
+
+def _kind(row: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "precision": float(row["precision"]),
+        "recall": float(row["recall"]),
+        "f1": float(row["f1-score"]),
+        "support": int(row["support"]),
+    }
 
 
 def numbers(predicted: np.ndarray, labels: np.ndarray) -> Score:

@@ -139,6 +139,11 @@ def _make(
                 size = min(batch_size, 1 << (max(len(blocks), 1) - 1).bit_length())
                 batches = feed.bucketed(blocks, size, mesh) if len(blocks) else ()
                 (said,), _ = answers.collect([speak], params, batches)
+                if not all(np.isfinite(row).all() for row in said):
+                    raise UserError(
+                        f"{model.source} answers with what is no number: its training diverged or its weights are "
+                        "damaged; train it anew, with a lower rate"
+                    )
                 rows = iter(said)
                 for example, question in zip(piece, questions, strict=True):
                     yield example, question.answer(list(itertools.islice(rows, len(question.rows))))

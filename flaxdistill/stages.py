@@ -105,18 +105,21 @@ def table(stages: Stages, root: Path) -> list[Row]:
         lanes = workdir.evaluations(path)
         for lane, row in zip(experiment.lanes(), lanes, strict=True) if len(lanes) > 1 else ():
             rows.append(row | {"name": f"{name or 'student'}, seed {lane.seed}, rate {lane.rate:g}"})
-        rows.append({"name": name or "student"} | figures(path))
+        found = figures(path)
+        at = f", rate {found['rate']:g}" if "rate" in found else ""
+        rows.append({"name": f"{name or 'student'}{at}"} | found)
     return rows
 
 
 def figures(path: Path) -> Row:
-    """Summarise one run: parameters, tokens a second in the median, held-out figures; of several lanes their median."""
+    """Summarise one run: parameters, tokens a second in the median, held-out figures; of several seeds their median."""
     speeds = [
         row["tokens_per_second"] for row in read_rows(path / "metrics.jsonl") if "tokens_per_second" in row
     ]
     facts = {"parameters": count(workdir.read_config(path)[1])}
     facts |= {"tokens_per_second": statistics.median(speeds)} if speeds else {}
-    return facts | evaluation.median(workdir.evaluations(path))
+    figure = workdir.read_experiment(path).task.figure
+    return facts | evaluation.median(workdir.evaluations(path), figure)
 
 
 def count(config: EncoderConfig) -> int:

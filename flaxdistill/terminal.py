@@ -36,6 +36,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "spearman": ("Spearman", lambda x: f"{x:.4f}"),
     "mse": ("MSE", lambda x: f"{x:.4f}"),
     "interval": ("95 %", lambda bounds: f"{bounds[0]:.4f} .. {bounds[1]:.4f}"),
+    "spread": ("seeds", lambda bounds: f"{bounds[0]:.4f} .. {bounds[1]:.4f}"),
     "gap": ("gap", lambda x: f"{x:.4f}"),
     "kl": ("KL", lambda x: f"{x:.4f}"),
     "agreement": ("agree", lambda x: f"{x:.2%}"),
@@ -43,10 +44,6 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "kept": ("kept", lambda x: f"{x:.1%}"),
     "tokens_per_second": ("tokens/s", lambda x: f"{x:,.0f}"),
 }
-
-
-KIND = "f1_"
-"""What figures of a kind of entity begin with."""
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -137,13 +134,14 @@ def cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
 
 
 def kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Make a table of the F1 of every kind of entity."""
-    names = sorted({name for row in rows for name in row if name.startswith(KIND)})
-    titles = (Column(name.removeprefix(KIND), justify="right", no_wrap=True) for name in names)
-    table = Table("F1 of each kind", *titles)
+    """Make a table of every class, or kind of entity, of models side by side."""
+    shares = ("precision", "recall", "f1")
+    titles = (Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shares)
+    table = Table("", "class", *titles, Column("rows", justify="right", no_wrap=True))
     for row in rows:
-        if any(name in row for name in names):
-            table.add_row(escape(row["name"]), *(f"{row[name]:.2%}" if name in row else "" for name in names))
+        for name, kind in row.get("kinds", {}).items():
+            told = (COLUMNS[share][1](kind[share]) for share in shares)
+            table.add_row(escape(row["name"]), escape(name), *told, f"{kind['support']:,}")
     return table
 
 

@@ -55,7 +55,7 @@ def evaluate(
     rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split, header=header)
     rows = [row | {"name": address.told(row["name"])} for row in rows]
     terminal.console().print(terminal.results(rows))
-    if any(name.startswith(terminal.KIND) for row in rows for name in row):
+    if any("kinds" in row for row in rows):
         terminal.console().print(terminal.kinds(rows))
     return 0
 

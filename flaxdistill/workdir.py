@@ -199,6 +199,13 @@ def evaluations(path: Path) -> list[Row]:
     return found
 
 
+def best_lane(path: Path) -> int:
+    """Find the lane whose evaluation is worth most, the first of equal ones: the student that a run gives."""
+    figure = read_experiment(path).task.figure
+    worths = [worth(row, figure) for row in evaluations(path)]
+    return worths.index(max(worths))
+
+
 def describe(path_or_id: str) -> hub.Model:
     """Read what ``read_model`` does but the weights; ``params`` and ``digest`` are empty."""
     path = bucket.local(path_or_id, bucket.RUN)
@@ -225,8 +232,7 @@ def read_model(path_or_id: str, lane: int | None = None) -> hub.Model:
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((len(lanes), *leaf.shape), leaf.dtype), shapes
         )
-        worths = [worth(row, e.task.figure) for row in seen]
-        lane = worths.index(max(worths)) if lane is None else lane
+        lane = best_lane(path) if lane is None else lane
         source += f", seed {lanes[lane].seed}, rate {lanes[lane].rate:g}"
     if e.keep == "best" and seen[lane or 0]:
         source += f", its best of step {seen[lane or 0]['step']}"

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import re
+import shutil
 import signal
+import statistics
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from test_cli import refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
 
-from flaxdistill import evaluation, hub, stages, workdir
+from flaxdistill import evaluation, fit, hub, stages, workdir
+from flaxdistill.data.sources import Example
 from flaxdistill.models.encoder import shapes_of
+from flaxdistill.tasks.sequence import Classification
 from flaxdistill.train.checkpoint import read_student
 
 GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "dull")
@@ -209,7 +216,7 @@ def test_other_heads_learn_from_a_teacher_too(folder, config, tmp_path, kind):
     assert taught["f1"] > 0.8 and learnt["f1"] > 0.5 and learnt["agreement"] > 0.8
     printed = succeed("eval", tmp_path / "w" / "student", "--against", tmp_path / "w" / "teacher")
     assert "difference" in printed and f"{learnt['f1']:.2%}" in printed
-    assert ("F1 of each kind" in printed) == (kind == "tags")
+    assert bool(re.search(r"│ X +│ .*%.*%.*%", printed)) == (kind == "tags")
     architecture = json.loads((tmp_path / "w" / "student" / "export" / "config.json").read_text())
     assert architecture["architectures"] == [
         {"tags": "BertForTokenClassification", "spans": "BertForQuestionAnswering"}[kind]
@@ -303,7 +310,48 @@ def test_the_best_of_the_lanes_is_given(lanes):
     model = workdir.read_model(str(path))
     assert hub.read_model(str(path / "export")).digest == model.digest
     assert evaluation.judge(path, str(path / "export")).figures["accuracy"] == best
-    assert "seed 0, rate 0.01" in out and "median" in printed
+    assert "seed 0, rate 0.01" in out and "median, rate " in printed
+    card = (path / "export" / "README.md").read_text()
+    assert f"value: {best}" in card.partition("---\n# ")[0]
+
+
+def test_a_median_is_of_the_seeds_of_one_rate(lanes):
+    path = lanes[0]
+    rows = evaluation.evaluate(path, against=str(path / "export"))
+    ours = {rate: [row["accuracy"] for row in rows[:4] if row["rate"] == rate] for rate in (1e-2, 3e-4)}
+    assert [len(seeds) for seeds in ours.values()] == [2, 2]
+    best = max(ours, key=lambda rate: statistics.median(ours[rate]))
+    middle, difference = rows[4], rows[-1]
+    assert middle["name"] == f"median, rate {best:g}"
+    assert middle["accuracy"] == statistics.median(ours[best])
+    assert middle["spread"] == (min(ours[best]), max(ours[best]))
+    assert difference["accuracy"] == pytest.approx(statistics.mean(ours[best]) - rows[-2]["accuracy"])
+    table = stages.table({"": workdir.read_experiment(path)}, path)
+    assert table[-1]["name"] == f"student, rate {best:g}" and table[-1]["spread"] == middle["spread"]
+
+
+def test_classes_without_names_are_told_what_they_are_taken_for(story):
+    model = hub.read_model(str(story / "teacher" / "export"))
+    unnamed = dataclasses.replace(model, config=dataclasses.replace(model.config, labels=("LABEL_0", "LABEL_1")))
+    said = fit.presumed(unnamed, ("no", "yes"))
+    assert said == f"{model.source} names none of its classes; they are taken for no, yes, in this order"
+    assert fit.presumed(unnamed, ("0", "1")) is None and fit.presumed(model, ("no", "yes")) is None
+
+
+def test_classes_that_are_whole_numbers_stand_by_size():
+    rows = [Example(f"row {label}", "the cat", label=label) for label in ("10", 9, "2", "unknown", 1)]
+    assert Classification().reading().settle(iter(rows), ()) == ["1", "2", "9", "10", "unknown"]
+
+
+def test_answers_that_are_no_numbers_are_no_score(story, folder, tmp_path):
+    """The likeliest of them would be the first class, which is right for half of the rows."""
+    broken = tmp_path / "broken"
+    shutil.copytree(story / "student" / "export", broken)
+    weights = load_file(broken / "model.safetensors")
+    huge = np.full_like(weights["classifier.weight"], 3e38)
+    save_file(weights | {"classifier.weight": huge}, broken / "model.safetensors")
+    assert np.isnan(evaluation.judge(story / "student", str(broken)).figures["accuracy"])
+    assert "answers with what is no number" in refused("predict", broken, "the cat")
 
 
 def test_a_difference_has_an_interval(lanes, story, folder):

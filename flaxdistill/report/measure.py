@@ -161,8 +161,11 @@ def _model(
     name: str, role: str, model: Model, lanes: Sequence[Row], e: Experiment, teacher: ModelFacts | None
 ) -> ModelFacts:
     figure = e.task.figure
-    middle = sorted(lanes, key=lambda row: worth(row, figure))[(len(lanes) - 1) // 2]
-    figures = {k: v for k, v in evaluation.median(lanes).items() if isinstance(v, float)}
+    rate = evaluation.best_rate(lanes, figure)
+    seeds = [row for row in lanes if row.get("rate") == rate]
+    middle = sorted(seeds, key=lambda row: worth(row, figure))[(len(seeds) - 1) // 2]
+    median = evaluation.median(lanes, figure)
+    figures = {k: v for k, v in median.items() if isinstance(v, float) and k != "rate"}
     shared = figure if figure not in LOWER else "accuracy"  # a share of a loss says nothing
     kept = figures[shared] / teacher.figures[shared] if teacher and teacher.figures[shared] > 0 else math.nan
     bounds = middle.get("interval")
@@ -173,7 +176,7 @@ def _model(
         megabytes=sum(leaf.nbytes for leaf in flatten(model.params).values()) / 1e6,
         mflop=speed.forward_mflop(model, e.corpus.length),
         figures=figures,
-        scores=[row[figure] for row in lanes],
+        scores=[row[figure] for row in seeds],
         interval=(bounds[0], bounds[1]) if bounds and all(map(math.isfinite, bounds)) else None,
         kept=kept if math.isfinite(kept) else None,
         milliseconds={},

@@ -25,7 +25,7 @@ class Classification(Labelled):
     """Choose one of several classes for a text, or for a pair of texts.
 
     ``labels``: the classes as they are written in the data, in the order of their logits; empty: all that the training rows
-    hold, sorted. Rows without a label teach by their teacher's answers only.
+    hold, sorted, whole numbers by size. Rows without a label teach by their teacher's answers only.
     """
 
     head = "sequence"
@@ -54,7 +54,7 @@ class Classification(Labelled):
                     f"the training rows hold {len(found):,} different labels, such as {sorted(found)[0]!r}; for numbers "
                     "use the task Regression, or name another column in source.label"
                 )
-            return sorted(found)
+            return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
 
         def rows(
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
@@ -74,7 +74,8 @@ class Classification(Labelled):
         return Reading({"task": "classes", "labels": list(self.labels)}, settle, rows)
 
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
-        return metrics.classes(np.concatenate(logits).argmax(-1), np.concatenate(labels), len(store.labels))
+        said, names = np.concatenate(logits).argmax(-1), store.labels
+        return metrics.classes(said, np.concatenate(labels), len(names), names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

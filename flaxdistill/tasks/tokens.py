@@ -99,7 +99,7 @@ class Tagging(Labelled):
             right.setdefault(example, []).extend(asked[asked >= 0])
         if self.scheme == "plain":
             ours, theirs = ([np.array(tags, int) for tags in side.values()] for side in (said, right))
-            return metrics.tags(ours, theirs, len(store.labels))
+            return metrics.tags(ours, theirs, len(store.labels), store.labels)
         return metrics.entities(
             *([[store.labels[n] for n in tags] for tags in side.values()] for side in (said, right))
         )
