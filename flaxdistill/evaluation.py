@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flaxdistill import bucket, build, feed, fit, judging, sharding, workdir
@@ -26,18 +27,17 @@ def evaluate(
     *,
     against: str | None = None,
     data: str | None = None,
-    split: str | None = None,
-    header: str | None = None,
+    **fields: str | None,
 ) -> list[Row]:
     """Evaluate a run's students, or another model, on the run's held-out rows or on those of ``data``: one row each.
 
     Compares with the run's teachers or judge where it has any. Of labelled rows ``interval`` bounds the task's figure with
     95 % confidence, and ``kinds`` holds precision, recall, f1 and support of every class. ``against`` adds another run or
-    model, and of labelled rows the difference, of runs with several learning rates at the best one of each. ``split`` and
-    ``header`` belong to ``data``. Raises UserError for models of other vocabularies or heads, and for ``data`` without
-    labels.
+    model, and of labelled rows the difference, of runs with several learning rates at the best one of each. ``fields`` are
+    those of ``Source`` in which ``data`` differs from the run's own held-out rows. Raises UserError for models of other
+    vocabularies or heads, and for ``data`` without labels.
     """
-    place = _place(path.absolute(), data, split, header)
+    place = _place(path.absolute(), data, {name: told for name, told in fields.items() if told is not None})
     whats = [model or str(path), *([against] if against else [])]
     # Both are read and fit before one of them is judged, which takes its time.
     sides = [
@@ -144,9 +144,7 @@ class _Side(NamedTuple):
         return [score for row, score in lanes if row.get("rate") == rate]
 
 
-def _place(
-    path: Path, data: str | None = None, split: str | None = None, header: str | None = None
-) -> _Place:
+def _place(path: Path, data: str | None = None, fields: Mapping[str, Any] = MappingProxyType({})) -> _Place:
     e = workdir.read_experiment(path)
     blocks = workdir.blocks(path, e)
     folder, store = blocks.parent, open_store(blocks)
@@ -154,14 +152,15 @@ def _place(
         if not isinstance(e.task, Labelled):
             raise UserError(f"{path} has no labelled rows; --data reads those of a task")
         like = next(source for source in (*e.corpus.held_out_sources, *e.corpus.sources) if source.label)
-        columns = like.header if header is None else header
-        source = dataclasses.replace(like, path=data, split=split or like.split, header=columns)
+        source = dataclasses.replace(like, path=data, **fields)
         corpus = dataclasses.replace(
             e.corpus, held_out_sources=(source,), tokenizer=str(path / workdir.TOKENIZER)
         )
         store = prepare_examples(corpus, e.task.reading(), folder, labels=store.labels)
-    elif split or header is not None:
-        raise UserError("--split and --header are of what --data names; give it, such as hf:NAME or a file")
+    elif fields:
+        raise UserError(
+            f"--{next(iter(fields))} is of what --data names; give that too, such as hf:NAME or a file"
+        )
     hows = list(e.compared().values())
     judges = [build.read(how.path, path) for how in hows]
     return _Place(path, e, store, sharding.make_mesh(), judges, hows, [])

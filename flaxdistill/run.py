@@ -131,19 +131,18 @@ class Run:
         *,
         against: str | Path | None = None,
         data: str | Path | None = None,
-        split: str | None = None,
-        header: str | None = None,
+        **fields: str | None,
     ) -> list[Row]:
         """Evaluate the student of every lane, or another model, on the run's held-out rows or on those of ``data``.
 
         One dict a model; on labelled rows with ``interval``, the 95 % bounds of the task's figure. ``against`` adds another
-        run or model and, on labelled rows, their difference. ``data`` is a labelled file, folder or ``hf:NAME`` with the
-        columns of the run's own rows; ``split`` and ``header`` are its. Raises UserError for models of another vocabulary or
-        head.
+        run or model and, on labelled rows, their difference. ``data`` is a labelled file, folder or ``hf:NAME``; ``fields``
+        are those of ``Source`` in which it differs from the run's own rows: ``column``, ``pair``, ``label``, ``split``,
+        ``header``. Raises UserError for models of another vocabulary or head.
         """
         asked, other, rows = (None if what is None else str(what) for what in (model, against, data))
         with noise.quiet():
-            return evaluation.evaluate(self.path, asked, against=other, data=rows, split=split, header=header)
+            return evaluation.evaluate(self.path, asked, against=other, data=rows, **fields)
 
     def export(
         self, out: str | Path, *, stablehlo: bool = False, push: str | None = None, private: bool = False

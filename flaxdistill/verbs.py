@@ -25,6 +25,9 @@ def evaluate(
     model: str | None = None,
     against: str | None = None,
     data: str | None = None,
+    column: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
     split: str | None = None,
     header: str | None = None,
     layers: bool = False,
@@ -36,6 +39,9 @@ def evaluate(
         model: a directory or Hub id to evaluate instead of the student
         against: another run, directory or Hub id, to tell the difference from, with its 95 % interval on labelled rows
         data: a labelled file, folder or hf:NAME to evaluate on, with the columns of the run's own held-out rows
+        column: the field of the text in --data, where it is another one
+        pair: the field of the second text in --data
+        label: the field of the label in --data
         split: the part of a dataset in --data
         header: names of the columns in --data where the file does not begin with them; '' where it does
         layers: tell instead how alike its layers and the teacher's are: linear CKA, and cosines where widths are equal
@@ -44,7 +50,8 @@ def evaluate(
 
     compiled.keep()
     workdir = bucket.local(workdir, bucket.RUN)
-    if layers and (against or data or split or header):
+    fields = {"column": column, "pair": pair, "label": label, "split": split, "header": header}
+    if layers and (against or data or any(told is not None for told in fields.values())):
         raise UserError(
             "--layers looks at the run's own rows and teacher; leave --against, --data and what is theirs out"
         )
@@ -52,7 +59,7 @@ def evaluate(
         for title, values in evaluation.align(workdir, model).items():
             terminal.console().print(terminal.heat(title, values))
         return 0
-    rows = evaluation.evaluate(workdir, model, against=against, data=data, split=split, header=header)
+    rows = evaluation.evaluate(workdir, model, against=against, data=data, **fields)
     rows = [row | {"name": address.told(row["name"])} for row in rows]
     terminal.console().print(terminal.results(rows))
     if any("kinds" in row for row in rows):

@@ -697,7 +697,7 @@ BAD: dict[str, Bad] = {
     "manifest cut": Bad("eval run", "manifest", halve("run/data")),
     "blocks cut": Bad("inspect run/blocks", "bytes, but its manifest says",
         lambda here: (next((here / "run/data").iterdir()).rename("run/blocks"), cut("run/blocks/train-0.npy")(here))),
-    "metrics of other rows": Bad("eval task --split dev", "--split and --header are of what --data names"),
+    "metrics of other rows": Bad("eval task --split dev", "--split is of what --data names"),
     "export to something": Bad("export run bert", "bert exists and is not an empty directory"),
     "export into a file": Bad("export run text.txt", "text.txt exists and is not an empty directory"),
     "export below a file": Bad("export run text.txt/out", "text.txt"),

@@ -332,7 +332,9 @@ def test_a_median_is_of_the_seeds_of_one_rate(lanes):
 
 def test_classes_without_names_are_told_what_they_are_taken_for(story):
     model = hub.read_model(str(story / "teacher" / "export"))
-    unnamed = dataclasses.replace(model, config=dataclasses.replace(model.config, labels=("LABEL_0", "LABEL_1")))
+    unnamed = dataclasses.replace(
+        model, config=dataclasses.replace(model.config, labels=("LABEL_0", "LABEL_1"))
+    )
     said = fit.presumed(unnamed, ("no", "yes"))
     assert said == f"{model.source} names none of its classes; they are taken for no, yes, in this order"
     assert fit.presumed(unnamed, ("0", "1")) is None and fit.presumed(model, ("no", "yes")) is None
@@ -362,6 +364,10 @@ def test_a_difference_has_an_interval(lanes, story, folder):
     other = table(folder / "other.tsv", sentences(7, 30))
     rows = evaluation.evaluate(story / "student", data=str(other))
     assert rows[0]["name"] == str(story / "student") and len(rows[0]["interval"]) == 2
+    lines = [json.dumps({"said": text, "is": label}) for text, label in sentences(7, 30)]
+    (folder / "other.jsonl").write_text("\n".join(lines))
+    named = {"data": str(folder / "other.jsonl"), "column": "said", "label": "is"}
+    assert evaluation.evaluate(story / "student", **named) == rows
     assert evaluation.evaluate(story / "student", data=str(folder / "dev.tsv"))[0][
         "accuracy"
     ] == pytest.approx(rows_of(story / "student", "held_out")[-1]["accuracy"])
