@@ -133,7 +133,7 @@ def _place(
             raise UserError(f"{path} has no labelled rows; --data reads those of a task")
         like = next(source for source in (*e.corpus.held_out_sources, *e.corpus.sources) if source.label)
         columns = like.header if header is None else header
-        source = dataclasses.replace(like, path=data, split=split or like.split, header=columns)
+        source = dataclasses.replace(like, path=data, split=split or like.split, header=columns, rows=None)
         corpus = dataclasses.replace(
             e.corpus, held_out_sources=(source,), tokenizer=str(path / workdir.TOKENIZER)
         )

@@ -48,6 +48,7 @@ def test_flags_reach_every_depth(tmp_path):
     flags = ("--workdir", "w", "--steps", "7", "--teacher.dtype", "float32", "--student.num-layers", "2")
     flags += ("--losses.vocab.temperature", "4:1:1000", "--losses.vocab.kl", "3")
     flags += ("--corpus.sources.1.weight", "2", "--optim.decay", "cosine", "--student.start.path", "None")
+    flags += ("--corpus.sources.1.rows", "100")
     experiments, flagged, _ = read(tmp_path, SINGLE, *flags)
     e = experiments[""]
     assert flagged.workdir == Path("w")
@@ -55,6 +56,7 @@ def test_flags_reach_every_depth(tmp_path):
     assert e.losses["vocab"].temperature == Schedule(4.0, 1.0, 1000)
     assert e.losses["vocab"].kl == Schedule(3.0, 3.0, 0)
     assert [source.weight for source in e.corpus.sources] == [1.0, 2.0]
+    assert [source.rows for source in e.corpus.sources] == [None, 100]
     assert e.student.start.path is None
     # All that no flag names is as the file says.
     plain = read(tmp_path, SINGLE)[0][""]

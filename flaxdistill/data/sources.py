@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import heapq
 import itertools
 import json
 import math
@@ -59,8 +60,15 @@ class Source:
     header: str = ""  # names of the columns, such as "id,label,text", of a csv or tsv file that does not begin with them
     split: str = "train"  # of an hf: or tfds: data set
     weight: float = 1.0  # how many passes over this source one epoch makes
+    # Only so many of its rows (of text: documents), those whose texts have the lowest hashes, so that fewer are among more,
+    # whatever the files and their order; they are held in memory. None: all.
+    rows: int | None = None
 
     def __post_init__(self):
+        if self.rows is not None and self.rows < 1:
+            raise UserError(
+                f"Source {self.path!r} has rows {self.rows}, which must be at least 1; leave the field out to read all"
+            )
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise UserError(
                 f"Source {self.path!r} has weight {self.weight}, which must be a finite number above 0; "
@@ -78,8 +86,6 @@ class Source:
 
         Raises UserError here for what is missing and, while streaming, for what is malformed.
         """
-        if self.path == "docstrings":
-            return [_docstrings_shard()]
         return self._shards((self.column,), partial(_texts, self.column))
 
     def labelled(self) -> list[Shard]:
@@ -90,6 +96,12 @@ class Source:
         return self._shards(columns, partial(_examples, bool(self.pair), bool(self.label)))
 
     def _shards(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
+        whole = self._whole(columns, read)
+        return whole if self.rows is None else [_some(self.rows, whole, self.path)]
+
+    def _whole(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
+        if self.path == "docstrings":
+            return [_docstrings_shard()]
         library, _, name = self.path.partition(":")
         if library in PUBLISHED:
             return [
@@ -112,6 +124,34 @@ def _examples(
 ) -> Iterator[Example]:
     for place, (text, *more) in records():
         yield Example(place, text, more[0] if pair else None, more[-1] if label else None, pair)
+
+
+# Taking some rows
+
+
+def _some(rows: int, shards: list[Shard], path: str) -> Shard:
+    classes = next((shard.classes for shard in shards if shard.classes), ())
+    fingerprint = _hash([rows, *(shard.fingerprint for shard in shards)])
+    chosen = partial(_lowest, rows, shards, path)
+    return Shard(f"{rows}-rows", fingerprint, chosen, classes, sum(shard.size for shard in shards))
+
+
+def _lowest(rows: int, shards: list[Shard], path: str) -> Iterator:
+    chosen = heapq.nsmallest(rows, (d for shard in shards for d in shard.documents()), key=_key)
+    if len(chosen) < rows:
+        raise UserError(
+            f"Source {path!r} holds {len(chosen)} rows, and its field rows asks for {rows}; lower it, or leave it out to "
+            "read all"
+        )
+    yield from chosen
+
+
+def _key(document: str | Example) -> tuple[bytes, str]:
+    # The label only tells apart rows of one text.
+    text, label = (
+        (document, "") if isinstance(document, str) else ((document.text, document.pair), document.label)
+    )
+    return hashlib.sha256(repr(text).encode()).digest(), repr(label)
 
 
 # Finding files

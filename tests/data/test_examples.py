@@ -1,5 +1,6 @@
 """Labelled files become rows: what is in them, and what a mistake in them says."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -126,6 +127,51 @@ def test_a_share_is_held_out_by_text(folder):
     assert 30 < len(store.held_out) < 90 and len(store.held_out) + len(store.train[0]) == 200
     seen = {tuple(row) for row in every_row(store.train[0])["input_ids"]}
     assert not seen & {tuple(row) for row in every_row(store.held_out)["input_ids"]}
+
+
+def test_some_rows_are_the_same_whatever_the_files(folder):
+    lines = [f"w{i % 20} w{i // 20}\t{'ab'[i % 2]}\n" for i in range(200)]
+
+    def chosen(number, *files, **fields):
+        for n, content in enumerate(files):
+            (folder / "some").mkdir(exist_ok=True)
+            (folder / "some" / f"{n}.tsv").write_text("sentence\tlabel\n" + "".join(content))
+        source = Source(path=str(folder / "some"), column="sentence", rows=number, **fields)
+        return [(e.text, e.label) for shard in source.labelled() for e in shard.documents()]
+
+    few, more = chosen(10, lines, label="label"), chosen(50, lines, label="label")
+    assert len(set(few)) == 10 and len(set(more)) == 50 and set(few) < set(more)
+    assert {label for _, label in more} == {"a", "b"}
+    assert set(chosen(10, lines[100:][::-1], lines[:100], label="label")) == set(few)
+    assert {text for text, _ in chosen(10)} == {text for text, _ in few}
+    with pytest.raises(UserError, match="some' holds 200 rows, and its field rows asks for 201; lower it"):
+        chosen(201)
+    with pytest.raises(UserError, match="rows 0, which must be at least 1"):
+        chosen(0)
+
+
+def test_a_small_labelled_subset_and_the_rest_without_labels(folder):
+    (folder / "many.tsv").write_text(
+        "sentence\tlabel\n" + "".join(f"w{i}\t{'ab'[i % 2]}\n" for i in range(20))
+    )
+    few = Source(path=str(folder / "many.tsv"), column="sentence", label="label", rows=8)
+    rest = Source(path=str(folder / "many.tsv"), column="sentence")
+    dev = dataclasses.replace(few, rows=5)
+    both = Corpus(
+        sources=(few, rest), held_out_sources=(dev,), tokenizer=str(folder / "vocab.txt"), length=16
+    )
+    store = prepare_examples(both, Classification(labels=("a", "b")).reading(), folder / "stores")
+    assert [len(blocks) for blocks in (*store.train, store.held_out)] == [8, 20, 5]
+    assert set(every_row(store.train[1])["labels"][:, 0]) == {-2}
+    # A share that is held out is one of these rows, and not those that were chosen first.
+    alone = dataclasses.replace(both, sources=(dataclasses.replace(few, rows=20),), held_out_sources=())
+    alone = dataclasses.replace(alone, held_out=0.3)
+    assert len(prepare_examples(alone, Classification().reading(), folder / "stores").held_out) < 15
+
+
+def test_a_store_without_it_is_found_again(folder):
+    """A field of a source that is not set changes no name."""
+    assert prepared(folder).path.name == "8bc6954eeb444a23"
 
 
 MISTAKES = {

@@ -188,6 +188,15 @@ def test_docstrings_are_one_shard(monkeypatch):
     assert list(shard.documents()) == list(shard.documents()) == ["one", "two"]
 
 
+def test_some_documents_of_a_text(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(f"text {n}" for n in range(100)))
+    (shard,) = pickle.loads(pickle.dumps(Source(path=str(tmp_path), rows=10).shards()))
+    assert len(set(shard.documents())) == 10 and set(shard.documents()) < set(read(tmp_path, rows=20))
+    assert shard.fingerprint not in {
+        s.fingerprint for n in (None, 9) for s in Source(path=str(tmp_path), rows=n).shards()
+    }
+
+
 def test_a_missing_datasets_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'flaxdistill\[hf\]'"):
