@@ -234,5 +234,5 @@ def check_text(value: Any, place: str) -> None:
         value.encode()
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
         raise UserError(
-            f"{place}: the text holds half a surrogate pair, which is no character; remove it"
+            f"{place}: {value!r:.80} holds half a surrogate pair, which is no character; remove it"
         ) from None

@@ -236,15 +236,27 @@ def _as_python(value: Any, column: str, place: str) -> Any:
         raise UserError(
             f"{place}, column {column!r}: {error.reason} (UTF-8); write the file again as text"
         ) from None
+    except (
+        ValueError,
+        OverflowError,
+        LookupError,
+    ) as error:  # a year or a time zone that Python does not know
+        raise UserError(
+            f"{place}, column {column!r}: this {value.type} cannot be read ({error}); write the column again as text"
+        ) from None
 
 
 def check_columns(columns: Columns, present: list[str], place: str) -> None:
-    """Raise UserError, naming what there is, unless all columns are present."""
+    """Raise UserError, naming what there is, unless all columns are present, each of them once."""
     for column in columns:
         if column not in present:
             names = ", ".join(map(repr, present[:20])) or "none"
             names += f" and {len(present) - 20} more" if len(present) > 20 else ""
             raise UserError(f"{place}: no column {column!r}, only {names}; set `column` to one of them")
+        if present.count(column) > 1:
+            raise UserError(
+                f"{place}: {present.count(column)} columns are called {column!r}; rename all but one"
+            )
 
 
 READERS: dict[str, Callable[[Any, Path, Columns, Columns], Iterator[Record]]] = {

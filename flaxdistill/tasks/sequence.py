@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.examples import Reading, Row, text_of
+from flaxdistill.data.examples import Reading, Row, check_text, text_of
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
@@ -101,6 +101,7 @@ class Regression(Labelled):
 def _name(example: Example) -> str:
     """Write a label as text; what a file holds as the number 1 is the class '1'. -1 is how the Hub hides labels."""
     if example.label != -1 and isinstance(example.label, bool | int | str) and str(example.label).strip():
+        check_text(str(example.label), example.place)
         return str(example.label).strip()
     raise UserError(
         f"{example.place}: {example.label!r} is no label; a class is a word or a whole number (of a row without one the "

@@ -113,6 +113,7 @@ class Tagging(Labelled):
             raise UserError(
                 f"{example.place}: expected a list of tags but found {tags!r:.80}; name their column in source.label"
             )
+        check_text(" ".join(tags), example.place)
         if len(tags) != len(words):
             raise UserError(f"{example.place}: {len(words)} words and {len(tags)} tags; give every word one")
         if self.scheme == "bio":

@@ -238,6 +238,8 @@ def test_values_that_are_hardly_text(folder):
 
     for task, row, said in (
         (Classification(labels=("1", "2")), {"sentence": "a \ud800"}, "holds half a surrogate pair"),
+        (Classification(labels=("1", "2")), {"label": "a\ud800"}, "'a.ud800' holds half a surrogate pair"),
+        (Tagging(), {"sentence": ["w1"], "label": ["B-\ud800"]}, "holds half a surrogate pair"),
         (Regression(), {"label": 1e39}, "the label 1e[+]39 is no number"),
         (Regression(), {"label": 10**400}, "is no number"),
         (Classification(labels=("1", "2")), {"label": -1}, "-1 is no label"),
