@@ -1,5 +1,7 @@
 """Readers of file formats: each yields (place, values of the columns asked for)."""
 
+from __future__ import annotations
+
 import contextlib
 import csv
 import gzip
@@ -20,6 +22,23 @@ Record = tuple[str, tuple[Any, ...]]
 """A place, to be named in an error, and the values there."""
 
 LONGEST_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is less than a long article
+
+
+class FirstLine(str):
+    """The place of a sentence each of whose words has a line of its own: the first of these lines."""
+
+    path: Path
+    number: int
+
+    def __new__(cls, path: Path, number: int) -> FirstLine:
+        """Name a line by its file and number."""
+        made = super().__new__(cls, f"{path}, line {number}")
+        made.path, made.number = path, number
+        return made
+
+    def of(self, word: int) -> str:
+        """Name the line of a word, counted from 0."""
+        return f"{self.path}, line {self.number + word}"
 
 
 def format_of(path: Path) -> str | None:
@@ -117,10 +136,12 @@ def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Recor
             "for lines of a word and its tag, or write labelled rows as tsv, csv, jsonl or parquet"
         ) from None
     lines: list[list[str]] = []
-    start = 1
+    start, width = 1, 0
     for number, line in itertools.chain(_lines(file, path), [(0, "")]):
-        fields = line.rstrip("\n").split("\t") if "\t" in line else line.split()
-        if fields[:1] == ["-DOCSTART-"]:
+        line = line.rstrip("\n")
+        # Other white space, such as a no-break space, is part of a word.
+        fields = line.split("\t") if "\t" in line else [field for field in line.split(" ") if field]
+        if not line.strip(" \t") or fields[0] == "-DOCSTART-":
             fields = []
         if fields:
             if not all(-len(fields) <= n < len(fields) for n in at) or len(fields) < 2:
@@ -128,10 +149,16 @@ def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Recor
                     f"{path}, line {number}: {len(fields)} fields, of which {columns[0]} and {columns[1]} are asked for; "
                     "give every line a word and its tag"
                 )
+            width = width or len(fields)
+            if len(fields) != width:  # the last one would be another column's
+                raise UserError(
+                    f"{path}, line {number}: {len(fields)} fields, and the first word's line has {width}; give every line "
+                    "as many"
+                )
             start = start if lines else number
             lines.append(fields)
         elif lines:
-            yield f"{path}, line {start}", tuple([fields[n] for fields in lines] for n in at)
+            yield FirstLine(path, start), tuple([fields[n] for fields in lines] for n in at)
             lines = []
 
 

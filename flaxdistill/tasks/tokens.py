@@ -10,6 +10,7 @@ import numpy as np
 
 from flaxdistill import metrics
 from flaxdistill.data.examples import Reading, Row, check_text
+from flaxdistill.data.readers import FirstLine
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
@@ -23,11 +24,11 @@ NOT_ASKED, UNKNOWN = -1, -2
 class Tagging(Labelled):
     """Choose a tag for each word, asked at the first of its tokens (Devlin et al., 2019).
 
-    Sources hold a list of words and a list of their tags, or are plain text with a word and its tag on a line and a blank
-    line between sentences (``column`` 0, ``label`` -1). ``scheme`` bio scores whole entities by F1 and refuses an inside
-    tag that follows no other tag of its entity; ``plain`` scores tags by themselves. ``labels``: the tags in the order of
-    their logits; empty: all that the training rows hold, sorted, O first. A sentence too long for a row goes on in the
-    next.
+    Sources hold a list of words and a list of their tags, or are plain text with a word and its tag on a line, between
+    spaces or tabs and on every line as many of them, and a blank line between sentences (``column`` 0, ``label`` -1).
+    ``scheme`` bio scores whole entities by F1 and refuses an inside tag that follows no other tag of its entity; ``plain``
+    scores tags by themselves. ``labels``: the tags in the order of their logits; empty: all that the training rows hold,
+    sorted, O first. A sentence too long for a row goes on in the next.
     """
 
     head = "tokens"
@@ -75,7 +76,7 @@ class Tagging(Labelled):
                     label = known.get(tags[n], UNKNOWN) if tags else UNKNOWN
                     if tags and label == UNKNOWN:
                         raise UserError(
-                            f"{example.place}, word {n + 1} {words[n]!r}: the tag {tags[n]!r} is none of "
+                            f"{_at(example, n)}: the tag {tags[n]!r} is none of "
                             f"{', '.join(labels)}; mend it, or name all tags in task.labels"
                         )
                     if len(ids) + len(piece) > length - 2:
@@ -121,16 +122,21 @@ class Tagging(Labelled):
                 kind = tag[2:]
                 if tag != "O" and not (tag[:2] in ("B-", "I-") and kind):
                     raise UserError(
-                        f"{example.place}, word {n + 1} {words[n]!r}: the tag {tag!r} is neither O nor B-... nor I-...; "
+                        f"{_at(example, n)}: the tag {tag!r} is neither O nor B-... nor I-...; "
                         "mend it, or set task.scheme to plain"
                     )
                 before = tags[n - 1] if n else "O"
                 if tag[:2] == "I-" and before not in ("B-" + kind, "I-" + kind):
                     raise UserError(
-                        f"{example.place}, word {n + 1} {words[n]!r}: the tag {tag} follows {before if n else 'nothing'}, "
+                        f"{_at(example, n)}: the tag {tag} follows {before if n else 'nothing'}, "
                         f"but an entity begins with B-{kind}; convert the file to BIO (IOB2), or set task.scheme to plain"
                     )
         return tags
+
+
+def _at(example: Example, n: int) -> str:
+    line = example.place.of(n) if isinstance(example.place, FirstLine) else example.place
+    return f"{line}, word {n + 1} {example.text[n]!r}"
 
 
 def _words(example: Example) -> list[str]:

@@ -60,6 +60,17 @@ def test_a_long_sentence_goes_on_in_the_next_row(folder):
     assert made["segment_ids"].sum(1).tolist() == [16, 16, 10]
 
 
+def test_spaces_and_tabs_alone_part_words(folder):
+    """Blank lines may hold them, and other white space is part of a word."""
+    text = "-DOCSTART- -X- O\n\nw0  A O\nw1\u00a0w2 A B-X\n \t\nw3\tA\tO\nw4 w5\tA\tO\n\t\t\n \n\u2028 A O\n"
+    (folder / "s.txt").write_text(text)
+    source = Source(path=str(folder / "s.txt"), column="0", label="-1")
+    found = [(e.text, e.label) for shard in source.labelled() for e in shard.documents()]
+    assert found == [
+        (["w0", "w1\u00a0w2"], ["O", "B-X"]), (["w3", "w4 w5"], ["O", "O"]), (["\u2028"], ["O"])
+    ]  # fmt: skip
+
+
 def test_lists_of_words_and_rows_without_tags(folder):
     lines = [{"words": ["w0", "w1"], "tags": ["O", "B-X"]}, {"words": ["w2"], "tags": None}]
     (folder / "l.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -72,11 +83,18 @@ def test_lists_of_words_and_rows_without_tags(folder):
 
 
 MISTAKES = {
-    "inside first": ("w0 O\nw1 I-X\n", r"line 1, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
+    "inside first": ("w0 O\nw1 I-X\n", r"line 2, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
     "inside another": ("w0 B-Y\nw1 I-X\n", r"word 2 'w1': the tag I-X follows B-Y"),
     "first of all": ("\n\nw0 I-X\n", r"line 3, word 1 'w0': the tag I-X follows nothing"),
     "other scheme": ("w0 S-X\nw1 O\n", r"the tag 'S-X' is neither O nor B-\.\.\. nor I-\.\.\.; mend it, or set"),
     "ragged": ("w0 O\nw1\n", r"train\.txt, line 2: 1 fields, of which 0 and -1 are asked for"),
+    "own line": ("w0 O\n\n\nw0 O\nw1 O\nw2 I-X\n", r"train\.txt, line 6, word 3 'w2': the tag I-X follows O"),
+    "last field lacks": (
+        "w0 NN B-NP O\nw1 NN I-NP\n",
+        r"train\.txt, line 2: 3 fields, and the first word's line has 4; give every line as many",
+    ),
+    "a comment": ("# by hand w\nw0 O\n", r"train\.txt, line 2: 2 fields, and the first word's line has 4"),
+    "a no-break space alone": ("w0 O\n\u00a0\nw1 O\n", r"train\.txt, line 2: 1 fields, of which"),
     "one tag": ("w0 O\n", "the training rows hold the tag O; there is nothing to choose between"),
 }  # fmt: skip
 
