@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.corpus import Corpus
@@ -215,6 +218,8 @@ def test_other_mistakes(folder):
         prepared(folder, train=("plain.txt",), column="text")
     with pytest.raises(UserError, match="name two classes or more, each of them once"):
         Classification(labels=("yes", "yes"))
+    with pytest.raises(UserError, match="name two classes or more, each of them once"):
+        Classification(labels=("True", "true"))
 
 
 def test_other_columns_of_held_out_text_are_another_store(folder):
@@ -250,6 +255,52 @@ def test_values_that_are_hardly_text(folder):
     write(other=None)
     with pytest.raises(UserError, match=r"v\.jsonl, line 1: expected text but found NoneType"):
         prepared(folder, Classification(labels=("1", "2")), train=("v.jsonl",), dev="v.jsonl", pair="other")
+
+
+def written(folder, form, labels):
+    """Write labels to a file as its format has them: text in tsv, values in jsonl and parquet."""
+    path = folder / f"labels.{form}"
+    texts = [f"w{n}" for n in range(len(labels))]
+    if form == "tsv":
+        path.write_text(
+            "sentence\tlabel\n" + "".join(f"{t}\t{n}\n" for t, n in zip(texts, labels, strict=True))
+        )
+    elif form == "jsonl":
+        rows_ = ({"sentence": t, "label": n} for t, n in zip(texts, labels, strict=True))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    else:
+        parquet.write_table(pyarrow.table({"sentence": texts, "label": labels}), path)
+    return path.name
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl", "parquet"])
+def test_a_label_is_the_same_class_in_every_format(folder, form):
+    def classes(labels, *named):
+        name = written(folder, form, labels)
+        store = prepared(folder, Classification(labels=named), train=(name,), dev=name)
+        return store.labels, every_row(store.train[0])["labels"][:, 0].tolist()
+
+    assert classes([1, 0, 1]) == (("0", "1"), [1, 0, 1])
+    assert classes([True, False]) == (("false", "true"), [1, 0])
+    assert classes([True, False], "True", "False") == (("True", "False"), [0, 1])
+    if form != "parquet":
+        assert classes([True, "true", "FALSE", "False"]) == (("false", "true"), [1, 1, 0, 0])
+    for labels, named in (
+        ([-1, 0, 1], ("0", "1")),
+        ([0.0, 1.0, 0.5], ("0.5", "1.0")),
+        ([math.nan, 1.0], ("1.0",)),
+    ):
+        for task in (Classification(), Classification(labels=(*named, "x"))):
+            name = written(folder, form, labels)
+            with pytest.raises(
+                UserError, match=rf"labels\.{form}.*: '?{labels[0]}'? is no label unless task.labels"
+            ):
+                prepared(folder, task, train=(name,), dev=name)
+    assert classes([-1, 0, 1], "0", "-1", "1") == (("0", "-1", "1"), [1, 0, 2])
+    assert classes([0.0, 0.5], "0.5", "0.0") == (("0.5", "0.0"), [1, 0])
+    name = written(folder, form, [True, False])
+    with pytest.raises(UserError, match=r"the label '?True'? is no number"):
+        prepared(folder, Regression(), train=(name,), dev=name)
 
 
 @pytest.mark.hf
