@@ -508,7 +508,7 @@ BAD: dict[str, Bad] = {
     "classes too many": Bad(f"{CLASSES} a.tsv", "hold 1,100 different labels",
         write("a.tsv", "sentence\tlabel\n" + "".join(f"a\t{n}\n" for n in range(1100)))),
     "tag in the middle": Bad(f"{TAGS} a.txt",
-        "a.txt, line 1, word 2 'cat': the tag I-PET follows O, but an entity begins with B-PET",
+        "a.txt, line 2, word 2 'cat': the tag I-PET follows O, but an entity begins with B-PET",
         write("a.txt", "the O\ncat I-PET\n")),
     "tag of no scheme": Bad(f"{TAGS} a.txt", "word 1 'the': the tag 'PET' is neither O nor B-... nor I-...",
         write("a.txt", "the PET\ncat O\n")),

@@ -158,6 +158,13 @@ def _write(
             "no example is held out: name corpus.held_out_sources, add rows or raise corpus.held_out "
             f"({corpus.held_out})"
         )
+    numbers = np.load(folder / "held_out-labels.npy", mmap_mode="r")
+    if numbers.dtype.kind == "f" and np.ptp(numbers) == 0:
+        where = ", ".join(source.path for source in corpus.held_out_sources or corpus.sources)
+        raise UserError(
+            f"the held-out rows of {where} ({len(numbers):,}) all have the label {numbers.flat[0]:g}, with which nothing "
+            "can be correlated; hold out rows whose labels differ (published test sets hide theirs behind one number)"
+        )
     counts[:] = 0
     sources = []
     for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=given is None)):

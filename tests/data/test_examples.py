@@ -113,6 +113,17 @@ def test_numbers(folder):
     assert made.dtype == np.float32 and made.tolist() == [[2.5], [0.0]] and store.labels == ("score",)
 
 
+def test_hidden_numbers_are_not_judged_by(folder):
+    """As in the test split of STS-B."""
+    (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2.5\nw1\t0\n")
+    (folder / "hidden.tsv").write_text("sentence\tlabel\nw0\t-1.0\nw1\t-1.0\n")
+    with pytest.raises(
+        UserError, match=r"hidden\.tsv \(2\) all have the label -1, with which nothing can be correl"
+    ):
+        prepared(folder, Regression(), train=("n.tsv",), dev="hidden.tsv")
+    assert len(prepared(folder, Regression(), train=("hidden.tsv",), dev="n.tsv").train[0]) == 2
+
+
 def test_a_file_without_a_line_of_names(folder):
     (folder / "bare.tsv").write_text("s1\t1\t*\tw0 w1\ns2\t0\t\tw2\n")
     how = {"header": "source, label, mark, sentence"}
