@@ -7,6 +7,7 @@ import csv
 import gzip
 import itertools
 import json
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -109,8 +110,8 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
-    """Split at blank lines; a document keeps its own line breaks. With two columns, a word and its tag stand on a line."""
-    if len(columns) > 1:
+    """Split at blank lines; a document keeps its line breaks. Numbered columns are those of a word and its tag."""
+    if len(columns) > 1 or re.fullmatch(r"-?\d+", columns[0]):
         yield from _read_tagged(file, path, columns)
         return
     document: list[str] = []
@@ -127,7 +128,7 @@ def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> 
 
 
 def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Record]:
-    """Split at blank lines: of each sentence its words and their tags, in columns that are numbered (as in CoNLL files)."""
+    """Split at blank lines: of each sentence its words, and their tags, in columns that are numbered (as in CoNLL files)."""
     try:
         at = [int(column) for column in columns]
     except ValueError:
@@ -144,9 +145,9 @@ def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Recor
         if not line.strip(" \t") or fields[0] == "-DOCSTART-":
             fields = []
         if fields:
-            if not all(-len(fields) <= n < len(fields) for n in at) or len(fields) < 2:
+            if not all(-len(fields) <= n < len(fields) for n in at) or len(fields) < len(at):
                 raise UserError(
-                    f"{path}, line {number}: {len(fields)} fields, of which {columns[0]} and {columns[1]} are asked for; "
+                    f"{path}, line {number}: {len(fields)} fields, of which {' and '.join(columns)} are asked for; "
                     "give every line a word and its tag"
                 )
             width = width or len(fields)

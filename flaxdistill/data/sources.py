@@ -90,8 +90,11 @@ class Source:
 
     def labelled(self) -> list[Shard]:
         """List the pieces as ``shards`` does; their documents are Examples."""
-        if self.path == "docstrings":
-            raise UserError("docstrings have no labels; name a source that has a column of them")
+        if self.path == "docstrings" and (self.label or self.pair):
+            raise UserError(
+                "docstrings have no labels and no second texts; name another source, or, where a teacher is to answer them, "
+                "neither label nor pair"
+            )
         columns = tuple(column for column in (self.column, self.pair, self.label) if column)
         return self._shards(columns, partial(_examples, bool(self.pair), bool(self.label)))
 
@@ -101,7 +104,7 @@ class Source:
 
     def _whole(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
         if self.path == "docstrings":
-            return [_docstrings_shard()]
+            return [_docstrings_shard(read)]
         library, _, name = self.path.partition(":")
         if library in PUBLISHED:
             return [
@@ -214,14 +217,14 @@ def _hash(parts: Iterable) -> str:
 # What is not a file
 
 
-def _docstrings_shard() -> Shard:
+def _docstrings_shard(read: Callable[..., Iterator]) -> Shard:
     from flaxdistill.data.docstrings import read_docstrings
 
     documents = read_docstrings()
-    return Shard("docstrings", _hash(documents), partial(_documents_of, documents))
+    records = partial(_records_of, documents)
+    where = "The documentation of the dependencies"
+    return Shard("docstrings", _hash(documents), partial(read, records, where, False))
 
 
-def _documents_of(documents: list[str]) -> Iterator[str]:
-    return checked_texts(
-        (("docstrings", text) for text in documents), "The documentation of the dependencies"
-    )
+def _records_of(documents: list[str]) -> Iterator[Record]:
+    return (("docstrings", (text,)) for text in documents)

@@ -27,7 +27,7 @@ class Classification(Labelled):
     ``labels``: the classes as they are written in the data, in the order of their logits; empty: all that the training rows
     hold, sorted. A class is a word, a whole number, or true or false in any case; it is the same whatever the format of the
     file. Decimals, and -1, which often hides a label, are classes only where ``labels`` names them. Rows without a label
-    teach by their teacher's answers only.
+    teach by their teacher's answers only. A text too long for a row is cut at its length.
     """
 
     head = "sequence"

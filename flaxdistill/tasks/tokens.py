@@ -28,7 +28,8 @@ class Tagging(Labelled):
     spaces or tabs and on every line as many of them, and a blank line between sentences (``column`` 0, ``label`` -1).
     ``scheme`` bio scores whole entities by F1 and refuses an inside tag that follows no other tag of its entity; ``plain``
     scores tags by themselves. ``labels``: the tags in the order of their logits; empty: all that the training rows hold,
-    sorted, O first. A sentence too long for a row goes on in the next.
+    sorted, O first. Rows without tags teach by their teacher's answers only; they may be plain text, whose words are those
+    of the vocabulary's tokenizer. What is too long for a row goes on in the next.
     """
 
     head = "tokens"
@@ -62,7 +63,9 @@ class Tagging(Labelled):
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
         ) -> Iterable[list[Row]]:
             known = {name: number for number, name in enumerate(labels)}
-            sentences = [_words(example) for example in examples]
+            sentences = [
+                _cut(example, vocabulary) if _is_raw(example) else _words(example) for example in examples
+            ]
             pieces = iter(vocabulary.encode([word for words in sentences for word in words]))
             for example, words in zip(examples, sentences, strict=True):
                 tags = self._tags(example, words)
@@ -84,7 +87,7 @@ class Tagging(Labelled):
                         ids, asked = [], []
                     ids += piece.tolist()
                     asked += [label] + [NOT_ASKED] * (len(piece) - 1)
-                yield [*made, _row(ids, asked, vocabulary, length)]
+                yield [*made, _row(ids, asked, vocabulary, length)] if words else []
 
         meaning = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
         return Reading(meaning, settle, rows)
@@ -132,6 +135,27 @@ class Tagging(Labelled):
                         f"but an entity begins with B-{kind}; convert the file to BIO (IOB2), or set task.scheme to plain"
                     )
         return tags
+
+
+def word_places(text: str, vocabulary: Vocabulary) -> list[tuple[int, int]]:
+    """Find the words of a text as the vocabulary's tokenizer tells them apart: first character and the one after of each."""
+    cutter = vocabulary.tokenizer.pre_tokenizer
+    pieces = [place for _, place in cutter.pre_tokenize_str(text)] if cutter else [(0, len(text))]
+    stripped = []
+    for a, b in pieces:  # a byte-level tokenizer counts the space before a word to it
+        a += len(text[a:b]) - len(text[a:b].lstrip())
+        b -= len(text[a:b]) - len(text[a:b].rstrip())
+        stripped += [(a, b)] if a < b else []
+    return stripped
+
+
+def _is_raw(example: Example) -> bool:
+    return example.label is None and isinstance(example.text, str)
+
+
+def _cut(example: Example, vocabulary: Vocabulary) -> list[str]:
+    check_text(example.text, example.place)
+    return [example.text[a:b] for a, b in word_places(example.text, vocabulary)]
 
 
 def _at(example: Example, n: int) -> str:

@@ -17,6 +17,7 @@ from flaxdistill.data.sources import Source
 from flaxdistill.data.store import Blocks
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.sequence import Classification, Regression
+from flaxdistill.tasks.span import Answering
 from flaxdistill.tasks.tokens import Tagging
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
@@ -104,6 +105,31 @@ def test_rows_without_a_label_teach_too(folder):
     )
     store = prepare_examples(both, Classification().reading(), folder / "stores")
     assert every_row(store.train[1])["labels"].tolist() == [[-2], [-2]]
+
+
+@pytest.mark.parametrize("task", [Classification(), Regression()])
+def test_docstrings_teach_without_labels(folder, monkeypatch, task):
+    monkeypatch.setattr("flaxdistill.data.docstrings.read_docstrings", lambda: ["w0 w1", "w2 " * 30])
+    (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2\nw1\t0\n")
+    (labelled,) = corpus(folder, train=("n.tsv",)).sources
+    both = Corpus(
+        sources=(labelled, Source(path="docstrings")),
+        held_out_sources=(labelled,),
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    store = prepare_examples(both, task.reading(), folder / "stores")
+    made = every_row(store.train[1])
+    assert made["segment_ids"].sum(1).tolist() == [4, 16], "what is longer is cut"
+    assert made["labels"][:, 0].tolist() == [-2, -2] or np.isnan(made["labels"]).all()
+    with pytest.raises(UserError, match="docstrings have no labels and no second texts"):
+        Source(path="docstrings", label="label").labelled()
+    with pytest.raises(UserError, match="docstrings: expected a text but found None"):
+        list(
+            Answering()
+            .reading()
+            .rows(list(Source(path="docstrings").labelled()[0].documents()), [], store.vocabulary(), 16)
+        )
 
 
 def test_numbers(folder):

@@ -82,6 +82,33 @@ def test_lists_of_words_and_rows_without_tags(folder):
     ]
 
 
+def test_plain_text_teaches_without_tags(folder, monkeypatch):
+    """Of the words that the tokenizer tells apart, in as many rows as they need, whatever holds them."""
+    monkeypatch.setattr("flaxdistill.data.docstrings.read_docstrings", lambda: ["w0, w1ab!"])
+    (folder / "raw.txt").write_text("w0 w1ab,\nw2\n\n" + "w3 " * 30 + "\n")
+    (folder / "raw.jsonl").write_text(json.dumps({"text": "w5 w6"}) + '\n{"text": " "}\n{"text": ["w7"]}\n')
+    labelled = Source(path=str(folder / "train.txt"), column="0", label="-1")
+    more = [Source(path=path) for path in ("docstrings", str(folder / "raw.txt"), str(folder / "raw.jsonl"))]
+    # The words of a tagged file without their tags.
+    more.append(dataclasses.replace(labelled, label=None))
+    corpus = Corpus(
+        sources=(labelled, *more),
+        held_out_sources=(labelled,),
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    store = prepare_examples(corpus, Tagging().reading(), folder / "stores")
+    tagged, docstrings, text, lines, words = (every_row(blocks) for blocks in store.train)
+    w = {word: n for n, word in enumerate(WORDS)}
+    unk = w["[UNK]"]
+    assert docstrings["input_ids"][0, :8].tolist() == [2, w["w0"], unk, w["w1"], w["##a"], w["##b"], unk, 3]
+    assert docstrings["labels"][0, :8].tolist() == [-1, -2, -2, -2, -1, -1, -2, -1]
+    assert text["segment_ids"].sum(1).tolist() == [8, 16, 16, 4]
+    assert (text["labels"] == -2).sum(1).tolist() == [4, 14, 14, 2]
+    assert lines["segment_ids"].sum(1).tolist() == [4, 3]
+    assert (words["input_ids"] == tagged["input_ids"]).all() and set(words["labels"].ravel()) == {-1, -2}
+
+
 MISTAKES = {
     "inside first": ("w0 O\nw1 I-X\n", r"line 2, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
     "inside another": ("w0 B-Y\nw1 I-X\n", r"word 2 'w1': the tag I-X follows B-Y"),
