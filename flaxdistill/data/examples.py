@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class Reading(NamedTuple):
     settle: Callable[[Iterator[Example], tuple[str, ...]], list[str]]  # and those that a dataset declares
     rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[list[Row]]]  # of each example
     keep: Callable[[Example], Any] | None = None  # JSON of a held-out example, for scoring
+    # Where a share is held out: what never stands on both sides, rows of one text and pair, or all rows of one pair.
+    together: Literal["row", "pair"] = "row"
 
 
 def prepare_examples(
@@ -69,6 +71,12 @@ def prepare_examples(
     if corpus.tokenizer is None:
         raise UserError("labelled rows need a vocabulary: start from a model, or set corpus.tokenizer")
     sources = corpus.sources if labels is None else ()
+    for source in () if corpus.held_out_sources else sources:
+        if folder := source.varied():
+            raise UserError(
+                f"{folder} holds variants of rows, so those of a held-out row would be trained on; name "
+                "corpus.held_out_sources, whose rows were not varied"
+            )
     train = [source.labelled() for source in sources]
     held_out = [source.labelled() for source in corpus.held_out_sources]
     vocabulary = load_vocabulary(corpus.tokenizer)
@@ -82,7 +90,11 @@ def prepare_examples(
             _described(source, shards)
             for source, shards in zip(corpus.held_out_sources, held_out, strict=True)
         ]
-        or corpus.held_out,
+        or (
+            corpus.held_out
+            if reading.together == "row"
+            else {"share": corpus.held_out, "of": reading.together}
+        ),
     } | ({} if labels is None else {"labels": list(labels)})
 
     def write(folder: Path) -> dict[str, Any]:
@@ -113,7 +125,7 @@ def _write(
     def examples(shards: list[Shard], *, out: bool | None = None) -> Iterator[Example]:
         for shard in shards:
             for example in shard.documents():
-                if out is None or out == _is_held_out(example, corpus.held_out):
+                if out is None or out == _is_held_out(example, corpus.held_out, reading.together):
                     yield example
 
     part = None if held_out else False
@@ -178,9 +190,10 @@ def _write(
     return {"labels": labels} | closing(folder, vocabulary, counts, evaluation, sources)
 
 
-def _is_held_out(example: Example, share: float) -> bool:
+def _is_held_out(example: Example, share: float, together: str) -> bool:
+    whole = example.pair if together == "pair" else f"{example.text}\0{example.pair}"
     # What has no label cannot be judged by.
-    return example.label is not None and document_hash(f"{example.text}\0{example.pair}") < share * 2**64
+    return example.label is not None and document_hash(f"{whole}") < share * 2**64
 
 
 def _write_rows(

@@ -26,6 +26,9 @@ from flaxdistill.errors import UserError
 
 PUBLISHED = {"hf": dataset_parts, "tfds": tfds_parts}
 
+VARIED = ".augmentation.json"
+"""What ``augment`` leaves in a folder of variants; hidden, so that the folder can be a source as it is."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -80,6 +83,13 @@ class Source:
         if self.path != "docstrings" and self.path.partition(":")[0] not in PUBLISHED:
             for _, path in _find_files(self.path):
                 _format(path)
+
+    def varied(self) -> Path | None:
+        """Find a folder of variants of rows, as ``augment`` makes them, among those of this source's files."""
+        if self.path == "docstrings" or self.path.partition(":")[0] in PUBLISHED:
+            return None
+        folders = sorted({path.parent for _, path in _find_files(self.path)})
+        return next((folder for folder in folders if bucket.reach(folder / VARIED).is_file()), None)
 
     def shards(self) -> list[Shard]:
         """List the pieces of this source, sorted by name; files are read once to fingerprint them.
