@@ -177,7 +177,16 @@ def test_glue_by_name():
         "train",
     )
     assert held_out.split == "validation_matched" and mnli.steps == 3 * 392_702 // 32
-    assert GLUE["stsb"].corpus("stsb", library="tfds").sources[0].path == "tfds:glue/stsb"
+    other = configuration.read(
+        "glue_tfds", ("--only", "mnli_student"), prog="flaxdistill distill"
+    ).experiments
+    assert list(other) == ["mnli_teacher", "mnli_student"]
+    (source,), (held_out,) = (
+        other["mnli_student"].corpus.sources,
+        other["mnli_student"].corpus.held_out_sources,
+    )
+    assert (source.path, held_out.path) == ("tfds:glue/mnli", "tfds:glue/mnli")
+    assert dataclasses.replace(other["mnli_student"], corpus=mnli.corpus) == mnli
     assert stages["stsb_student"].task.figure == "pearson" and GLUE["cola"].task.figure == "matthews"
     assert len(GLUE) == 9
 
