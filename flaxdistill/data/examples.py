@@ -122,10 +122,17 @@ def _write(
     with writing(folder):
         vocabulary.save(folder)
 
+    judged: set[int] = set()  # hashes of the share that is held out
+
     def examples(shards: list[Shard], *, out: bool | None = None) -> Iterator[Example]:
         for shard in shards:
             for example in shard.documents():
-                if out is None or out == _is_held_out(example, corpus.held_out, reading.together):
+                key = 0 if out is None else _hash(example, reading.together)
+                # What has no label cannot be judged by; what is judged by is not taught by a teacher's answers either.
+                held = key < corpus.held_out * 2**64 and example.label is not None
+                if out and held:
+                    judged.add(key)
+                if out is None or (held if out else not held and key not in judged):
                     yield example
 
     part = None if held_out else False
@@ -190,10 +197,8 @@ def _write(
     return {"labels": labels} | closing(folder, vocabulary, counts, evaluation, sources)
 
 
-def _is_held_out(example: Example, share: float, together: str) -> bool:
-    whole = example.pair if together == "pair" else f"{example.text}\0{example.pair}"
-    # What has no label cannot be judged by.
-    return example.label is not None and document_hash(f"{whole}") < share * 2**64
+def _hash(example: Example, together: str) -> int:
+    return document_hash(f"{example.pair}" if together == "pair" else f"{example.text}\0{example.pair}")
 
 
 def _write_rows(

@@ -214,6 +214,20 @@ def test_a_store_without_it_is_found_again(folder):
     assert prepared(folder).path.name == "8bc6954eeb444a23"
 
 
+def test_what_is_held_out_is_not_taught_by_a_teacher_either(folder):
+    lines = "".join(f"w{i % 20} w{i // 20}\t{'ab'[i % 2]}\n" for i in range(200))
+    (folder / "many.tsv").write_text("sentence\tlabel\n" + lines)
+    (labelled,) = corpus(folder, train=("many.tsv",), dev=None).sources
+    both = dataclasses.replace(
+        corpus(folder, dev=None), sources=(labelled, dataclasses.replace(labelled, label=None))
+    )
+    store = prepare_examples(both, Classification().reading(), folder / "stores")
+    sides = [
+        {tuple(row) for row in every_row(blocks)["input_ids"]} for blocks in (*store.train, store.held_out)
+    ]
+    assert sides[0] == sides[1] and not sides[0] & sides[2] and len(sides[0] | sides[2]) == 200
+
+
 MISTAKES = {
     "unknown label": (TRAIN, DEV + "w1\tmaybe\n", r"dev\.tsv, line 3: the label 'maybe' is none of no, yes; mend"),
     "ragged row": (TRAIN + "w1\n", DEV, r"train\.tsv, line 5: 1 fields but the header has 2"),
