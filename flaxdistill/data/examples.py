@@ -16,7 +16,7 @@ from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.filling import Report, stored
 from flaxdistill.data.pack import id_dtype
 from flaxdistill.data.prepare import closing
-from flaxdistill.data.sources import Example, Shard, Source
+from flaxdistill.data.sources import VARIED, Example, Shard, Source
 from flaxdistill.data.split import document_hash
 from flaxdistill.data.store import FORMAT, Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
@@ -72,10 +72,10 @@ def prepare_examples(
         raise UserError("labelled rows need a vocabulary: start from a model, or set corpus.tokenizer")
     sources = corpus.sources if labels is None else ()
     for source in () if corpus.held_out_sources else sources:
-        if folder := source.varied():
+        if source.varied():
             raise UserError(
-                f"{folder} holds variants of rows, so those of a held-out row would be trained on; name "
-                "corpus.held_out_sources, whose rows were not varied"
+                f"source {source.path} reads variants of rows ({VARIED} lies beside them), so those of a held-out row would "
+                "be trained on; name corpus.held_out_sources, whose rows were not varied"
             )
     train = [source.labelled() for source in sources]
     held_out = [source.labelled() for source in corpus.held_out_sources]

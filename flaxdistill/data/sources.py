@@ -84,12 +84,12 @@ class Source:
             for _, path in _find_files(self.path):
                 _format(path)
 
-    def varied(self) -> Path | None:
-        """Find a folder of variants of rows, as ``augment`` makes them, among those of this source's files."""
+    def varied(self) -> bool:
+        """Tell whether files of this source hold variants of rows, as ``augment`` writes them."""
         if self.path == "docstrings" or self.path.partition(":")[0] in PUBLISHED:
-            return None
-        folders = sorted({path.parent for _, path in _find_files(self.path)})
-        return next((folder for folder in folders if bucket.reach(folder / VARIED).is_file()), None)
+            return False
+        folders = {path.parent for _, path in _find_files(self.path)}
+        return any(bucket.reach(folder / VARIED).is_file() for folder in folders)
 
     def shards(self) -> list[Shard]:
         """List the pieces of this source, sorted by name; files are read once to fingerprint them.
