@@ -16,7 +16,7 @@ import numpy as np
 from flaxdistill import bucket
 from flaxdistill.data.examples import text_of
 from flaxdistill.data.neighbours import Neighbours
-from flaxdistill.data.sources import Example, Source
+from flaxdistill.data.sources import VARIED, Example, Source
 from flaxdistill.data.split import document_hash
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
@@ -27,9 +27,6 @@ from flaxdistill.workdir import read_model
 
 PART = 500
 """Rows of one file: what a killed run has to do again."""
-
-SETTINGS = ".augmentation.json"
-"""Hidden, so that the folder can be a source as it is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,8 +119,8 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
 
 
 def _check(out: Path, meaning: Mapping[str, Any]) -> None:
-    if (out / SETTINGS).is_file():
-        stored = read_json(out / SETTINGS)
+    if (out / VARIED).is_file():
+        stored = read_json(out / VARIED)
         differ = [
             f"{name} {stored.get(name)} -> {value}"
             for name, value in meaning.items()
@@ -133,16 +130,16 @@ def _check(out: Path, meaning: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{out} holds variants made otherwise ({'; '.join(differ)}); choose another folder"
             )
-    elif out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= {f"{SETTINGS}.tmp"}):
+    elif out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= {f"{VARIED}.tmp"}):
         raise UserError(f"{out} exists and holds no variants of rows; choose another folder")
 
 
 def _claim(out: Path, meaning: Mapping[str, Any]) -> None:
-    if not (out / SETTINGS).is_file():
+    if not (out / VARIED).is_file():
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"{SETTINGS}.tmp", meaning)
-        os.replace(out / f"{SETTINGS}.tmp", out / SETTINGS)
-        bucket.send(out / SETTINGS)
+        write_json(out / f"{VARIED}.tmp", meaning)
+        os.replace(out / f"{VARIED}.tmp", out / VARIED)
+        bucket.send(out / VARIED)
 
 
 def _new(lines: Iterator[str], seen: set[int]) -> Iterator[str]:

@@ -152,7 +152,7 @@ def _place(path: Path, data: str | None = None, fields: Mapping[str, Any] = Mapp
         if not isinstance(e.task, Labelled):
             raise UserError(f"{path} has no labelled rows; --data reads those of a task")
         like = next(source for source in (*e.corpus.held_out_sources, *e.corpus.sources) if source.label)
-        source = dataclasses.replace(like, path=data, **fields)
+        source = dataclasses.replace(like, path=data, **{"rows": None, **fields})
         corpus = dataclasses.replace(
             e.corpus, held_out_sources=(source,), tokenizer=str(path / workdir.TOKENIZER)
         )

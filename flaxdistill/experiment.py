@@ -213,12 +213,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     """List the fields in which two stored experiments differ, as ``name old -> new``."""
     found = []
     for name in sorted(set(old) | set(new)):
-        a, b = old.get(name), new.get(name)
+        a, b = (_numbered(side.get(name)) for side in (old, new))
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{prefix}{name}.")
         elif a != b and not any(fnmatch.fnmatchcase(prefix + name, free) for free in FREE):
             found.append(f"{prefix}{name} {_short(a)} -> {_short(b)}")
     return found
+
+
+def _numbered(value: Any) -> Any:
+    """Number a list of objects, such as sources: a field that the older one did not know is then like None."""
+    objects = isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value)
+    return {str(number): item for number, item in enumerate(value)} if objects else value
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,7 @@ from flaxdistill.errors import UserError
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.tasks.sequence import Classification
 from flaxdistill.tasks.span import Answering
-from flaxdistill.tasks.tokens import NOT_ASKED, Tagging
+from flaxdistill.tasks.tokens import NOT_ASKED, Tagging, word_places
 
 Answer = dict[str, Any]
 
@@ -78,19 +78,11 @@ def _entities(
 ) -> list[Question]:
     """Ask about each word, as the vocabulary's tokenizer tells words apart; tags of BIO become entities."""
     bio = all(label == "O" or label[:2] in ("B-", "I-") for label in config.labels)
-    found = []
     for example in examples:
         check_text(example.text, example.place)
-        found.append(_places(example.text, vocabulary))
-    sentences = [
-        Example(example.place, [example.text[a:b] for a, b in places])
-        for example, places in zip(examples, found, strict=True)
-        if places
-    ]
-    rows = iter(Tagging().reading().rows(sentences, [], vocabulary, length))
 
-    def question(text: str, places: list[tuple[int, int]]) -> Question:
-        made = next(rows) if places else []
+    def question(text: str, made: list[Row]) -> Question:
+        places = word_places(text, vocabulary)
 
         def answer(logits: list[np.ndarray]) -> Answer:
             asked = [
@@ -106,18 +98,8 @@ def _entities(
 
         return Question(made, answer)
 
-    return [question(example.text, places) for example, places in zip(examples, found, strict=True)]
-
-
-def _places(text: str, vocabulary: Vocabulary) -> list[tuple[int, int]]:
-    cutter = vocabulary.tokenizer.pre_tokenizer
-    pieces = [place for _, place in cutter.pre_tokenize_str(text)] if cutter else [(0, len(text))]
-    stripped = []
-    for a, b in pieces:  # a byte-level tokenizer counts the space before a word to it
-        a += len(text[a:b]) - len(text[a:b].lstrip())
-        b -= len(text[a:b]) - len(text[a:b].rstrip())
-        stripped += [(a, b)] if a < b else []
-    return stripped
+    rows = Tagging().reading().rows(examples, [], vocabulary, length)
+    return [question(example.text, made) for example, made in zip(examples, rows, strict=True)]
 
 
 def joined(words: list[Answer], text: str) -> list[Answer]:

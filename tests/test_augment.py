@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -11,13 +12,17 @@ from test_cli import refused, succeed, write_model
 
 from flaxdistill import augment as augmentation
 from flaxdistill.augment import Augmentation
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.neighbours import Neighbours
 from flaxdistill.data.sources import Source
 from flaxdistill.data.tokenizer import load_vocabulary
+from flaxdistill.errors import UserError
 from flaxdistill.fillers import make_fillers
 from flaxdistill.hub import read_model
 from flaxdistill.models.encoder import make_apply
 from flaxdistill.pytrees import Batch
+from flaxdistill.tasks.sequence import Classification
 
 WORDS = ("the", "cat", "dog", "sees", "good", "bad", "old", "new")
 VECTORS = "fine 1 0 0\nbad -1 0 0\ngood 0.9 0.1 0\nnice 0.9 0 0.2\nodd 0 1 0\n, 0.99 0 0\n"
@@ -153,6 +158,18 @@ def test_pairs_and_the_folder_as_a_source(folder, tmp_path):
     assert (examples[0].text, examples[0].pair, examples[0].label) == ("the cat", "the dog sees", 0.5)
     assert any(e.text != "the cat" and e.label == 0.5 for e in examples) and examples[-1].label is None
     assert any(e.pair != "the dog sees" and e.label == 0.5 for e in examples)
+
+
+@pytest.mark.parametrize("path", ["out", "out/*.jsonl", "out/part-00000.jsonl"])
+def test_variants_of_what_is_held_out_are_not_trained_on(folder, tmp_path, path):
+    made(folder, tmp_path / "out")
+    rows = Source(path=str(folder / "rows.tsv"), label="label")
+    varied = Source(path=str(tmp_path / path), label="label")
+    share = Corpus(sources=(rows, varied), tokenizer=str(folder / "model"), length=16, held_out=0.3)
+    with pytest.raises(UserError, match=r"out.* reads variants of rows .* name corpus\.held_out_sources"):
+        prepare_examples(share, Classification().reading(), tmp_path / "stores")
+    files = dataclasses.replace(share, held_out_sources=(rows,))
+    assert len(prepare_examples(files, Classification().reading(), tmp_path / "stores").held_out) == len(ROWS)
 
 
 def test_mistakes(folder, tmp_path):

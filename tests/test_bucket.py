@@ -388,6 +388,9 @@ def test_rows_are_varied_into_a_bucket(machine, tmp_path):
     forget()
     succeed(*command)
     assert machine.objects["varied/part-00000.jsonl"] == made and made.content.count(b"\n") >= 2
+    forget()
+    assert sources.Source(path="gs://test/varied/*.jsonl").varied()
+    assert not sources.Source(path="gs://test/rows.tsv").varied()
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ def test_flags_reach_every_depth(tmp_path):
     flags = ("--workdir", "w", "--steps", "7", "--teacher.dtype", "float32", "--student.num-layers", "2")
     flags += ("--losses.vocab.temperature", "4:1:1000", "--losses.vocab.kl", "3")
     flags += ("--corpus.sources.1.weight", "2", "--optim.decay", "cosine", "--student.start.path", "None")
+    flags += ("--corpus.sources.1.rows", "100")
     experiments, flagged, _ = read(tmp_path, SINGLE, *flags)
     e = experiments[""]
     assert flagged.workdir == Path("w")
@@ -55,6 +56,7 @@ def test_flags_reach_every_depth(tmp_path):
     assert e.losses["vocab"].temperature == Schedule(4.0, 1.0, 1000)
     assert e.losses["vocab"].kl == Schedule(3.0, 3.0, 0)
     assert [source.weight for source in e.corpus.sources] == [1.0, 2.0]
+    assert [source.rows for source in e.corpus.sources] == [None, 100]
     assert e.student.start.path is None
     # All that no flag names is as the file says.
     plain = read(tmp_path, SINGLE)[0][""]
@@ -175,7 +177,16 @@ def test_glue_by_name():
         "train",
     )
     assert held_out.split == "validation_matched" and mnli.steps == 3 * 392_702 // 32
-    assert GLUE["stsb"].corpus("stsb", library="tfds").sources[0].path == "tfds:glue/stsb"
+    other = configuration.read(
+        "glue_tfds", ("--only", "mnli_student"), prog="flaxdistill distill"
+    ).experiments
+    assert list(other) == ["mnli_teacher", "mnli_student"]
+    (source,), (held_out,) = (
+        other["mnli_student"].corpus.sources,
+        other["mnli_student"].corpus.held_out_sources,
+    )
+    assert (source.path, held_out.path) == ("tfds:glue/mnli", "tfds:glue/mnli")
+    assert dataclasses.replace(other["mnli_student"], corpus=mnli.corpus) == mnli
     assert stages["stsb_student"].task.figure == "pearson" and GLUE["cola"].task.figure == "matthews"
     assert len(GLUE) == 9
 

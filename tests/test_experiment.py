@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from flaxdistill import configuration
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import FREE, Experiment, Stage, Student, Teacher, differences, from_json, to_json
 from flaxdistill.losses.vocab import MaskedLM, Vocab
@@ -117,6 +119,12 @@ def test_differences_name_the_deepest_field():
         "losses.vocab.temperature.steps 0 -> 10",
         "seed 0 -> 1",
     ]
+    # Of a source the field; one that an older version did not know is as it was before there was one.
+    old = to_json(Experiment())
+    del old["corpus"]["sources"][0]["rows"]
+    some = Corpus(sources=(Source(path="docstrings", rows=9),))
+    assert differences(old, to_json(Experiment())) == []
+    assert differences(old, to_json(Experiment(corpus=some))) == ["corpus.sources.0.rows None -> 9"]
     # A nested field that is called as a free one is not free.
     assert differences({"losses": {"steps": 1}}, {"losses": {"steps": 2}}) == ["losses.steps 1 -> 2"]
 

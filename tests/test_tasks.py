@@ -39,7 +39,7 @@ from flaxdistill.tasks.sequence import Classification, Regression
 source = Source(path={train!r}, column="sentence", label="label")
 teacher = Experiment(
     student=Student(start=Start(path={model!r}), dtype="float32", dropout=0.02, attention_dropout=0.02),
-    corpus=Corpus(sources=(source,), held_out_sources=(replace(source, path={dev!r}),), length=16),
+    corpus=Corpus(sources=(source,), held_out_sources=(replace(source, path={dev!r}, rows=40),), length=16),
     task=Classification(),
     losses={{"labels": Labels()}},
     optim=AdamW(rate=1e-2, clip=1.0),

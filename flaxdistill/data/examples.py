@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.filling import Report, stored
 from flaxdistill.data.pack import id_dtype
 from flaxdistill.data.prepare import closing
-from flaxdistill.data.sources import Example, Shard, Source
+from flaxdistill.data.sources import VARIED, Example, Shard, Source
 from flaxdistill.data.split import document_hash
 from flaxdistill.data.store import FORMAT, Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
@@ -49,6 +49,8 @@ class Reading(NamedTuple):
     settle: Callable[[Iterator[Example], tuple[str, ...]], list[str]]  # and those that a dataset declares
     rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[list[Row]]]  # of each example
     keep: Callable[[Example], Any] | None = None  # JSON of a held-out example, for scoring
+    # Where a share is held out: what never stands on both sides, rows of one text and pair, or all rows of one pair.
+    together: Literal["row", "pair"] = "row"
 
 
 def prepare_examples(
@@ -69,6 +71,12 @@ def prepare_examples(
     if corpus.tokenizer is None:
         raise UserError("labelled rows need a vocabulary: start from a model, or set corpus.tokenizer")
     sources = corpus.sources if labels is None else ()
+    for source in () if corpus.held_out_sources else sources:
+        if source.varied():
+            raise UserError(
+                f"source {source.path} reads variants of rows ({VARIED} lies beside them), so those of a held-out row would "
+                "be trained on; name corpus.held_out_sources, whose rows were not varied"
+            )
     train = [source.labelled() for source in sources]
     held_out = [source.labelled() for source in corpus.held_out_sources]
     vocabulary = load_vocabulary(corpus.tokenizer)
@@ -82,7 +90,11 @@ def prepare_examples(
             _described(source, shards)
             for source, shards in zip(corpus.held_out_sources, held_out, strict=True)
         ]
-        or corpus.held_out,
+        or (
+            corpus.held_out
+            if reading.together == "row"
+            else {"share": corpus.held_out, "of": reading.together}
+        ),
     } | ({} if labels is None else {"labels": list(labels)})
 
     def write(folder: Path) -> dict[str, Any]:
@@ -110,10 +122,17 @@ def _write(
     with writing(folder):
         vocabulary.save(folder)
 
+    judged: set[int] = set()  # hashes of the share that is held out
+
     def examples(shards: list[Shard], *, out: bool | None = None) -> Iterator[Example]:
         for shard in shards:
             for example in shard.documents():
-                if out is None or out == _is_held_out(example, corpus.held_out):
+                key = 0 if out is None else _hash(example, reading.together)
+                # What has no label cannot be judged by; what is judged by is not taught by a teacher's answers either.
+                held = key < corpus.held_out * 2**64 and example.label is not None
+                if out and held:
+                    judged.add(key)
+                if out is None or (held if out else not held and key not in judged):
                     yield example
 
     part = None if held_out else False
@@ -158,6 +177,13 @@ def _write(
             "no example is held out: name corpus.held_out_sources, add rows or raise corpus.held_out "
             f"({corpus.held_out})"
         )
+    numbers = np.load(folder / "held_out-labels.npy", mmap_mode="r")
+    if numbers.dtype.kind == "f" and np.ptp(numbers) == 0:
+        where = ", ".join(source.path for source in corpus.held_out_sources or corpus.sources)
+        raise UserError(
+            f"the held-out rows of {where} ({len(numbers):,}) all have the label {numbers.flat[0]:g}, with which nothing "
+            "can be correlated; hold out rows whose labels differ (published test sets hide theirs behind one number)"
+        )
     counts[:] = 0
     sources = []
     for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=given is None)):
@@ -171,9 +197,8 @@ def _write(
     return {"labels": labels} | closing(folder, vocabulary, counts, evaluation, sources)
 
 
-def _is_held_out(example: Example, share: float) -> bool:
-    # What has no label cannot be judged by.
-    return example.label is not None and document_hash(f"{example.text}\0{example.pair}") < share * 2**64
+def _hash(example: Example, together: str) -> int:
+    return document_hash(f"{example.pair}" if together == "pair" else f"{example.text}\0{example.pair}")
 
 
 def _write_rows(
@@ -234,5 +259,5 @@ def check_text(value: Any, place: str) -> None:
         value.encode()
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
         raise UserError(
-            f"{place}: the text holds half a surrogate pair, which is no character; remove it"
+            f"{place}: {value!r:.80} holds half a surrogate pair, which is no character; remove it"
         ) from None

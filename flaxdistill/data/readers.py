@@ -1,10 +1,13 @@
 """Readers of file formats: each yields (place, values of the columns asked for)."""
 
+from __future__ import annotations
+
 import contextlib
 import csv
 import gzip
 import itertools
 import json
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +23,23 @@ Record = tuple[str, tuple[Any, ...]]
 """A place, to be named in an error, and the values there."""
 
 LONGEST_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is less than a long article
+
+
+class FirstLine(str):
+    """The place of a sentence each of whose words has a line of its own: the first of these lines."""
+
+    path: Path
+    number: int
+
+    def __new__(cls, path: Path, number: int) -> FirstLine:
+        """Name a line by its file and number."""
+        made = super().__new__(cls, f"{path}, line {number}")
+        made.path, made.number = path, number
+        return made
+
+    def of(self, word: int) -> str:
+        """Name the line of a word, counted from 0."""
+        return f"{self.path}, line {self.number + word}"
 
 
 def format_of(path: Path) -> str | None:
@@ -90,8 +110,8 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
-    """Split at blank lines; a document keeps its own line breaks. With two columns, a word and its tag stand on a line."""
-    if len(columns) > 1:
+    """Split at blank lines; a document keeps its line breaks. Numbered columns are those of a word and its tag."""
+    if len(columns) > 1 or re.fullmatch(r"-?\d+", columns[0]):
         yield from _read_tagged(file, path, columns)
         return
     document: list[str] = []
@@ -108,7 +128,7 @@ def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> 
 
 
 def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Record]:
-    """Split at blank lines: of each sentence its words and their tags, in columns that are numbered (as in CoNLL files)."""
+    """Split at blank lines: of each sentence its words, and their tags, in columns that are numbered (as in CoNLL files)."""
     try:
         at = [int(column) for column in columns]
     except ValueError:
@@ -117,21 +137,29 @@ def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Recor
             "for lines of a word and its tag, or write labelled rows as tsv, csv, jsonl or parquet"
         ) from None
     lines: list[list[str]] = []
-    start = 1
+    start, width = 1, 0
     for number, line in itertools.chain(_lines(file, path), [(0, "")]):
-        fields = line.rstrip("\n").split("\t") if "\t" in line else line.split()
-        if fields[:1] == ["-DOCSTART-"]:
+        line = line.rstrip("\n")
+        # Other white space, such as a no-break space, is part of a word.
+        fields = line.split("\t") if "\t" in line else [field for field in line.split(" ") if field]
+        if not line.strip(" \t") or fields[0] == "-DOCSTART-":
             fields = []
         if fields:
-            if not all(-len(fields) <= n < len(fields) for n in at) or len(fields) < 2:
+            if not all(-len(fields) <= n < len(fields) for n in at) or len(fields) < len(at):
                 raise UserError(
-                    f"{path}, line {number}: {len(fields)} fields, of which {columns[0]} and {columns[1]} are asked for; "
+                    f"{path}, line {number}: {len(fields)} fields, of which {' and '.join(columns)} are asked for; "
                     "give every line a word and its tag"
+                )
+            width = width or len(fields)
+            if len(fields) != width:  # the last one would be another column's
+                raise UserError(
+                    f"{path}, line {number}: {len(fields)} fields, and the first word's line has {width}; give every line "
+                    "as many"
                 )
             start = start if lines else number
             lines.append(fields)
         elif lines:
-            yield f"{path}, line {start}", tuple([fields[n] for fields in lines] for n in at)
+            yield FirstLine(path, start), tuple([fields[n] for fields in lines] for n in at)
             lines = []
 
 
@@ -236,15 +264,27 @@ def _as_python(value: Any, column: str, place: str) -> Any:
         raise UserError(
             f"{place}, column {column!r}: {error.reason} (UTF-8); write the file again as text"
         ) from None
+    except (
+        ValueError,
+        OverflowError,
+        LookupError,
+    ) as error:  # a year or a time zone that Python does not know
+        raise UserError(
+            f"{place}, column {column!r}: this {value.type} cannot be read ({error}); write the column again as text"
+        ) from None
 
 
 def check_columns(columns: Columns, present: list[str], place: str) -> None:
-    """Raise UserError, naming what there is, unless all columns are present."""
+    """Raise UserError, naming what there is, unless all columns are present, each of them once."""
     for column in columns:
         if column not in present:
             names = ", ".join(map(repr, present[:20])) or "none"
             names += f" and {len(present) - 20} more" if len(present) > 20 else ""
             raise UserError(f"{place}: no column {column!r}, only {names}; set `column` to one of them")
+        if present.count(column) > 1:
+            raise UserError(
+                f"{place}: {present.count(column)} columns are called {column!r}; rename all but one"
+            )
 
 
 READERS: dict[str, Callable[[Any, Path, Columns, Columns], Iterator[Record]]] = {

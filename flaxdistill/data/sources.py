@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import heapq
 import itertools
 import json
 import math
@@ -24,6 +25,9 @@ from flaxdistill.data.readers import (
 from flaxdistill.errors import UserError
 
 PUBLISHED = {"hf": dataset_parts, "tfds": tfds_parts}
+
+VARIED = ".augmentation.json"
+"""What ``augment`` leaves in a folder of variants; hidden, so that the folder can be a source as it is."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,15 @@ class Source:
     header: str = ""  # names of the columns, such as "id,label,text", of a csv or tsv file that does not begin with them
     split: str = "train"  # of an hf: or tfds: data set
     weight: float = 1.0  # how many passes over this source one epoch makes
+    # Only so many of its rows (of text: documents), those whose texts have the lowest hashes, so that fewer are among more,
+    # whatever the files and their order; they are held in memory. None: all.
+    rows: int | None = None
 
     def __post_init__(self):
+        if self.rows is not None and self.rows < 1:
+            raise UserError(
+                f"Source {self.path!r} has rows {self.rows}, which must be at least 1; leave the field out to read all"
+            )
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise UserError(
                 f"Source {self.path!r} has weight {self.weight}, which must be a finite number above 0; "
@@ -73,23 +84,37 @@ class Source:
             for _, path in _find_files(self.path):
                 _format(path)
 
+    def varied(self) -> bool:
+        """Tell whether files of this source hold variants of rows, as ``augment`` writes them."""
+        if self.path == "docstrings" or self.path.partition(":")[0] in PUBLISHED:
+            return False
+        folders = {path.parent for _, path in _find_files(self.path)}
+        return any(bucket.reach(folder / VARIED).is_file() for folder in folders)
+
     def shards(self) -> list[Shard]:
         """List the pieces of this source, sorted by name; files are read once to fingerprint them.
 
         Raises UserError here for what is missing and, while streaming, for what is malformed.
         """
-        if self.path == "docstrings":
-            return [_docstrings_shard()]
         return self._shards((self.column,), partial(_texts, self.column))
 
     def labelled(self) -> list[Shard]:
         """List the pieces as ``shards`` does; their documents are Examples."""
-        if self.path == "docstrings":
-            raise UserError("docstrings have no labels; name a source that has a column of them")
+        if self.path == "docstrings" and (self.label or self.pair):
+            raise UserError(
+                "docstrings have no labels and no second texts; name another source, or, where a teacher is to answer them, "
+                "neither label nor pair"
+            )
         columns = tuple(column for column in (self.column, self.pair, self.label) if column)
         return self._shards(columns, partial(_examples, bool(self.pair), bool(self.label)))
 
     def _shards(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
+        whole = self._whole(columns, read)
+        return whole if self.rows is None else [_some(self.rows, whole, self.path)]
+
+    def _whole(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
+        if self.path == "docstrings":
+            return [_docstrings_shard(read)]
         library, _, name = self.path.partition(":")
         if library in PUBLISHED:
             return [
@@ -112,6 +137,34 @@ def _examples(
 ) -> Iterator[Example]:
     for place, (text, *more) in records():
         yield Example(place, text, more[0] if pair else None, more[-1] if label else None, pair)
+
+
+# Taking some rows
+
+
+def _some(rows: int, shards: list[Shard], path: str) -> Shard:
+    classes = next((shard.classes for shard in shards if shard.classes), ())
+    fingerprint = _hash([rows, *(shard.fingerprint for shard in shards)])
+    chosen = partial(_lowest, rows, shards, path)
+    return Shard(f"{rows}-rows", fingerprint, chosen, classes, sum(shard.size for shard in shards))
+
+
+def _lowest(rows: int, shards: list[Shard], path: str) -> Iterator:
+    chosen = heapq.nsmallest(rows, (d for shard in shards for d in shard.documents()), key=_key)
+    if len(chosen) < rows:
+        raise UserError(
+            f"Source {path!r} holds {len(chosen)} rows, and its field rows asks for {rows}; lower it, or leave it out to "
+            "read all"
+        )
+    yield from chosen
+
+
+def _key(document: str | Example) -> tuple[bytes, str]:
+    # The label only tells apart rows of one text.
+    text, label = (
+        (document, "") if isinstance(document, str) else ((document.text, document.pair), document.label)
+    )
+    return hashlib.sha256(repr(text).encode()).digest(), repr(label)
 
 
 # Finding files
@@ -174,14 +227,14 @@ def _hash(parts: Iterable) -> str:
 # What is not a file
 
 
-def _docstrings_shard() -> Shard:
+def _docstrings_shard(read: Callable[..., Iterator]) -> Shard:
     from flaxdistill.data.docstrings import read_docstrings
 
     documents = read_docstrings()
-    return Shard("docstrings", _hash(documents), partial(_documents_of, documents))
+    records = partial(_records_of, documents)
+    where = "The documentation of the dependencies"
+    return Shard("docstrings", _hash(documents), partial(read, records, where, False))
 
 
-def _documents_of(documents: list[str]) -> Iterator[str]:
-    return checked_texts(
-        (("docstrings", text) for text in documents), "The documentation of the dependencies"
-    )
+def _records_of(documents: list[str]) -> Iterator[Record]:
+    return (("docstrings", (text,)) for text in documents)

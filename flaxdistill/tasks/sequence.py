@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.examples import Reading, Row, text_of
+from flaxdistill.data.examples import Reading, Row, check_text, text_of
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
@@ -25,7 +25,9 @@ class Classification(Labelled):
     """Choose one of several classes for a text, or for a pair of texts.
 
     ``labels``: the classes as they are written in the data, in the order of their logits; empty: all that the training rows
-    hold, sorted, whole numbers by size. Rows without a label teach by their teacher's answers only.
+    hold, sorted, whole numbers by size. A class is a word, a whole number, or true or false in any case; it is the same
+    whatever the format of the file. Decimals, and -1, which often hides a label, are classes only where ``labels`` names
+    them. Rows without a label teach by their teacher's answers only. A text too long for a row is cut at its length.
     """
 
     head = "sequence"
@@ -34,15 +36,17 @@ class Classification(Labelled):
     figure: Literal["accuracy", "f1", "matthews"] = "accuracy"  # by which evaluations are ranked
 
     def __post_init__(self):
-        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+        if len(self.labels) == 1 or len(set(map(_spelled, self.labels))) < len(self.labels):
             raise UserError(
                 f"task.labels is {', '.join(self.labels)}; name two classes or more, each of them once"
             )
 
     def reading(self) -> Reading:
         def settle(examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
-            found = {_name(example) for example in examples}
-            if self.labels or (declared and found <= set(declared)):
+            found: dict[str, Example] = {}
+            for example in examples:
+                found.setdefault(_name(example), example)
+            if self.labels or (declared and found.keys() <= set(map(_spelled, declared))):
                 return list(self.labels or declared)
             if len(found) < 2:
                 raise UserError(
@@ -54,17 +58,20 @@ class Classification(Labelled):
                     f"the training rows hold {len(found):,} different labels, such as {sorted(found)[0]!r}; for numbers "
                     "use the task Regression, or name another column in source.label"
                 )
+            for name, example in found.items():
+                _refuse_unclear(name, example)
             return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
 
         def rows(
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
         ) -> Iterable[list[Row]]:
-            known = {name: number for number, name in enumerate(labels)}
+            known = {_spelled(name): number for number, name in enumerate(labels)}
             for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
                 label = UNKNOWN
                 if example.label is not None:
                     label = known.get(_name(example), UNKNOWN)
                     if label == UNKNOWN:
+                        _refuse_unclear(_name(example), example)
                         raise UserError(
                             f"{example.place}: the label {_name(example)!r} is none of {', '.join(labels)}; mend the "
                             "row, or name all labels in task.labels"
@@ -99,21 +106,45 @@ class Regression(Labelled):
         return metrics.numbers(np.concatenate(logits)[:, 0], np.concatenate(labels))
 
 
+def _spelled(label: Any) -> str:
+    """Write a label as text, the same for all formats: the number 1 is the class '1', and True is 'true'."""
+    name = str(label).strip()
+    return name.lower() if name.lower() in ("true", "false") else name
+
+
 def _name(example: Example) -> str:
-    """Write a label as text; what a file holds as the number 1 is the class '1'. -1 is how the Hub hides labels."""
-    if example.label != -1 and isinstance(example.label, bool | int | str) and str(example.label).strip():
-        return str(example.label).strip()
+    if isinstance(example.label, bool | int | float | str) and (name := _spelled(example.label)):
+        check_text(name, example.place)
+        return name
     raise UserError(
         f"{example.place}: {example.label!r} is no label; a class is a word or a whole number (of a row without one the "
         "column is empty in parquet and null in jsonl)"
     )
 
 
+def _refuse_unclear(name: str, example: Example) -> None:
+    if name == "-1" or _is_decimal(name):
+        raise UserError(
+            f"{example.place}: {example.label!r} is no label unless task.labels names it, since -1 often hides one and "
+            "decimals are for the task Regression; mend the row, or name all labels"
+        )
+
+
+def _is_decimal(name: str) -> bool:
+    if name.lstrip("+-").isdecimal() or "_" in name:
+        return False
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _number(example: Example) -> float:
     if example.label is None:
         return math.nan
     try:
-        number = float(example.label)
+        number = math.nan if isinstance(example.label, bool) else float(example.label)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not abs(number) <= float(np.finfo(np.float32).max):

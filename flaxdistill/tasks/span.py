@@ -65,7 +65,7 @@ class Answering(Labelled):
 
         meaning = {"task": "span", "stride": self.stride, "longest_question": self.longest_question}
         return Reading(
-            meaning | {"unanswerable": self.unanswerable}, lambda examples, declared: [], rows, keep
+            meaning | {"unanswerable": self.unanswerable}, lambda examples, declared: [], rows, keep, "pair"
         )
 
     def _windows(

@@ -10,6 +10,7 @@ import numpy as np
 
 from flaxdistill import metrics
 from flaxdistill.data.examples import Reading, Row, check_text
+from flaxdistill.data.readers import FirstLine
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
@@ -23,11 +24,12 @@ NOT_ASKED, UNKNOWN = -1, -2
 class Tagging(Labelled):
     """Choose a tag for each word, asked at the first of its tokens (Devlin et al., 2019).
 
-    Sources hold a list of words and a list of their tags, or are plain text with a word and its tag on a line and a blank
-    line between sentences (``column`` 0, ``label`` -1). ``scheme`` bio scores whole entities by F1 and refuses an inside
-    tag that follows no other tag of its entity; ``plain`` scores tags by themselves. ``labels``: the tags in the order of
-    their logits; empty: all that the training rows hold, sorted, O first. A sentence too long for a row goes on in the
-    next.
+    Sources hold a list of words and a list of their tags, or are plain text with a word and its tag on a line, between
+    spaces or tabs and on every line as many of them, and a blank line between sentences (``column`` 0, ``label`` -1).
+    ``scheme`` bio scores whole entities by F1 and refuses an inside tag that follows no other tag of its entity; ``plain``
+    scores tags by themselves. ``labels``: the tags in the order of their logits; empty: all that the training rows hold,
+    sorted, O first. Rows without tags teach by their teacher's answers only; they may be plain text, whose words are those
+    of the vocabulary's tokenizer. What is too long for a row goes on in the next.
     """
 
     head = "tokens"
@@ -61,7 +63,9 @@ class Tagging(Labelled):
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
         ) -> Iterable[list[Row]]:
             known = {name: number for number, name in enumerate(labels)}
-            sentences = [_words(example) for example in examples]
+            sentences = [
+                _cut(example, vocabulary) if _is_raw(example) else _words(example) for example in examples
+            ]
             pieces = iter(vocabulary.encode([word for words in sentences for word in words]))
             for example, words in zip(examples, sentences, strict=True):
                 tags = self._tags(example, words)
@@ -75,7 +79,7 @@ class Tagging(Labelled):
                     label = known.get(tags[n], UNKNOWN) if tags else UNKNOWN
                     if tags and label == UNKNOWN:
                         raise UserError(
-                            f"{example.place}, word {n + 1} {words[n]!r}: the tag {tags[n]!r} is none of "
+                            f"{_at(example, n)}: the tag {tags[n]!r} is none of "
                             f"{', '.join(labels)}; mend it, or name all tags in task.labels"
                         )
                     if len(ids) + len(piece) > length - 2:
@@ -83,7 +87,7 @@ class Tagging(Labelled):
                         ids, asked = [], []
                     ids += piece.tolist()
                     asked += [label] + [NOT_ASKED] * (len(piece) - 1)
-                yield [*made, _row(ids, asked, vocabulary, length)]
+                yield [*made, _row(ids, asked, vocabulary, length)] if words else []
 
         meaning = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
         return Reading(meaning, settle, rows)
@@ -113,6 +117,7 @@ class Tagging(Labelled):
             raise UserError(
                 f"{example.place}: expected a list of tags but found {tags!r:.80}; name their column in source.label"
             )
+        check_text(" ".join(tags), example.place)
         if len(tags) != len(words):
             raise UserError(f"{example.place}: {len(words)} words and {len(tags)} tags; give every word one")
         if self.scheme == "bio":
@@ -120,16 +125,42 @@ class Tagging(Labelled):
                 kind = tag[2:]
                 if tag != "O" and not (tag[:2] in ("B-", "I-") and kind):
                     raise UserError(
-                        f"{example.place}, word {n + 1} {words[n]!r}: the tag {tag!r} is neither O nor B-... nor I-...; "
+                        f"{_at(example, n)}: the tag {tag!r} is neither O nor B-... nor I-...; "
                         "mend it, or set task.scheme to plain"
                     )
                 before = tags[n - 1] if n else "O"
                 if tag[:2] == "I-" and before not in ("B-" + kind, "I-" + kind):
                     raise UserError(
-                        f"{example.place}, word {n + 1} {words[n]!r}: the tag {tag} follows {before if n else 'nothing'}, "
+                        f"{_at(example, n)}: the tag {tag} follows {before if n else 'nothing'}, "
                         f"but an entity begins with B-{kind}; convert the file to BIO (IOB2), or set task.scheme to plain"
                     )
         return tags
+
+
+def word_places(text: str, vocabulary: Vocabulary) -> list[tuple[int, int]]:
+    """Find the words of a text as the vocabulary's tokenizer tells them apart: first character and the one after of each."""
+    cutter = vocabulary.tokenizer.pre_tokenizer
+    pieces = [place for _, place in cutter.pre_tokenize_str(text)] if cutter else [(0, len(text))]
+    stripped = []
+    for a, b in pieces:  # a byte-level tokenizer counts the space before a word to it
+        a += len(text[a:b]) - len(text[a:b].lstrip())
+        b -= len(text[a:b]) - len(text[a:b].rstrip())
+        stripped += [(a, b)] if a < b else []
+    return stripped
+
+
+def _is_raw(example: Example) -> bool:
+    return example.label is None and isinstance(example.text, str)
+
+
+def _cut(example: Example, vocabulary: Vocabulary) -> list[str]:
+    check_text(example.text, example.place)
+    return [example.text[a:b] for a, b in word_places(example.text, vocabulary)]
+
+
+def _at(example: Example, n: int) -> str:
+    line = example.place.of(n) if isinstance(example.place, FirstLine) else example.place
+    return f"{line}, word {n + 1} {example.text[n]!r}"
 
 
 def _words(example: Example) -> list[str]:

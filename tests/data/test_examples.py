@@ -1,9 +1,13 @@
 """Labelled files become rows: what is in them, and what a mistake in them says."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.corpus import Corpus
@@ -13,6 +17,7 @@ from flaxdistill.data.sources import Source
 from flaxdistill.data.store import Blocks
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.sequence import Classification, Regression
+from flaxdistill.tasks.span import Answering
 from flaxdistill.tasks.tokens import Tagging
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
@@ -102,11 +107,47 @@ def test_rows_without_a_label_teach_too(folder):
     assert every_row(store.train[1])["labels"].tolist() == [[-2], [-2]]
 
 
+@pytest.mark.parametrize("task", [Classification(), Regression()])
+def test_docstrings_teach_without_labels(folder, monkeypatch, task):
+    monkeypatch.setattr("flaxdistill.data.docstrings.read_docstrings", lambda: ["w0 w1", "w2 " * 30])
+    (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2\nw1\t0\n")
+    (labelled,) = corpus(folder, train=("n.tsv",)).sources
+    both = Corpus(
+        sources=(labelled, Source(path="docstrings")),
+        held_out_sources=(labelled,),
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    store = prepare_examples(both, task.reading(), folder / "stores")
+    made = every_row(store.train[1])
+    assert made["segment_ids"].sum(1).tolist() == [4, 16], "what is longer is cut"
+    assert made["labels"][:, 0].tolist() == [-2, -2] or np.isnan(made["labels"]).all()
+    with pytest.raises(UserError, match="docstrings have no labels and no second texts"):
+        Source(path="docstrings", label="label").labelled()
+    with pytest.raises(UserError, match="docstrings: expected a text but found None"):
+        list(
+            Answering()
+            .reading()
+            .rows(list(Source(path="docstrings").labelled()[0].documents()), [], store.vocabulary(), 16)
+        )
+
+
 def test_numbers(folder):
     (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2.5\nw1\t0\n")
     store = prepared(folder, Regression(), train=("n.tsv",), dev="n.tsv")
     made = every_row(store.train[0])["labels"]
     assert made.dtype == np.float32 and made.tolist() == [[2.5], [0.0]] and store.labels == ("score",)
+
+
+def test_hidden_numbers_are_not_judged_by(folder):
+    """As in the test split of STS-B."""
+    (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2.5\nw1\t0\n")
+    (folder / "hidden.tsv").write_text("sentence\tlabel\nw0\t-1.0\nw1\t-1.0\n")
+    with pytest.raises(
+        UserError, match=r"hidden\.tsv \(2\) all have the label -1, with which nothing can be correl"
+    ):
+        prepared(folder, Regression(), train=("n.tsv",), dev="hidden.tsv")
+    assert len(prepared(folder, Regression(), train=("hidden.tsv",), dev="n.tsv").train[0]) == 2
 
 
 def test_a_file_without_a_line_of_names(folder):
@@ -126,6 +167,65 @@ def test_a_share_is_held_out_by_text(folder):
     assert 30 < len(store.held_out) < 90 and len(store.held_out) + len(store.train[0]) == 200
     seen = {tuple(row) for row in every_row(store.train[0])["input_ids"]}
     assert not seen & {tuple(row) for row in every_row(store.held_out)["input_ids"]}
+
+
+def test_some_rows_are_the_same_whatever_the_files(folder):
+    lines = [f"w{i % 20} w{i // 20}\t{'ab'[i % 2]}\n" for i in range(200)]
+
+    def chosen(number, *files, **fields):
+        for n, content in enumerate(files):
+            (folder / "some").mkdir(exist_ok=True)
+            (folder / "some" / f"{n}.tsv").write_text("sentence\tlabel\n" + "".join(content))
+        source = Source(path=str(folder / "some"), column="sentence", rows=number, **fields)
+        return [(e.text, e.label) for shard in source.labelled() for e in shard.documents()]
+
+    few, more = chosen(10, lines, label="label"), chosen(50, lines, label="label")
+    assert len(set(few)) == 10 and len(set(more)) == 50 and set(few) < set(more)
+    assert {label for _, label in more} == {"a", "b"}
+    assert set(chosen(10, lines[100:][::-1], lines[:100], label="label")) == set(few)
+    assert {text for text, _ in chosen(10)} == {text for text, _ in few}
+    with pytest.raises(UserError, match="some' holds 200 rows, and its field rows asks for 201; lower it"):
+        chosen(201)
+    with pytest.raises(UserError, match="rows 0, which must be at least 1"):
+        chosen(0)
+
+
+def test_a_small_labelled_subset_and_the_rest_without_labels(folder):
+    (folder / "many.tsv").write_text(
+        "sentence\tlabel\n" + "".join(f"w{i}\t{'ab'[i % 2]}\n" for i in range(20))
+    )
+    few = Source(path=str(folder / "many.tsv"), column="sentence", label="label", rows=8)
+    rest = Source(path=str(folder / "many.tsv"), column="sentence")
+    dev = dataclasses.replace(few, rows=5)
+    both = Corpus(
+        sources=(few, rest), held_out_sources=(dev,), tokenizer=str(folder / "vocab.txt"), length=16
+    )
+    store = prepare_examples(both, Classification(labels=("a", "b")).reading(), folder / "stores")
+    assert [len(blocks) for blocks in (*store.train, store.held_out)] == [8, 20, 5]
+    assert set(every_row(store.train[1])["labels"][:, 0]) == {-2}
+    # A share that is held out is one of these rows, and not those that were chosen first.
+    alone = dataclasses.replace(both, sources=(dataclasses.replace(few, rows=20),), held_out_sources=())
+    alone = dataclasses.replace(alone, held_out=0.3)
+    assert len(prepare_examples(alone, Classification().reading(), folder / "stores").held_out) < 15
+
+
+def test_a_store_without_it_is_found_again(folder):
+    """A field of a source that is not set changes no name."""
+    assert prepared(folder).path.name == "8bc6954eeb444a23"
+
+
+def test_what_is_held_out_is_not_taught_by_a_teacher_either(folder):
+    lines = "".join(f"w{i % 20} w{i // 20}\t{'ab'[i % 2]}\n" for i in range(200))
+    (folder / "many.tsv").write_text("sentence\tlabel\n" + lines)
+    (labelled,) = corpus(folder, train=("many.tsv",), dev=None).sources
+    both = dataclasses.replace(
+        corpus(folder, dev=None), sources=(labelled, dataclasses.replace(labelled, label=None))
+    )
+    store = prepare_examples(both, Classification().reading(), folder / "stores")
+    sides = [
+        {tuple(row) for row in every_row(blocks)["input_ids"]} for blocks in (*store.train, store.held_out)
+    ]
+    assert sides[0] == sides[1] and not sides[0] & sides[2] and len(sides[0] | sides[2]) == 200
 
 
 MISTAKES = {
@@ -169,6 +269,8 @@ def test_other_mistakes(folder):
         prepared(folder, train=("plain.txt",), column="text")
     with pytest.raises(UserError, match="name two classes or more, each of them once"):
         Classification(labels=("yes", "yes"))
+    with pytest.raises(UserError, match="name two classes or more, each of them once"):
+        Classification(labels=("True", "true"))
 
 
 def test_other_columns_of_held_out_text_are_another_store(folder):
@@ -192,6 +294,8 @@ def test_values_that_are_hardly_text(folder):
 
     for task, row, said in (
         (Classification(labels=("1", "2")), {"sentence": "a \ud800"}, "holds half a surrogate pair"),
+        (Classification(labels=("1", "2")), {"label": "a\ud800"}, "'a.ud800' holds half a surrogate pair"),
+        (Tagging(), {"sentence": ["w1"], "label": ["B-\ud800"]}, "holds half a surrogate pair"),
         (Regression(), {"label": 1e39}, "the label 1e[+]39 is no number"),
         (Regression(), {"label": 10**400}, "is no number"),
         (Classification(labels=("1", "2")), {"label": -1}, "-1 is no label"),
@@ -202,6 +306,52 @@ def test_values_that_are_hardly_text(folder):
     write(other=None)
     with pytest.raises(UserError, match=r"v\.jsonl, line 1: expected text but found NoneType"):
         prepared(folder, Classification(labels=("1", "2")), train=("v.jsonl",), dev="v.jsonl", pair="other")
+
+
+def written(folder, form, labels):
+    """Write labels to a file as its format has them: text in tsv, values in jsonl and parquet."""
+    path = folder / f"labels.{form}"
+    texts = [f"w{n}" for n in range(len(labels))]
+    if form == "tsv":
+        path.write_text(
+            "sentence\tlabel\n" + "".join(f"{t}\t{n}\n" for t, n in zip(texts, labels, strict=True))
+        )
+    elif form == "jsonl":
+        rows_ = ({"sentence": t, "label": n} for t, n in zip(texts, labels, strict=True))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    else:
+        parquet.write_table(pyarrow.table({"sentence": texts, "label": labels}), path)
+    return path.name
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl", "parquet"])
+def test_a_label_is_the_same_class_in_every_format(folder, form):
+    def classes(labels, *named):
+        name = written(folder, form, labels)
+        store = prepared(folder, Classification(labels=named), train=(name,), dev=name)
+        return store.labels, every_row(store.train[0])["labels"][:, 0].tolist()
+
+    assert classes([1, 0, 1]) == (("0", "1"), [1, 0, 1])
+    assert classes([True, False]) == (("false", "true"), [1, 0])
+    assert classes([True, False], "True", "False") == (("True", "False"), [0, 1])
+    if form != "parquet":
+        assert classes([True, "true", "FALSE", "False"]) == (("false", "true"), [1, 1, 0, 0])
+    for labels, named in (
+        ([-1, 0, 1], ("0", "1")),
+        ([0.0, 1.0, 0.5], ("0.5", "1.0")),
+        ([math.nan, 1.0], ("1.0",)),
+    ):
+        for task in (Classification(), Classification(labels=(*named, "x"))):
+            name = written(folder, form, labels)
+            with pytest.raises(
+                UserError, match=rf"labels\.{form}.*: '?{labels[0]}'? is no label unless task.labels"
+            ):
+                prepared(folder, task, train=(name,), dev=name)
+    assert classes([-1, 0, 1], "0", "-1", "1") == (("0", "-1", "1"), [1, 0, 2])
+    assert classes([0.0, 0.5], "0.5", "0.0") == (("0.5", "0.0"), [1, 0])
+    name = written(folder, form, [True, False])
+    with pytest.raises(UserError, match=r"the label '?True'? is no number"):
+        prepared(folder, Regression(), train=(name,), dev=name)
 
 
 @pytest.mark.hf

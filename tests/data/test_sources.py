@@ -29,8 +29,12 @@ def read(path, **fields):
 
 
 def parquet_bytes(**columns):
+    return parquet_bytes_of(list(columns.values()), list(columns))
+
+
+def parquet_bytes_of(columns, names):
     file = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns), file, row_group_size=2)
+    parquet.write_table(pyarrow.table(columns, names=names), file, row_group_size=2)
     return file.getvalue()
 
 
@@ -148,6 +152,32 @@ MISTAKES = {
         parquet_bytes(text=pyarrow.array([b"x", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())),
         r"a\.parquet, row 2, column 'text': invalid start byte",
     ),
+    "parquet year": (
+        "a.parquet",
+        parquet_bytes(text=pyarrow.array([2**62], pyarrow.timestamp("us"))),
+        r"a\.parquet, row 1, column 'text': this timestamp\[us\] cannot be read \(date value out of range\)",
+    ),
+    "parquet day": (
+        "a.parquet",
+        parquet_bytes(text=pyarrow.array([2**30], pyarrow.int32()).view(pyarrow.date32())),
+        r"a\.parquet, row 1, column 'text': this date32\[day\] cannot be read",
+    ),
+    "parquet zone": (
+        "a.parquet",
+        parquet_bytes(text=pyarrow.array([1], pyarrow.timestamp("us", "Nowhere"))),
+        r"a\.parquet, row 1, column 'text': this timestamp\[us, tz=Nowhere\] cannot be read",
+    ),
+    "parquet name twice": (
+        "a.parquet",
+        parquet_bytes_of([["x"], ["y"]], ["text", "text"]),
+        r"a\.parquet: 2 columns are called 'text'; rename all but one",
+    ),
+    "name twice": ("a.csv", b"text,id,text\nx,1,y\n", r"a\.csv, line 1: 2 columns are called 'text'; rename"),
+    "tsv name twice": (
+        "a.tsv",
+        b"text\ttext\nx\ty\n",
+        r"a\.tsv, line 1: 2 columns are called 'text'; rename",
+    ),
     "long number": (
         "a.json",
         b'{"text": "a", "id": ' + b"9" * 5000 + b"}",
@@ -164,6 +194,14 @@ def test_a_mistake_names_file_and_line(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=re.escape(str(tmp_path)) + "/" + message):
         read(tmp_path / name)
+
+
+def test_names_that_nobody_asks_for_may_be_repeated(tmp_path):
+    (tmp_path / "a.csv").write_text(",,text\n1,2,one\n")
+    (tmp_path / "a.parquet").write_bytes(parquet_bytes_of([[1], ["one"], [2]], ["id", "text", "id"]))
+    assert read(tmp_path / "a.csv") == read(tmp_path / "a.parquet") == ["one"]
+    with pytest.raises(UserError, match=r"a\.csv: 2 columns are called 'text'; rename all but one"):
+        read(tmp_path / "a.csv", header="text,text,id")
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -186,6 +224,15 @@ def test_docstrings_are_one_shard(monkeypatch):
     (shard,) = Source(path="docstrings").shards()
     assert shard.name == "docstrings"
     assert list(shard.documents()) == list(shard.documents()) == ["one", "two"]
+
+
+def test_some_documents_of_a_text(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(f"text {n}" for n in range(100)))
+    (shard,) = pickle.loads(pickle.dumps(Source(path=str(tmp_path), rows=10).shards()))
+    assert len(set(shard.documents())) == 10 and set(shard.documents()) < set(read(tmp_path, rows=20))
+    assert shard.fingerprint not in {
+        s.fingerprint for n in (None, 9) for s in Source(path=str(tmp_path), rows=n).shards()
+    }
 
 
 def test_a_missing_datasets_library_says_what_to_install(monkeypatch):

@@ -72,6 +72,25 @@ def test_windows_share_tokens_and_know_where_the_answer_is(folder):
     assert store.examples() == [{"text": TEXT, "answers": ["w12 w13"]}]
 
 
+def test_questions_on_one_text_are_held_out_together(folder):
+    texts = [f"{TEXT} w{i} w{j}" for i in range(10) for j in range(10)]
+    lines = [
+        {"question": f"w{n}", "context": text, "answers": {"text": ["w1"], "answer_start": [3]}}
+        for text in texts
+        for n in range(4)
+    ]
+    (folder / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = Source(path=str(folder / "q.jsonl"), column="question", pair="context", label="answers")
+    corpus = Corpus(sources=(source,), tokenizer=str(folder / "vocab.txt"), length=48, held_out=0.3)
+    store = prepare_examples(corpus, Answering(stride=4).reading(), folder / "stores")
+    sides = [
+        [tuple(row[3 : row.tolist().index(SEP, 3)]) for row in every_row(blocks)["input_ids"]]
+        for blocks in (store.train[0], store.held_out)
+    ]
+    assert len(sides[0]) + len(sides[1]) == 400 and 15 < len(set(sides[1])) < 45
+    assert not set(sides[0]) & set(sides[1])
+
+
 def test_the_best_span_of_all_windows_is_the_answer(folder):
     squad(folder / "q.json", ("w1", "w20 w21"), ("w2", "w3"))
     task = Answering(stride=4)

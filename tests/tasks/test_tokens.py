@@ -60,6 +60,17 @@ def test_a_long_sentence_goes_on_in_the_next_row(folder):
     assert made["segment_ids"].sum(1).tolist() == [16, 16, 10]
 
 
+def test_spaces_and_tabs_alone_part_words(folder):
+    """Blank lines may hold them, and other white space is part of a word."""
+    text = "-DOCSTART- -X- O\n\nw0  A O\nw1\u00a0w2 A B-X\n \t\nw3\tA\tO\nw4 w5\tA\tO\n\t\t\n \n\u2028 A O\n"
+    (folder / "s.txt").write_text(text)
+    source = Source(path=str(folder / "s.txt"), column="0", label="-1")
+    found = [(e.text, e.label) for shard in source.labelled() for e in shard.documents()]
+    assert found == [
+        (["w0", "w1\u00a0w2"], ["O", "B-X"]), (["w3", "w4 w5"], ["O", "O"]), (["\u2028"], ["O"])
+    ]  # fmt: skip
+
+
 def test_lists_of_words_and_rows_without_tags(folder):
     lines = [{"words": ["w0", "w1"], "tags": ["O", "B-X"]}, {"words": ["w2"], "tags": None}]
     (folder / "l.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -71,12 +82,46 @@ def test_lists_of_words_and_rows_without_tags(folder):
     ]
 
 
+def test_plain_text_teaches_without_tags(folder, monkeypatch):
+    """Of the words that the tokenizer tells apart, in as many rows as they need, whatever holds them."""
+    monkeypatch.setattr("flaxdistill.data.docstrings.read_docstrings", lambda: ["w0, w1ab!"])
+    (folder / "raw.txt").write_text("w0 w1ab,\nw2\n\n" + "w3 " * 30 + "\n")
+    (folder / "raw.jsonl").write_text(json.dumps({"text": "w5 w6"}) + '\n{"text": " "}\n{"text": ["w7"]}\n')
+    labelled = Source(path=str(folder / "train.txt"), column="0", label="-1")
+    more = [Source(path=path) for path in ("docstrings", str(folder / "raw.txt"), str(folder / "raw.jsonl"))]
+    # The words of a tagged file without their tags.
+    more.append(dataclasses.replace(labelled, label=None))
+    corpus = Corpus(
+        sources=(labelled, *more),
+        held_out_sources=(labelled,),
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    store = prepare_examples(corpus, Tagging().reading(), folder / "stores")
+    tagged, docstrings, text, lines, words = (every_row(blocks) for blocks in store.train)
+    w = {word: n for n, word in enumerate(WORDS)}
+    unk = w["[UNK]"]
+    assert docstrings["input_ids"][0, :8].tolist() == [2, w["w0"], unk, w["w1"], w["##a"], w["##b"], unk, 3]
+    assert docstrings["labels"][0, :8].tolist() == [-1, -2, -2, -2, -1, -1, -2, -1]
+    assert text["segment_ids"].sum(1).tolist() == [8, 16, 16, 4]
+    assert (text["labels"] == -2).sum(1).tolist() == [4, 14, 14, 2]
+    assert lines["segment_ids"].sum(1).tolist() == [4, 3]
+    assert (words["input_ids"] == tagged["input_ids"]).all() and set(words["labels"].ravel()) == {-1, -2}
+
+
 MISTAKES = {
-    "inside first": ("w0 O\nw1 I-X\n", r"line 1, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
+    "inside first": ("w0 O\nw1 I-X\n", r"line 2, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
     "inside another": ("w0 B-Y\nw1 I-X\n", r"word 2 'w1': the tag I-X follows B-Y"),
     "first of all": ("\n\nw0 I-X\n", r"line 3, word 1 'w0': the tag I-X follows nothing"),
     "other scheme": ("w0 S-X\nw1 O\n", r"the tag 'S-X' is neither O nor B-\.\.\. nor I-\.\.\.; mend it, or set"),
     "ragged": ("w0 O\nw1\n", r"train\.txt, line 2: 1 fields, of which 0 and -1 are asked for"),
+    "own line": ("w0 O\n\n\nw0 O\nw1 O\nw2 I-X\n", r"train\.txt, line 6, word 3 'w2': the tag I-X follows O"),
+    "last field lacks": (
+        "w0 NN B-NP O\nw1 NN I-NP\n",
+        r"train\.txt, line 2: 3 fields, and the first word's line has 4; give every line as many",
+    ),
+    "a comment": ("# by hand w\nw0 O\n", r"train\.txt, line 2: 2 fields, and the first word's line has 4"),
+    "a no-break space alone": ("w0 O\n\u00a0\nw1 O\n", r"train\.txt, line 2: 1 fields, of which"),
     "one tag": ("w0 O\n", "the training rows hold the tag O; there is nothing to choose between"),
 }  # fmt: skip
 

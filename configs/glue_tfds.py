@@ -1,0 +1,14 @@
+"""GLUE as in ``glue``, but read by `tensorflow_datasets`, where it is prepared as ArrayRecord.
+
+flaxdistill distill glue_tfds --only 'mrpc_*' --workdir runs/glue
+"""
+
+from dataclasses import replace
+
+from flaxdistill import configuration
+from flaxdistill.tasks.glue import GLUE
+
+config = {}
+for stage, experiment in configuration.load(configuration.PACKAGED / "glue.py").items():
+    name = stage.partition("_")[0]
+    config[stage] = replace(experiment, corpus=GLUE[name].corpus(name, library="tfds"))
