@@ -153,7 +153,8 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "positions >= second": "positions > second",
     },
     ("tasks/sequence.py", "data/test_examples.py"): {
-        "len(parts[0]) + 2 if more": "len(parts[0]) + 1 if more",
+        "len(parts[0]) + 2 if": "len(parts[0]) + 1 if",
+        "[: room // 2]": "[: (room + 1) // 2]",
     },
     ("tasks/tokens.py", "tasks/test_tokens.py"): {
         "labels[1 : len(asked) + 1]": "labels[: len(asked)]",
