@@ -209,14 +209,14 @@ def _variants(
     numbers = iter(range(len(flat)))
     for row, (example, pair) in enumerate(zip(part, texts, strict=True), first):
         draw = np.random.default_rng((how.seed, row))
-        sides = dict(zip((how.source.column, how.source.pair), pair, strict=False))
+        sides: dict[Any, str] = dict(zip((how.source.column, how.source.pair), pair, strict=False))
         columns = sides | ({how.source.label: example.label} if how.source.label else {})
         yield columns
         for name, text in sides.items():
             n = next(numbers)
-            found = [(word, others.get((n, word), [])) for word in words[n]]
+            choices = [(word, others.get((n, word), [])) for word in words[n]]
             for _ in range(how.variants):
-                yield columns | {name: _replace(text, found, how.share, draw)}
+                yield columns | {name: _replace(text, choices, how.share, draw)}
 
 
 def _replace(text: str, words: list[tuple[_Word, list[str]]], share: float, draw: np.random.Generator) -> str:
