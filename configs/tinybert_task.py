@@ -13,6 +13,13 @@ this size.
 What differs from the published code: means are over real tokens (``tokens`` all gives padding its weight back), the soft
 cross-entropy is not divided by the number of classes (a weight of 1/2 for two gives that back), and the teacher has no
 dropout.
+
+What differs in `augment`: another word of letters, of any script, takes a word's place (there any likely token, the word
+itself too); the rest of a text stays as written (there it is cut into tokens that are joined by blanks); while the second
+text of a pair varies, the first is the source's (there its last variant); of a long text and its masked copy each gets half
+of `--length` (there the copy goes first, with 512 for both); a word without a vector is looked for in lower case, and its
+neighbours are not capitalised as it is; equal rows are written once. The published `--variants` are 20 as here for SST-2 and
+QNLI, 10 for MNLI and QQP, 30 for the others.
 """
 
 from dataclasses import replace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from flaxdistill.data.examples import text_of
 from flaxdistill.data.neighbours import Neighbours
 from flaxdistill.data.sources import VARIED, Example, Source
 from flaxdistill.data.split import document_hash
+from flaxdistill.data.stop_words import read_stop_words
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.files import read_json, write_json
@@ -33,19 +35,22 @@ PART = 500
 class Augmentation:
     """How rows are varied (Jiao et al., 2020, algorithm 1).
 
-    In each of ``variants`` copies of a row every word is replaced with probability ``share`` by one of its ``candidates``
-    likeliest others: those of the masked-LM ``model`` at its place, or, for a word that its vocabulary splits, its nearest
-    neighbours in ``glove``, a text file of vectors; without that file such words stay. Only words of letters are replaced.
-    ``length``: tokens of a text that the model sees; words beyond stay.
+    In each of ``variants`` copies of a text every word is replaced with probability ``share`` by one of its ``candidates``
+    likeliest others: those of the masked-LM ``model``, which reads the text without the word and beside it the whole text,
+    or, for a word that its vocabulary splits, its nearest neighbours in ``glove``, a text file of vectors; without that file
+    such words stay. So do words not of letters alone, and ``stop_words``: those of a text file (an empty one: none), by
+    default TinyBERT's English ones. Of a pair each text is varied in its turn beside the other as it was. ``length``: tokens
+    that the model reads, half for the masked text and half for the whole; words beyond stay.
     """
 
     source: Source
     model: str
     glove: str | None = None
+    stop_words: str | None = None
     variants: int = 20
     candidates: int = 15
     share: float = 0.4
-    length: int = 128
+    length: int = 256
     batch_size: int = 256  # masked texts at one time
     seed: int = 0
 
@@ -57,8 +62,8 @@ class Augmentation:
             raise UserError(f"share is {self.share}; the share of words replaced is above 0 and at most 1")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be at least 0 and below 2^63")
-        if self.length < 3:
-            raise UserError(f"length is {self.length}; a text needs at least 3 tokens")
+        if self.length < 5:
+            raise UserError(f"length is {self.length}; a word and its text need at least 5 tokens")
 
 
 class _Word(NamedTuple):
@@ -68,6 +73,9 @@ class _Word(NamedTuple):
     end: int
     first: int
     pieces: int
+
+    def of(self, text: str) -> str:
+        return text[self.start : self.end]
 
 
 def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lambda line: None) -> None:
@@ -90,8 +98,14 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
         )
     shards = how.source.labelled()
     near = Neighbours(how.glove) if how.glove else None
+    stop_words = read_stop_words(how.stop_words)
     fields = dataclasses.asdict(how) | {"source": [shard.fingerprint for shard in shards]}
-    meaning = fields | {"model": model.digest, "glove": near.digest if near else None}
+    meaning = fields | {
+        "model": model.digest,
+        "glove": near.digest if near else None,
+        "stop_words": hashlib.sha256(" ".join(sorted(stop_words)).encode()).hexdigest(),
+        "pair": how.source.pair,
+    }
     del meaning["batch_size"]
     meaning = json.loads(json.dumps(meaning))
     _check(out, meaning)
@@ -102,7 +116,7 @@ def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lam
     for number, part in enumerate(iter(lambda: list(itertools.islice(examples, PART)), [])):
         path = out / f"part-{number:05d}.jsonl"
         if not path.exists():
-            found = _variants(part, rows, how, vocabulary, fillers, near)
+            found = _variants(part, rows, how, vocabulary, fillers, near, stop_words)
             lines = list(_new((json.dumps(row, ensure_ascii=False) for row in found), seen))
             _claim(out, meaning)  # not before: a source that cannot be read leaves nothing
             temporary = out / f".{path.name}.tmp"
@@ -157,6 +171,7 @@ def _variants(
     vocabulary: Vocabulary,
     fillers: Fillers,
     near: Neighbours | None,
+    stop_words: frozenset[str],
 ) -> Iterator[dict[str, Any]]:
     """Give each row and then its variants, as columns."""
     for example in part:
@@ -169,8 +184,11 @@ def _variants(
     flat = [text for pair in texts for text in pair]
     encoded = vocabulary.encode_places(flat)
     goes_on = vocabulary.continues()
-    words = [_words(text, ids, places, goes_on) for text, (ids, places) in zip(flat, encoded, strict=True)]
-    room = how.length - 2
+    words = [
+        [word for word in _words(text, *tokens, goes_on) if word.of(text).lower() not in stop_words]
+        for text, tokens in zip(flat, encoded, strict=True)
+    ]
+    room = (how.length - 3) // 2
     asked = [
         (n, word) for n, found in enumerate(words) for word in found if word.pieces == 1 and word.first < room
     ]
@@ -184,20 +202,18 @@ def _variants(
     for n, found in enumerate(words):
         for word in found:
             if word.pieces > 1 and near:
-                others[n, word] = near(flat[n][word.start : word.end], how.candidates)
+                others[n, word] = near(word.of(flat[n]), how.candidates)
     numbers = iter(range(len(flat)))
     for row, (example, pair) in enumerate(zip(part, texts, strict=True), first):
         draw = np.random.default_rng((how.seed, row))
-        here = [next(numbers) for _ in pair]
-        for variant in range(how.variants + 1):
-            made = [
-                text
-                if variant == 0
-                else _replace(text, [(w, others.get((n, w), [])) for w in words[n]], how.share, draw)
-                for n, text in zip(here, pair, strict=True)
-            ]
-            columns = dict(zip((how.source.column, how.source.pair), made, strict=False))
-            yield columns | ({how.source.label: example.label} if how.source.label else {})
+        sides: dict[Any, str] = dict(zip((how.source.column, how.source.pair), pair, strict=False))
+        columns = sides | ({how.source.label: example.label} if how.source.label else {})
+        yield columns
+        for name, text in sides.items():
+            n = next(numbers)
+            choices = [(word, others.get((n, word), [])) for word in words[n]]
+            for _ in range(how.variants):
+                yield columns | {name: _replace(text, choices, how.share, draw)}
 
 
 def _replace(text: str, words: list[tuple[_Word, list[str]]], share: float, draw: np.random.Generator) -> str:
@@ -218,4 +234,4 @@ def _words(text: str, ids: np.ndarray, places: np.ndarray, goes_on: np.ndarray) 
         _Word(int(places[first, 0]), int(places[end - 1, 1]), int(first), int(end - first))
         for first, end in zip(starts, [*starts[1:], len(ids)], strict=True)
     ]
-    return [word for word in found if text[word.start : word.end].isalpha()]
+    return [word for word in found if word.of(text).isalpha()]

@@ -27,7 +27,9 @@ Fillers = Callable[[list[np.ndarray], list[int]], list[np.ndarray]]
 def make_fillers(model: Model, vocabulary: Vocabulary, number: int, longest: int, batch_size: int) -> Fillers:
     """Make ``fillers(texts, places)``: the ``number`` likeliest words at one hidden place of each text, ids int32 [number].
 
-    ``texts`` are tokens without special ones, at most ``longest - 2``. Words are those of letters that are one token.
+    The model reads the text with the hidden place and, as a second text, the whole one, so that words keep its meaning
+    (Jiao et al., 2020, in data_augmentation.py). ``texts`` are tokens without special ones, at most ``(longest - 3) // 2``.
+    Words are those of letters that are one token.
     """
     mesh = sharding.make_mesh()
     (apply,), (params,) = judging.freeze([model], [Teacher(path=model.source)], mesh)
@@ -46,18 +48,18 @@ def make_fillers(model: Model, vocabulary: Vocabulary, number: int, longest: int
         out_shardings=sharding.replicated(mesh),
     )
     size = sharding.round_up(batch_size, mesh)
+    types = min(2, model.config.type_vocab_size or 1)
 
     def fillers(texts: list[np.ndarray], places: list[int]) -> list[np.ndarray]:
         found: list[np.ndarray] = [np.zeros(0, np.int64)] * len(texts)
         edges = [edge for edge in EDGES if edge < longest] + [longest]
-        bucket = np.searchsorted(edges, [len(text) + 2 for text in texts])
+        bucket = np.searchsorted(edges, [2 * len(text) + 3 for text in texts])
         for which, edge in enumerate(edges):
             here = np.flatnonzero(bucket == which)
             for first in range(0, len(here), size):
                 chosen = here[first : first + size]
-                columns = _columns(
-                    [texts[n] for n in chosen], [places[n] for n in chosen], edge, size, vocabulary
-                )
+                rows = [(texts[n], places[n]) for n in chosen]
+                columns = _columns(rows, edge, size, types, vocabulary)
                 try:
                     said = jax.device_get(ask(params, sharding.place_rows(columns, mesh)))
                 except jax.errors.JaxRuntimeError as error:
@@ -83,16 +85,18 @@ def _ask(apply: Apply, barred: jax.Array, number: int, params: Params, batch: Ba
 
 
 def _columns(
-    texts: list[np.ndarray], places: list[int], length: int, size: int, vocabulary: Vocabulary
+    rows: list[tuple[np.ndarray, int]], length: int, size: int, types: int, vocabulary: Vocabulary
 ) -> dict[str, np.ndarray]:
     ids = np.full((size, length), vocabulary.pad, np.int32)
-    segments = np.zeros((size, length), np.int32)
+    segments, second = np.zeros_like(ids), np.zeros_like(ids)
     at = np.zeros((size, 1), np.int32)
-    segments[len(texts) :, 0] = 1  # a filler row attends to something
-    for n, (text, place) in enumerate(zip(texts, places, strict=True)):
-        ids[n, : len(text) + 2] = [vocabulary.cls, *text, vocabulary.sep]
-        ids[n, place + 1] = vocabulary.mask
-        segments[n, : len(text) + 2] = 1
+    segments[len(rows) :, 0] = 1  # a filler row attends to something
+    for n, (text, place) in enumerate(rows):
+        row = [vocabulary.cls, *text, vocabulary.sep, *text, vocabulary.sep]
+        row[place + 1] = vocabulary.mask
+        ids[n, : len(row)] = row
+        segments[n, : len(row)] = 1
+        second[n, len(text) + 2 : len(row)] = types - 1
         at[n] = place + 1
     nothing = np.zeros(size, np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape) * segments
@@ -100,9 +104,9 @@ def _columns(
         "input_ids": ids,
         "segment_ids": segments,
         "positions": positions.astype(np.int32),
-        "token_type_ids": np.zeros_like(ids),
+        "token_type_ids": second,
         "labels": at,
-        "weight": (np.arange(size) < len(texts)).astype(np.float32),
+        "weight": (np.arange(size) < len(rows)).astype(np.float32),
         "example_id": nothing,
         "epoch": nothing,
     }

@@ -114,10 +114,11 @@ def augment(
     header: str = "",
     split: str = "train",
     glove: str | None = None,
+    stop_words: str | None = None,
     variants: int = 20,
     candidates: int = 15,
     share: float = 0.4,
-    length: int = 128,
+    length: int = 256,
     batch_size: int = 256,
     seed: int = 0,
 ) -> int:
@@ -133,10 +134,11 @@ def augment(
         header: names of the columns of a csv or tsv file that does not begin with them
         split: of a data set
         glove: a text file of word vectors, whose neighbours take the place of words that the vocabulary splits
-        variants: of every row
+        stop_words: a text file of words that stay (an empty one: none); by default TinyBERT's English ones
+        variants: of every text of a row; of a pair each is varied beside the other as it was
         candidates: words among which one is drawn
         share: of the words that are replaced
-        length: tokens of a text that the model sees
+        length: tokens that the model reads: half for the text without the word, half for the whole one
         batch_size: masked texts at one time
         seed: of the draws
     """
@@ -150,6 +152,7 @@ def augment(
         source=rows,
         model=model,
         glove=glove,
+        stop_words=stop_words,
         variants=variants,
         candidates=candidates,
         share=share,

@@ -153,7 +153,8 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "positions >= second": "positions > second",
     },
     ("tasks/sequence.py", "data/test_examples.py"): {
-        "len(parts[0]) + 2 if more": "len(parts[0]) + 1 if more",
+        "len(parts[0]) + 2 if": "len(parts[0]) + 1 if",
+        "[: room // 2]": "[: (room + 1) // 2]",
     },
     ("tasks/tokens.py", "tasks/test_tokens.py"): {
         "labels[1 : len(asked) + 1]": "labels[: len(asked)]",
@@ -209,11 +210,16 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "side(theirs) if theirs else 0.0": "0.0",
     },
     ("fillers.py", "test_augment.py"): {
-        "ids[n, place + 1] = vocabulary.mask": "ids[n, place] = vocabulary.mask",
+        "row[place + 1] = vocabulary.mask": "row[place] = vocabulary.mask",
+        "= types - 1": "= 0",
+        "model.config.type_vocab_size or 1": "2",
     },
     ("augment.py", "test_augment.py"): {
         "enumerate(zip(part, texts, strict=True), first)": "enumerate(zip(part, texts, strict=True), 0)",
         "text[at : word.start], others": "text[at : word.end], others",
+        " if word.of(text).lower() not in stop_words": "",
+        "columns | {name:": "columns | {how.source.column:",
+        "(how.length - 3) // 2": "how.length - 3",
     },
     ("train/state.py", "test_tasks.py"): {
         '(worth > state.best["worth"])': '(worth < state.best["worth"])',

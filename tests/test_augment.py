@@ -24,7 +24,7 @@ from flaxdistill.models.encoder import make_apply
 from flaxdistill.pytrees import Batch
 from flaxdistill.tasks.sequence import Classification
 
-WORDS = ("the", "cat", "dog", "sees", "good", "bad", "old", "new")
+WORDS = ("the", "cat", "dog", "sees", "good", "bad", "old", "new", "not")
 VECTORS = "fine 1 0 0\nbad -1 0 0\ngood 0.9 0.1 0\nnice 0.9 0 0.2\nodd 0 1 0\n, 0.99 0 0\n"
 ROWS = [("the cat sees 12 dogs, fine!", "yes"), ("Old", "no"), ("the dog", "yes"), ("fine by me", "no")]
 
@@ -51,34 +51,41 @@ def rows_in(out):
 
 
 def test_words_are_replaced_by_their_own_candidates(folder, tmp_path):
-    rows = made(folder, tmp_path / "out")
+    rows = made(folder, tmp_path / "out", variants=12)
     texts = [row["text"] for row in rows]
     assert len(set(texts)) == len(texts) > 2 * len(ROWS)
     assert [(row["text"], row["label"]) for row in rows if row["text"] in dict(ROWS)] == ROWS
     sides = {text.partition("12 ")[2] for text in texts if "12" in text}
     # dogs is two pieces without a vector; 12 and the punctuation are no words; fine has two neighbours of letters.
     assert sides == {"dogs, fine!", "dogs, good!", "dogs, nice!", "dogs, odd!"}
-    heads = {text.split(" ")[0] for text in texts if "12" in text}
+    cats = {text.split(" ")[1] for text in texts if "12" in text}
     assert (
-        all(head.isalpha() for head in heads) and 2 <= len(heads) <= 4
+        all(cat.isalpha() for cat in cats) and 2 <= len(cats) <= 4
     )  # the word itself, or one of three others
     assert {row["label"] for row in rows if " by me" in row["text"]} == {"no"}
 
 
-def test_fillers_are_the_likeliest_whole_words(folder):
-    model, vocabulary = read_model(str(folder / "model")), load_vocabulary(folder / "model")
+@pytest.mark.parametrize("types", [2, 1, 0])
+def test_fillers_are_the_likeliest_whole_words_beside_the_text(tmp_path, types):
+    model = write_model(tmp_path / "model", WORDS, type_vocab_size=types)
+    model, vocabulary = read_model(str(model)), load_vocabulary(model)
+    # Weights as large as trained ones: each word depends on all that stands beside it, and on its type.
+    model = dataclasses.replace(
+        model, params=jax.tree.map(lambda x: x * (20 if x.ndim > 1 else 1), model.params)
+    )
     texts = vocabulary.encode(["the cat sees", "old dog", "a"])
     found = make_fillers(model, vocabulary, 4, 16, 2)(texts, [1, 0, 0])
     apply = make_apply(model.config, "float32")
     whole = [i for i in range(vocabulary.size) if vocabulary.tokenizer.id_to_token(i).isalpha()]
     for text, place, words in zip(texts, [1, 0, 0], found, strict=True):
-        ids = np.array([[vocabulary.cls, *text, vocabulary.sep]], np.int32)
+        ids = np.array([[vocabulary.cls, *text, vocabulary.sep, *text, vocabulary.sep]], np.int32)
         ids[0, place + 1] = vocabulary.mask
-        zeros, ones = np.zeros_like(ids), np.ones_like(ids)
-        row = np.zeros(1, np.int32)
-        batch = Batch(
-            ids, ones, np.arange(ids.shape[1])[None], zeros, zeros[:, :0], zeros[:, :0], np.ones(1), row, row
+        ones, none = np.ones_like(ids), np.zeros((1, 0), np.int32)
+        second = (
+            np.array([[0] * (len(text) + 2) + [1] * (len(text) + 1)]) if types == 2 else np.zeros_like(ids)
         )
+        row = np.zeros(1, np.int32)
+        batch = Batch(ids, ones, np.arange(ids.shape[1])[None], second, none, none, np.ones(1), row, row)
         head = apply(jax.tree.map(np.asarray, model.params), batch, None).vocab
         logits = np.asarray(head.hidden[0, place + 1] @ head.kernel.T + head.bias)
         best = sorted(whole, key=lambda i: -logits[i])
@@ -86,6 +93,33 @@ def test_fillers_are_the_likeliest_whole_words(folder):
         close = 0.02 * np.ptp(logits)
         assert len(set(words)) == 4 and set(words) <= set(whole)
         assert logits[list(words)].min() >= logits[best[3]] - close
+
+
+def test_stop_words_stay(folder, tmp_path):
+    """TinyBERT's, those of a file, or none; whatever their case."""
+    (tmp_path / "rows.txt").write_text("Not the good cat\n")
+    (tmp_path / "mine").write_text("good\nCAT\n")
+    (tmp_path / "none").write_text("")
+    model = ("--model", folder / "model", "--length", "32", "--variants", "20", "--share", "1")
+
+    def varied(*flags):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        succeed("augment", tmp_path / "rows.txt", out, *model, *flags)
+        columns = zip(*(row["text"].split() for row in rows_in(out)), strict=True)
+        return [len(set(words)) > 1 for words in columns]
+
+    assert varied() == [False, False, True, True]
+    assert varied("--stop-words", tmp_path / "mine") == [True, True, False, False]
+    assert varied("--stop-words", tmp_path / "none") == [True] * 4
+
+
+def test_words_beyond_half_the_length_stay(folder, tmp_path):
+    (tmp_path / "rows.txt").write_text("cat dog good bad old new cat dog good bad\n")
+    run = ("--model", folder / "model", "--length", "16", "--share", "1", "--variants", "5")
+    succeed("augment", tmp_path / "rows.txt", tmp_path / "out", *run)
+    source, *variants = (row["text"].split() for row in rows_in(tmp_path / "out"))
+    assert len(variants) == 5 and all(words[6:] == source[6:] for words in variants)
+    assert all(ours != theirs for words in variants for ours, theirs in zip(words[:6], source, strict=False))
 
 
 def test_cut_short_it_goes_on_with_the_same_rows(folder, tmp_path, monkeypatch):
@@ -158,6 +192,10 @@ def test_pairs_and_the_folder_as_a_source(folder, tmp_path):
     assert (examples[0].text, examples[0].pair, examples[0].label) == ("the cat", "the dog sees", 0.5)
     assert any(e.text != "the cat" and e.label == 0.5 for e in examples) and examples[-1].label is None
     assert any(e.pair != "the dog sees" and e.label == 0.5 for e in examples)
+    # One text varies at a time, first the first, each as often as asked.
+    sides = [(e.text != "the cat", e.pair != "the dog sees") for e in examples if e.label == 0.5]
+    assert sides == sorted(sides, key=[(False, False), (True, False), (False, True)].index)
+    assert sides.count((True, False)) <= 4 and sides.count((False, True)) <= 4
 
 
 @pytest.mark.parametrize("path", ["out", "out/*.jsonl", "out/part-00000.jsonl"])
@@ -177,6 +215,18 @@ def test_mistakes(folder, tmp_path):
     succeed("augment", rows, out, "--model", model, "--length", "16", "--variants", "1")
     assert "variants 1 -> 2" in refused(
         "augment", rows, out, "--model", model, "--length", "16", "--variants", "2"
+    )
+    assert "stop_words" in refused(
+        "augment", rows, out, "--model", model, "--length", "16", "--variants", "1", "--stop-words", rows
+    )
+    settings = json.loads((out / augmentation.SETTINGS).read_text())
+    del (
+        settings["stop_words"],
+        settings["pair"],
+    )  # of a version that varied all words, by the masked text alone
+    (out / augmentation.SETTINGS).write_text(json.dumps(settings))
+    assert "stop_words None ->" in refused(
+        "augment", rows, out, "--model", model, "--length", "16", "--variants", "1"
     )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")

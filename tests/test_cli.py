@@ -77,7 +77,11 @@ def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path
     tokenizer.mkdir()
     (tokenizer / "vocab.txt").write_text("\n".join(tokens) + "\n")
     hub.write_model(
-        directory, family=families.family("bert"), config=config, params=params, tokenizer=tokenizer
+        directory,
+        family=families.family("bert" if config.type_vocab_size else "distilbert"),
+        config=config,
+        params=params,
+        tokenizer=tokenizer,
     )
     return directory
 

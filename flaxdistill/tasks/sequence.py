@@ -153,17 +153,21 @@ def _number(example: Example) -> float:
 
 
 def _texts(examples: list[Example], vocabulary: Vocabulary, length: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Tokenise one or two texts each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP] cut longest first, and where b begins."""
+    """Tokenise one or two texts each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP], and where b begins.
+
+    A pair too long is cut as the tokenizers library's ``longest_first`` does: the shorter text keeps at most half of the
+    room, rounded down, and the longer one, or of equal ones the second, the rest.
+    """
     texts: list[list[str]] = [text_of(example) for example in examples]
     flat: Any = iter(vocabulary.encode([text for pair in texts for text in pair]))
     for pair in texts:
-        first, *more = (next(flat) for _ in pair)
-        parts = [first, *more]
-        over = sum(map(len, parts)) + 1 + len(parts) - length
-        for _ in range(max(over, 0)):
-            longest = max(range(len(parts)), key=lambda n: len(parts[n]))
-            parts[longest] = parts[longest][:-1]
+        parts = [next(flat) for _ in pair]
+        room = length - 1 - len(parts)
+        if len(parts) == 2 and sum(map(len, parts)) > room:
+            shorter, longer = sorted((0, 1), key=lambda n: len(parts[n]))
+            parts[shorter] = parts[shorter][: room // 2]
+            parts[longer] = parts[longer][: room - len(parts[shorter])]
         ids = [np.array([vocabulary.cls])]
         for part in parts:
-            ids += [part, np.array([vocabulary.sep])]
-        yield np.concatenate(ids).astype(np.int32), len(parts[0]) + 2 if more else 0
+            ids += [part[:room], np.array([vocabulary.sep])]
+        yield np.concatenate(ids).astype(np.int32), len(parts[0]) + 2 if len(parts) == 2 else 0

@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
+from tokenizers import Tokenizer
 
 from flaxdistill.data.buckets import Buckets
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.rows import Order, rows
-from flaxdistill.data.sources import Source
+from flaxdistill.data.sources import Example, Source
 from flaxdistill.data.store import Blocks
+from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.sequence import Classification, Regression
 from flaxdistill.tasks.span import Answering
@@ -89,6 +91,25 @@ def test_pairs_have_two_types_and_are_cut_longest_first(folder):
     assert made["token_type_ids"][1].sum() == 3
     assert made["input_ids"][2].tolist() == [CLS, *ids("w1"), SEP, *ids("w6") * 12, SEP]
     assert store.manifest["train"][0]["cut"] == 2
+
+
+@pytest.mark.parametrize("length", [8, 9, 16, 17])
+def test_texts_are_cut_as_tokenizers_cuts_them(folder, length):
+    """Every pair of lengths, and single texts: token for token with its ``longest_first``."""
+    vocabulary = load_vocabulary(folder / "vocab.txt")
+    theirs = Tokenizer.from_str(vocabulary.tokenizer.to_str())
+    theirs.enable_truncation(length, strategy="longest_first")
+
+    def words(n, first):
+        return " ".join(f"w{(first + i) % 20}" for i in range(n))
+
+    pairs = [(words(n, 0), words(m, 10)) for n in range(1, 31) for m in range(1, 31)]
+    examples = [Example("", a, b, paired=True) for a, b in pairs] + [Example("", a) for a, _ in pairs]
+    expected = theirs.encode_batch(pairs) + theirs.encode_batch([a for a, _ in pairs])
+    reading = Regression().reading()
+    for (row,), whole in zip(reading.rows(examples, [], vocabulary, length), expected, strict=True):
+        assert row.ids.tolist() == whole.ids
+        assert row.second == (whole.type_ids.index(1) if 1 in whole.type_ids else 0)
 
 
 def test_rows_without_a_label_teach_too(folder):
