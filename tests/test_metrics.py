@@ -1,9 +1,14 @@
 """Figures against hand counts and published ones."""
 
 import json
+import re
+import string
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaxdistill import metrics
 
@@ -28,7 +33,7 @@ def test_numbers():
 
 def test_spans():
     answers = {"a": ["The Cat.", "a dog"], "b": ["blue whale"], "c": [], "d": ["x"]}
-    scores = metrics.spans({"a": "cat", "b": "the blue shark", "c": ""}, answers).figures
+    scores = metrics.spans({"a": "cat", "b": "the blue shark", "c": ""}, answers, unanswerable=True).figures
     assert scores["exact"] == pytest.approx(2 / 4)
     assert scores["f1"] == pytest.approx((1 + 2 * 1 / 4 + 1 + 0) / 4)
     assert metrics.spans({"c": "something"}, {"c": []}).figures == {"f1": 0.0, "exact": 0.0}
@@ -46,6 +51,61 @@ def test_spans_give_the_published_figures(shared):
     scores = metrics.spans(predicted, answers).figures
     assert len(answers) == 10_570
     assert round(100 * scores["exact"], 2) == 40.14 and round(100 * scores["f1"], 2) == 50.98
+
+
+def by_hand(said, golds, version):
+    """Both of SQuAD's rules for one question, in words of our own: (exact, F1)."""
+
+    def tokens(text):
+        kept = "".join(" " if c.isspace() else c for c in text.lower() if c not in set(string.punctuation))
+        return re.sub(r"\b(?:the|an|a)\b", " ", kept).split()
+
+    golds = [tokens(gold) for gold in golds]
+    if version == 2:
+        golds = [gold for gold in golds if gold] or [[]]
+    said, exact, best = tokens(said), 0, Fraction(0)
+    for gold in golds:
+        exact = max(exact, int(" ".join(said) == " ".join(gold)))
+        left, shared = list(gold), 0
+        for word in said:
+            if word in left:
+                left.remove(word)
+                shared += 1
+        if version == 2 and (not said or not gold):
+            f1 = Fraction(int(said == gold))
+        elif shared:
+            precision, recall = Fraction(shared, len(said)), Fraction(shared, len(gold))
+            f1 = 2 * precision * recall / (precision + recall)
+        else:
+            f1 = Fraction(0)
+        best = max(best, f1)
+    return exact, float(best)
+
+
+TEXT = st.lists(st.sampled_from(["the", "A", "cat", "Cat.", "dog", ".", "-", " ", "an-a", "é"]), max_size=5)
+TEXTS = TEXT.map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(said=TEXTS, golds=st.lists(TEXTS, max_size=4), version=st.sampled_from([1, 2]))
+def test_spans_follow_both_scripts(said, golds, version):
+    if version == 1 and not golds:
+        golds = ["."]  # the script of version 1.1 knows no question without an answer
+    found = metrics.spans({"q": said}, {"q": golds}, unanswerable=version == 2).figures
+    exact, f1 = by_hand(said, golds, version)
+    assert found["exact"] == exact and found["f1"] == pytest.approx(f1)
+    if version == 2:
+        sort = "HasAns" if golds else "NoAns"
+        assert set(found) == {"exact", "f1", f"{sort}_exact", f"{sort}_f1"}
+        assert (found[f"{sort}_exact"], found[f"{sort}_f1"]) == (found["exact"], found["f1"])
+
+
+def test_a_right_answer_without_words():
+    """Such as '.', of which SQuAD's own dev set has three."""
+    answers = {"q": ["the war", "."]}
+    assert metrics.spans({"q": "."}, answers).figures == {"exact": 1.0, "f1": 0.0}
+    two = metrics.spans({"q": "."}, answers, unanswerable=True).figures
+    assert (two["exact"], two["f1"]) == (0.0, 0.0)
 
 
 def scored(n=60):

@@ -123,7 +123,8 @@ class Answering(Labelled):
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
         examples = store.examples()
         predicted = {str(n): text for n, text in self.answers(logits, store.held_out, examples).items()}
-        return metrics.spans(predicted, {str(n): example["answers"] for n, example in enumerate(examples)})
+        right = {str(n): example["answers"] for n, example in enumerate(examples)}
+        return metrics.spans(predicted, right, unanswerable=self.unanswerable)
 
     def answers(
         self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
