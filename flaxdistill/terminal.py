@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -47,6 +47,16 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 KIND = "f1_"
 """What figures of a kind of entity begin with."""
+
+UNANSWERED: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "HasAns_exact": ("HasAns EM", "{:.2%}".format),
+    "HasAns_f1": ("HasAns F1", "{:.2%}".format),
+    "NoAns_exact": ("NoAns EM", "{:.2%}".format),
+    "NoAns_f1": ("NoAns F1", "{:.2%}".format),
+    "best_f1": ("best F1", "{:.2%}".format),
+    "best_f1_thresh": ("with null_threshold", "{:.4f}".format),
+}
+"""Figures of questions that may have no answer."""
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -136,15 +146,19 @@ def cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
     return [_cell(row, name) for name in columns]
 
 
-def kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Make a table of the F1 of every kind of entity."""
+def evaluations(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """Make the table of models side by side and, where there are such, of each kind of entity and of no answer."""
+    yield results(rows)
     names = sorted({name for row in rows for name in row if name.startswith(KIND)})
-    titles = (Column(name.removeprefix(KIND), justify="right", no_wrap=True) for name in names)
-    table = Table("F1 of each kind", *titles)
-    for row in rows:
-        if any(name in row for name in names):
-            table.add_row(escape(row["name"]), *(f"{row[name]:.2%}" if name in row else "" for name in names))
-    return table
+    kinds = {name: (name.removeprefix(KIND), "{:.2%}".format) for name in names}
+    for title, columns in (("F1 of each kind", kinds), ("SQuAD 2", UNANSWERED)):
+        told = [row for row in rows if any(name in row for name in columns)]
+        table = Table(title, *(Column(head, justify="right", no_wrap=True) for head, _ in columns.values()))
+        for row in told:
+            written = (write(row[name]) if name in row else "" for name, (_, write) in columns.items())
+            table.add_row(escape(row["name"]), *written)
+        if told:
+            yield table
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

@@ -108,6 +108,26 @@ def test_a_right_answer_without_words():
     assert (two["exact"], two["f1"]) == (0.0, 0.0)
 
 
+WORDS = st.sampled_from(["cat", "dog", "cat dog"])
+FOUND = st.tuples(WORDS, st.lists(WORDS, max_size=2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(FOUND, min_size=1, max_size=8), draw=st.randoms(use_true_random=False))
+def test_the_best_threshold_is_the_best_of_all(rows, draw):
+    gaps = draw.sample(range(-20, 20), len(rows))
+    answers = {str(n): golds for n, (_, golds) in enumerate(rows)}
+
+    def f1(threshold):
+        said = {str(n): "" if gaps[n] > threshold else text for n, (text, _) in enumerate(rows)}
+        return metrics.spans(said, answers, unanswerable=True).figures["f1"]
+
+    found = {str(n): (text, float(gaps[n])) for n, (text, _) in enumerate(rows)}
+    best = metrics.best_threshold(found, answers)
+    assert best["best_f1"] == pytest.approx(max(f1(threshold) for threshold in range(-21, 21)))
+    assert f1(best["best_f1_thresh"]) == pytest.approx(best["best_f1"])
+
+
 def scored(n=60):
     draw = np.random.default_rng(0)
     said, right = draw.integers(0, 3, n), draw.integers(0, 3, n)
