@@ -123,7 +123,7 @@ class Answering(Labelled):
         return made
 
     def _span(self, example: Example, places: np.ndarray) -> tuple[int, int] | tuple[()] | None:
-        """Find the tokens of the first answer; () where there is none in the text, None where nobody has given one."""
+        """Find the tokens of the first answer; () where there is none, None where nobody has given one."""
         answers = _answers(example)
         if answers is None:
             return None
@@ -131,6 +131,7 @@ class Answering(Labelled):
             raise UserError(
                 f"{example.place}: no answer is given; leave the question out, or set task.unanswerable"
             )
+        spans = []
         for text, start in answers:
             if not text or example.pair[start : start + len(text)] != text:
                 found = example.pair[max(start, 0) : start + len(text)]
@@ -138,11 +139,14 @@ class Answering(Labelled):
                     f"{example.place}: the answer {text!r:.60} does not stand at {start}, where the text has {found!r:.60}; "
                     "mend answer_start"
                 )
-        if not answers or not len(places):
-            return ()
-        text, start = answers[0]
-        inside = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < start + len(text)))
-        return (int(inside[0]), int(inside[-1])) if len(inside) else ()
+            inside = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < start + len(text)))
+            if not (text.strip() and len(inside)):
+                raise UserError(
+                    f"{example.place}: the answer {text!r:.60} at {start} meets no token of the text, so that it would be "
+                    "learnt as no answer; give its words, or leave it out"
+                )
+            spans.append((int(inside[0]), int(inside[-1])))
+        return spans[0] if spans else ()
 
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
         examples = store.examples()

@@ -154,6 +154,7 @@ def test_questions_without_an_answer_yet_teach_by_the_teacher(folder):
 MISTAKES = {
     "elsewhere": ({"text": "w5", "answer_start": 1}, r"q0: the answer 'w5' does not stand at 1, where the text has '0 '"),
     "behind the end": ({"text": "w5", "answer_start": 999}, r"does not stand at 999, where the text has ''"),
+    "blanks": ({"text": " ", "answer_start": 2}, r"q\.json, question q0: the answer ' ' at 2 meets no token of the text"),
     "no place": ({"text": "w5"}, r"q0: \[\{'text': 'w5'\}\] are no answers; write a list of text"),
 }  # fmt: skip
 
