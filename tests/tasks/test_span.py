@@ -1,5 +1,6 @@
 """Questions about a text: windows, places, the n best, and what a mistake in a file says."""
 
+import dataclasses
 import json
 import math
 
@@ -167,6 +168,42 @@ def test_a_mistake_names_the_question(folder, answer, message):
     (folder / "q.json").write_text(json.dumps(data, indent=1))  # over many lines, too
     with pytest.raises(UserError, match=message):
         prepared(folder, Answering(stride=4))
+
+
+@pytest.mark.parametrize("lines", [("{", '"data": '), ('{"version": "1",', '"data": '), ("", '{"data": ')])
+def test_a_layout_over_many_lines(folder, lines):
+    squad(folder / "q.json", ("w1", "w2"))
+    whole = (folder / "q.json").read_text()
+    (folder / "q.json").write_text("\n".join(lines) + whole.removeprefix('{"data": '))
+    assert len(prepared(folder, Answering(stride=4)).held_out) == 2
+    (folder / "q.json").write_text("\n".join(lines) + whole.removeprefix('{"data": ')[:-2])
+    with pytest.raises(
+        UserError, match=r"q\.json: not JSON \(.* line 2 .*; mend it, or write one object on each"
+    ):
+        prepared(folder, Answering(stride=4))
+
+
+def test_questions_of_a_hidden_test_set(folder):
+    """They can be read, only not as what is trained or judged by."""
+    squad(folder / "q.json", ("w1", "w2"))
+    squad(folder / "hidden.json", ("w1", "w2"))
+    hidden = json.loads((folder / "hidden.json").read_text())
+    del hidden["data"][0]["paragraphs"][0]["qas"][0]["answers"]
+    (folder / "hidden.json").write_text(json.dumps(hidden))
+    with pytest.raises(
+        UserError, match=r"hidden\.json, question q0: there are no answers, which training and eval"
+    ):
+        prepared(folder, Answering(stride=4), "hidden.json")
+    source = Source(path=str(folder / "hidden.json"), column="question", pair="context")
+    (shard,) = source.labelled()
+    (example,) = shard.documents()
+    assert (example.text, example.pair, example.label) == ("w1", TEXT, None)
+    judged = dataclasses.replace(source, path=str(folder / "q.json"), label="answers")
+    corpus = Corpus(
+        sources=(source,), held_out_sources=(judged,), tokenizer=str(folder / "vocab.txt"), length=24
+    )
+    store = prepare_examples(corpus, Answering(stride=4).reading(), folder / "stores")
+    assert every_row(store.train[0])["labels"].tolist() == [[-2, -2]] * 2
 
 
 def test_other_mistakes(folder):
