@@ -24,6 +24,27 @@ PIPELINES = {
     "tokens": "token-classification",
     "span": "question-answering",
 }
+SPAN = """\
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForQuestionAnswering.from_pretrained("{name}").eval()
+
+question, context = "A question?", "A text."
+most = {{"truncation": "only_second", "max_length": model.config.max_position_embeddings}}
+row = tokenizer(question, context, **most, return_offsets_mapping=True, return_tensors="pt")
+places = row.pop("offset_mapping")[0].tolist()
+with torch.no_grad():
+    said = model(**row)
+start, end = said.start_logits[0], said.end_logits[0]
+second = torch.tensor([part == 1 for part in row.sequence_ids()])
+fits = (second[:, None] & second).triu().tril(29)  # an answer is in the context, of 1 to 30 tokens
+scores = (start[:, None] + end).masked_fill(~fits, -torch.inf)
+first, last = divmod(scores.argmax().item(), len(places))
+answer = context[places[first][0] : places[last][1]]"""
+"""How transformers answers questions; up to its version 4 it has a pipeline for that too."""
+
 CURVE = 12
 """Rows of the table of losses."""
 
@@ -117,14 +138,12 @@ def _loading(head: str, name: str) -> str:
     kind = PIPELINES.get(head)
     if kind is None:
         return f'```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{name}")\n```'
-    asked = {
-        "mlm": 'answer("The [MASK] of a text.")',
-        "span": 'answer(question="...", context="...")',
-    }.get(head, 'answer("A text.")')
-    return (
-        f'```python\nfrom transformers import pipeline\n\nanswer = pipeline("{kind}", "{name}")\n{asked}\n```\n\n'
-        f'Or without PyTorch: `flaxdistill predict {name} "A text."`.'
+    asked = {"mlm": '"The [MASK] of a text."', "span": '"A question?" --pair "A text."'}.get(
+        head, '"A text."'
     )
+    pipeline = f'from transformers import pipeline\n\nanswer = pipeline("{kind}", "{name}")\nanswer({asked})'
+    code = SPAN.format(name=name) if head == "span" else pipeline
+    return f"```python\n{code}\n```\n\nOr without PyTorch: `flaxdistill predict {name} {asked}`."
 
 
 def _portable(model: Model) -> str:

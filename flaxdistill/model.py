@@ -28,20 +28,22 @@ def load(
     dtype: DType = "float32",
     top: int = 5,
     unanswerable: bool = False,
+    null_threshold: float = 0.0,
 ) -> Model:
     """Read a model, from the files of Hugging Face or the folder of a run, so that it can be asked.
 
     ``path_or_id`` is a directory, a Hub id (``user/name`` or ``user/name@revision``), a run's workdir or a ``gs://``
     address. Texts are cut to ``length`` tokens, by default 512 or what the model can read, and go through it ``batch_size``
-    at a time in arithmetic of ``dtype``; "auto" is bfloat16 wherever the hardware multiplies it. ``top`` bounds the classes
-    and words of an answer; of a model for SQuAD 2 ``unanswerable`` lets it say that there is none. Raises UserError for what
-    is no model.
+    at a time in arithmetic of ``dtype``; "auto" is bfloat16 wherever the hardware multiplies it. ``top`` bounds the classes,
+    spans and words of an answer; of a model for SQuAD 2 ``unanswerable`` lets it say that there is none, where the score of
+    that is more than ``null_threshold`` above the best span's. Raises UserError for what is no model.
     """
     compiled.keep()
     with noise.quiet():
         read = workdir.read_model(str(path_or_id))
     how: dict[str, Any] = {"length": length, "batch_size": batch_size, "dtype": dtype}
-    return Model(read, how, {"top": top, "unanswerable": unanswerable})
+    told = {"top": top, "unanswerable": unanswerable, "null_threshold": null_threshold}
+    return Model(read, how, told)
 
 
 class Model:
@@ -77,10 +79,10 @@ class Model:
         """Answer a text, or several in their order, with what the model's head is for.
 
         A class is ``{"label", "score", "scores"}``, a number ``{"score"}``, tags are ``{"entities"}`` or ``{"words"}``, a
-        span of ``pair`` is ``{"answer", "start", "end", "score"}``, the words for each mask are ``{"masks"}``. Scores but
-        that of a number are probabilities; places count characters. ``pair`` is the second text of all, or of each.
-        Raises UserError for what is no text, for a text without a mask where words are asked for, and for a model without a
-        head.
+        span of ``pair`` is ``{"answer", "start", "end", "score", "answers"}``, the words for each mask are ``{"masks"}``.
+        Scores but that of a number are probabilities, of spans among the n best; places count characters. ``pair`` is the
+        second text of all, or of each. Raises UserError for what is no text, for a text without a mask where words are
+        asked for, and for a model without a head.
         """
         told = [answer for _, answer in self._predict(_examples(texts, pair))]
         return told[0] if isinstance(texts, str) else told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -47,6 +48,7 @@ def make_predict(
     dtype: DType = "float32",
     top: int = 5,
     unanswerable: bool = False,
+    null_threshold: float = 0.0,
 ) -> Predict:
     """Make ``predict(examples)``, which yields every example with a model's answer, in their order.
 
@@ -56,9 +58,18 @@ def make_predict(
     """
     if top < 1:
         raise UserError(f"--top is {top}; it must be at least 1")
+    if not math.isfinite(null_threshold):
+        raise UserError(f"--null-threshold is {null_threshold}; it is a difference of scores, such as 0")
+    if null_threshold and not unanswerable:
+        raise UserError(
+            f"--null-threshold is {null_threshold}, but without --unanswerable no question is left without an answer; give "
+            "both"
+        )
     vocabulary, length = _reading(model, length, batch_size)
     top = min(top, model.config.vocab_size)
-    asking = make_asking(model.config, vocabulary, length, top=top, unanswerable=unanswerable)
+    asking = make_asking(
+        model.config, vocabulary, length, top=top, unanswerable=unanswerable, null_threshold=null_threshold
+    )
 
     def say(apply: Apply, params: Params, batch: Batch) -> tuple[jax.Array, ...]:
         if model.config.head != "mlm":

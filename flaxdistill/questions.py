@@ -14,7 +14,7 @@ from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.tasks.sequence import Classification
-from flaxdistill.tasks.span import Answering
+from flaxdistill.tasks.span import Answering, Span
 from flaxdistill.tasks.tokens import NOT_ASKED, Tagging, word_places
 
 Answer = dict[str, Any]
@@ -31,13 +31,20 @@ Asking = Callable[[list[Example]], list[Question]]
 
 
 def make_asking(
-    config: EncoderConfig, vocabulary: Vocabulary, length: int, *, top: int = 5, unanswerable: bool = False
+    config: EncoderConfig,
+    vocabulary: Vocabulary,
+    length: int,
+    *,
+    top: int = 5,
+    unanswerable: bool = False,
+    null_threshold: float = 0.0,
 ) -> Asking:
     """Make ``asking(examples)`` for a model's head: classes or a number, entities, spans, or the words of masks.
 
-    Rows have at most ``length`` tokens. ``top`` bounds the classes, spans' rivals and words that are told; of a model for
-    SQuAD 2 ``unanswerable`` lets [CLS] answer that there is none. The function raises UserError naming the place of what is
-    no text, of a question without its text, and of a text without a mask.
+    Rows have at most ``length`` tokens. ``top`` bounds the classes, spans and words that are told; of a model for SQuAD 2
+    ``unanswerable`` lets [CLS] answer that there is none, where its score is more than ``null_threshold`` above the best
+    span's. The function raises UserError naming the place of what is no text, of a question without its text, and of a text
+    without a mask.
     """
     if config.head == "sequence":
         return lambda examples: _classes(examples, config, vocabulary, length, top)
@@ -45,9 +52,13 @@ def make_asking(
         return lambda examples: _entities(examples, config, vocabulary, length)
     if config.head == "span":
         task = Answering(
-            stride=min(128, length // 4), longest_question=min(64, length // 4), unanswerable=unanswerable
+            stride=min(128, length // 4),
+            longest_question=min(64, length // 4),
+            n_best=max(top, Answering.n_best),
+            unanswerable=unanswerable,
+            null_threshold=null_threshold,
         )
-        return lambda examples: _spans(examples, task, vocabulary, length)
+        return lambda examples: _spans(examples, task, vocabulary, length, top)
     if config.head == "mlm":
         return lambda examples: [_words(example, vocabulary, length) for example in examples]
     raise UserError(
@@ -125,24 +136,30 @@ def joined(words: list[Answer], text: str) -> list[Answer]:
     ]
 
 
-def _spans(examples: list[Example], task: Answering, vocabulary: Vocabulary, length: int) -> list[Question]:
+def _spans(
+    examples: list[Example], task: Answering, vocabulary: Vocabulary, length: int, top: int
+) -> list[Question]:
+    """Ask for spans; their scores are shares among the n best and no answer, as BERT's own script gives them."""
+
     def question(example: Example, made: list[Row]) -> Question:
         def answer(logits: list[np.ndarray]) -> Answer:
-            best = {"answer": "", "start": 0, "end": 0, "score": 0.0}
-            most, nothing = -np.inf, np.inf
-            for (start, end), row in zip(logits, made, strict=True):
-                second, last = row.second, len(row.ids) - 1  # the closing [SEP]
-                found = task.best(start[second:last], end[second:last])
-                nothing = min(nothing, float(start[0] + end[0]))
-                if found and found[0] > most:
-                    most, i, j = found
-                    a, b = row.beside["places"][second + i, 0], row.beside["places"][second + j, 1]
-                    share = _shares(start)[second + i] * _shares(end)[second + j]
-                    text = {"answer": example.pair[a:b], "start": int(a), "end": int(b)}
-                    best = text | {"score": float(share)}
-            if task.unanswerable and nothing > most:
-                return {"answer": "", "start": 0, "end": 0, "score": float(1 / (1 + np.exp(most - nothing)))}
-            return best
+            windows = [
+                (said, slice(row.second, len(row.ids) - 1), row.beside["places"])  # up to the closing [SEP]
+                for said, row in zip(logits, made, strict=True)
+            ]
+            spans, nothing = task.spans(windows, example.pair, task.n_best)
+            none = task.unanswerable and task.gap(spans, nothing) > task.null_threshold
+            if task.unanswerable:
+                spans = sorted([*spans, Span(0, 0, nothing)], key=lambda span: -span.score)
+                spans = [span for n, span in enumerate(spans) if n < task.n_best or not span.end]
+            if not spans:
+                return {"answer": "", "start": 0, "end": 0, "score": 0.0, "answers": []}
+            told = [
+                {"answer": example.pair[a:b], "start": a, "end": b, "score": float(share)}
+                for (a, b, _), share in zip(spans, _shares(np.array([s.score for s in spans])), strict=True)
+            ]
+            best = next(one for one in told if bool(one["end"]) != none)
+            return best | {"answers": told[:top]}
 
         return Question(made, answer)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +44,17 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "kept": ("kept", lambda x: f"{x:.1%}"),
     "tokens_per_second": ("tokens/s", lambda x: f"{x:,.0f}"),
 }
+
+
+UNANSWERED: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "HasAns_exact": ("HasAns EM", "{:.2%}".format),
+    "HasAns_f1": ("HasAns F1", "{:.2%}".format),
+    "NoAns_exact": ("NoAns EM", "{:.2%}".format),
+    "NoAns_f1": ("NoAns F1", "{:.2%}".format),
+    "best_f1": ("best F1", "{:.2%}".format),
+    "best_f1_thresh": ("with null_threshold", "{:.4f}".format),
+}
+"""Figures of questions that may have no answer."""
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -133,7 +144,22 @@ def cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
     return [_cell(row, name) for name in columns]
 
 
-def kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
+def evaluations(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """Make the table of models side by side and, where there are such, of each class and of no answer."""
+    yield results(rows)
+    if any("kinds" in row for row in rows):
+        yield _kinds(rows)
+    if told := [row for row in rows if any(name in row for name in UNANSWERED)]:
+        table = Table(
+            "SQuAD 2", *(Column(head, justify="right", no_wrap=True) for head, _ in UNANSWERED.values())
+        )
+        for row in told:
+            written = (write(row[name]) if name in row else "" for name, (_, write) in UNANSWERED.items())
+            table.add_row(escape(row["name"]), *written)
+        yield table
+
+
+def _kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Make a table of every class, or kind of entity, of models side by side."""
     shares = ("precision", "recall", "f1")
     titles = (Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shares)

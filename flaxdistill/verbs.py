@@ -61,9 +61,8 @@ def evaluate(
         return 0
     rows = evaluation.evaluate(workdir, model, against=against, data=data, **fields)
     rows = [row | {"name": address.told(row["name"])} for row in rows]
-    terminal.console().print(terminal.results(rows))
-    if any("kinds" in row for row in rows):
-        terminal.console().print(terminal.kinds(rows))
+    for table in terminal.evaluations(rows):
+        terminal.console().print(table)
     return 0
 
 
@@ -174,6 +173,7 @@ def predict(
     split: str = "train",
     top: int = 5,
     unanswerable: bool = False,
+    null_threshold: float = 0.0,
     length: int | None = None,
     batch_size: int = 32,
     dtype: Literal["auto", "bfloat16", "float32"] = "float32",
@@ -191,8 +191,9 @@ def predict(
         column: the field of the text in --data
         header: names of the columns of a csv or tsv file that does not begin with them
         split: of a data set
-        top: classes and words that are told, likeliest first
+        top: classes, spans and words that are told, likeliest first
         unanswerable: let a model that was trained on questions without answers say that there is none
+        null_threshold: how far the score of no answer must be above the best span's, such as eval's best one
         length: tokens of a text that the model sees; 512 or as many as it can read
         batch_size: texts at one time
         dtype: of the arithmetic; auto is bfloat16 wherever the hardware multiplies it
@@ -219,6 +220,7 @@ def predict(
         dtype=dtype,
         top=top,
         unanswerable=unanswerable,
+        null_threshold=null_threshold,
     )
     for example, said in answer(examples):
         second = {"pair": example.pair} if example.paired else {}

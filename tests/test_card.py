@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 
 import pytest
 from huggingface_hub import ModelCard
 from test_cli import config, finished, home, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
+from test_portable import HEADS, made
 
 from flaxdistill import hub
+from flaxdistill.card import write_card
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +52,25 @@ def test_of_a_run(finished, tmp_path):  # noqa: F811
     assert str(finished.parent) not in str(card)
     succeed("export", finished, tmp_path / "named")
     assert "# named\n" in (tmp_path / "named" / "README.md").read_text()
+
+
+@pytest.mark.hf
+@pytest.mark.torch
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("head", HEADS)
+def test_its_lines_run_as_they_stand(finished, tmp_path, family, head):  # noqa: F811
+    model = made(tmp_path, family, max_positions=64, **HEADS[head])
+    card = write_card(finished, model, str(model.directory))
+    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict = {}
+    if model.config.head == "span":
+        exec(lines.replace('"A text."', '"A text. " * 30'), names)  # longer than it reads
+    exec(lines, names)
+    shells = re.findall(r"`flaxdistill (predict .*?)`", card)
+    told = [json.loads(succeed(*shlex.split(shell))) for shell in shells]
+    assert len(told) == (model.config.head != "none")
+    if model.config.head == "span":
+        assert names["answer"] == told[0]["answer"] != ""
 
 
 @pytest.fixture

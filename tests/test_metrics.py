@@ -1,9 +1,14 @@
 """Figures against hand counts and published ones."""
 
 import json
+import re
+import string
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaxdistill import metrics
 
@@ -28,7 +33,7 @@ def test_numbers():
 
 def test_spans():
     answers = {"a": ["The Cat.", "a dog"], "b": ["blue whale"], "c": [], "d": ["x"]}
-    scores = metrics.spans({"a": "cat", "b": "the blue shark", "c": ""}, answers).figures
+    scores = metrics.spans({"a": "cat", "b": "the blue shark", "c": ""}, answers, unanswerable=True).figures
     assert scores["exact"] == pytest.approx(2 / 4)
     assert scores["f1"] == pytest.approx((1 + 2 * 1 / 4 + 1 + 0) / 4)
     assert metrics.spans({"c": "something"}, {"c": []}).figures == {"f1": 0.0, "exact": 0.0}
@@ -46,6 +51,81 @@ def test_spans_give_the_published_figures(shared):
     scores = metrics.spans(predicted, answers).figures
     assert len(answers) == 10_570
     assert round(100 * scores["exact"], 2) == 40.14 and round(100 * scores["f1"], 2) == 50.98
+
+
+def by_hand(said, golds, version):
+    """Both of SQuAD's rules for one question, in words of our own: (exact, F1)."""
+
+    def tokens(text):
+        kept = "".join(" " if c.isspace() else c for c in text.lower() if c not in set(string.punctuation))
+        return re.sub(r"\b(?:the|an|a)\b", " ", kept).split()
+
+    golds = [tokens(gold) for gold in golds]
+    if version == 2:
+        golds = [gold for gold in golds if gold] or [[]]
+    said, exact, best = tokens(said), 0, Fraction(0)
+    for gold in golds:
+        exact = max(exact, int(" ".join(said) == " ".join(gold)))
+        left, shared = list(gold), 0
+        for word in said:
+            if word in left:
+                left.remove(word)
+                shared += 1
+        if version == 2 and (not said or not gold):
+            f1 = Fraction(int(said == gold))
+        elif shared:
+            precision, recall = Fraction(shared, len(said)), Fraction(shared, len(gold))
+            f1 = 2 * precision * recall / (precision + recall)
+        else:
+            f1 = Fraction(0)
+        best = max(best, f1)
+    return exact, float(best)
+
+
+TEXT = st.lists(st.sampled_from(["the", "A", "cat", "Cat.", "dog", ".", "-", " ", "an-a", "é"]), max_size=5)
+TEXTS = TEXT.map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(said=TEXTS, golds=st.lists(TEXTS, max_size=4), version=st.sampled_from([1, 2]))
+def test_spans_follow_both_scripts(said, golds, version):
+    if version == 1 and not golds:
+        golds = ["."]  # the script of version 1.1 knows no question without an answer
+    found = metrics.spans({"q": said}, {"q": golds}, unanswerable=version == 2).figures
+    exact, f1 = by_hand(said, golds, version)
+    assert found["exact"] == exact and found["f1"] == pytest.approx(f1)
+    if version == 2:
+        sort = "HasAns" if golds else "NoAns"
+        assert set(found) == {"exact", "f1", f"{sort}_exact", f"{sort}_f1"}
+        assert (found[f"{sort}_exact"], found[f"{sort}_f1"]) == (found["exact"], found["f1"])
+
+
+def test_a_right_answer_without_words():
+    """Such as '.', of which SQuAD's own dev set has three."""
+    answers = {"q": ["the war", "."]}
+    assert metrics.spans({"q": "."}, answers).figures == {"exact": 1.0, "f1": 0.0}
+    two = metrics.spans({"q": "."}, answers, unanswerable=True).figures
+    assert (two["exact"], two["f1"]) == (0.0, 0.0)
+
+
+WORDS = st.sampled_from(["cat", "dog", "cat dog"])
+FOUND = st.tuples(WORDS, st.lists(WORDS, max_size=2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(FOUND, min_size=1, max_size=8), draw=st.randoms(use_true_random=False))
+def test_the_best_threshold_is_the_best_of_all(rows, draw):
+    gaps = draw.sample(range(-20, 20), len(rows))
+    answers = {str(n): golds for n, (_, golds) in enumerate(rows)}
+
+    def f1(threshold):
+        said = {str(n): "" if gaps[n] > threshold else text for n, (text, _) in enumerate(rows)}
+        return metrics.spans(said, answers, unanswerable=True).figures["f1"]
+
+    found = {str(n): (text, float(gaps[n])) for n, (text, _) in enumerate(rows)}
+    best = metrics.best_threshold(found, answers)
+    assert best["best_f1"] == pytest.approx(max(f1(threshold) for threshold in range(-21, 21)))
+    assert f1(best["best_f1_thresh"]) == pytest.approx(best["best_f1"])
 
 
 def scored(n=60):

@@ -127,13 +127,31 @@ def test_spans(models):
         start, end = said["start_logits"][0], said["end_logits"][0]
         second = [n for n, part in enumerate(row.sequence_ids()) if part == 1]
         pairs = [(i, j) for i, j in itertools.product(second, second) if i <= j < i + 30]
-        i, j = max(pairs, key=lambda pair: start[pair[0]] + end[pair[1]])
-        a, b = row["offset_mapping"][i][0], row["offset_mapping"][j][1]
-        assert (answer["answer"], answer["start"], answer["end"]) == (context[a:b], a, b)
-        assert answer["score"] == pytest.approx(shares(start)[i] * shares(end)[j], abs=1e-5)
-        nothing = start[0] + end[0] > start[i] + end[j]
-        (other,) = say(models["span"], [question], context, unanswerable=True)
-        assert (other["answer"] == "") == nothing
+        pairs.sort(key=lambda pair: -start[pair[0]] - end[pair[1]])
+        nbest: dict[str, tuple[int, int, float]] = {}  # 14 tokens: all are among the 20 likeliest ends
+        for i, j in pairs:
+            a, b = row["offset_mapping"][i][0], row["offset_mapping"][j][1]
+            nbest.setdefault(context[a:b], (a, b, start[i] + end[j]))
+        texts, scores = list(nbest), np.array([score for _, _, score in nbest.values()])
+        likely = zip(texts[:5], shares(scores[:20]), strict=False)  # of all that the script looks at
+        for told, (text, share) in zip(answer["answers"], likely, strict=True):
+            assert (told["answer"], told["start"], told["end"]) == (text, *nbest[text][:2])
+            assert told["score"] == pytest.approx(share, abs=1e-5)
+        assert answer == answer["answers"][0] | {"answers": answer["answers"]}
+        # With no answer among them, which the script puts behind the others where it is none of the n best.
+        nothing = float(start[0] + end[0])
+        at = int((scores >= nothing).sum())
+        those, values = [*texts[:at], "", *texts[at:]], np.insert(scores, at, nothing)
+        n = [*range(20)] if at < 20 else [*range(20), at]
+        (other,) = say(models["span"], [question], context, unanswerable=True, top=20)
+        assert [one["answer"] for one in other["answers"]] == [those[k] for k in n][:20]
+        expected = shares(values[n])
+        assert [one["score"] for one in other["answers"]] == pytest.approx(expected[:20], abs=1e-5)
+        assert other["answer"] == ("" if at == 0 else texts[0])
+        assert other["score"] == pytest.approx(expected[0], abs=1e-5)
+        for above, right in ((-0.01, ""), (0.01, texts[0])):
+            how = {"unanswerable": True, "null_threshold": nothing - float(scores[0]) + above}
+            assert say(models["span"], [question], context, **how)[0]["answer"] == right
     # Windows: the same answer wherever it stands in a text too long for a row.
     (long,) = say(models["span"], ["the cat"], "a cat sees. " * 30, length=32)
     assert ("a cat sees. " * 30)[long["start"] : long["end"]] == long["answer"] != ""
@@ -224,6 +242,16 @@ def test_the_verb(models, tmp_path, capsys, monkeypatch):
         ("span", ["a question"], "text 1: expected a text but found None"),
         ("sequence", ["a", "--length", 1000], "--length is 1000; "),
         ("sequence", ["a", "--top", 0], "--top is 0; it must be at least 1"),
+        (
+            "span",
+            ["a", "--null-threshold", 1.5],
+            "--null-threshold is 1.5, but without --unanswerable no question",
+        ),
+        (
+            "span",
+            ["a", "--unanswerable", "--null-threshold", "nan"],
+            "--null-threshold is nan; it is a difference",
+        ),
         ("sequence", ["a", "--batch-size", 0], "--batch-size is 0; it must be at least 1"),
         ("sequence", ["a", "--data", "b.tsv"], "give texts or --data, not both"),
         ("sequence", ["--data", "b.tsv"], "b.tsv does not exist"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -13,10 +14,11 @@ import statistics
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from test_cli import refused, rows_of, succeed, wide, write_model  # noqa: F401 - fixtures
 
-from flaxdistill import evaluation, fit, hub, stages, workdir
+from flaxdistill import evaluation, fit, hub, stages, terminal, workdir
 from flaxdistill.data.sources import Example
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.tasks.sequence import Classification
@@ -221,6 +223,16 @@ def test_other_heads_learn_from_a_teacher_too(folder, config, tmp_path, kind):
     assert architecture["architectures"] == [
         {"tags": "BertForTokenClassification", "spans": "BertForQuestionAnswering"}[kind]
     ]
+
+
+def test_figures_of_questions_without_answers_are_told():
+    row = {"name": "s", "f1": 0.5, "HasAns_f1": 0.25, "best_f1": 0.75, "best_f1_thresh": -1.5}
+    shown = io.StringIO()
+    for table in terminal.evaluations([row, {"name": "difference", "f1": 0.1}]):
+        Console(file=shown, width=200).print(table)
+    told = shown.getvalue()
+    assert "HasAns F1" in told and "25.00%" in told and "75.00%" in told and "-1.5000" in told
+    assert told.count("difference") == 1 and "F1 of each kind" not in told
 
 
 REFUSED = {

@@ -184,14 +184,20 @@ def _read_jsonl(file: BinaryIO, path: Path, columns: Columns, header: Columns) -
 
 def _read_json(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
     """Read SQuAD's own layout, one object that holds ``data``, or else one object on each line."""
-    try:
+    whole = None
+    with contextlib.suppress(ValueError, RecursionError):
         whole = json.loads(file.readline())
-    except (ValueError, RecursionError):
-        whole = None
-        if file.tell() < 8:  # a brace alone on its line: one object over many lines, or nothing of ours
-            file.seek(0)
-            with contextlib.suppress(ValueError, RecursionError):
-                whole = json.loads(file.read())
+    if (
+        whole is None
+    ):  # one object over many lines, or nothing of ours, of which the reader of lines tells more
+        file.seek(0)
+        try:
+            whole = json.loads(file.read())
+        except (ValueError, RecursionError) as error:
+            if getattr(error, "lineno", 1) > 1:
+                raise UserError(
+                    f"{path}: not JSON ({error}); mend it, or write one object on each line"
+                ) from error
     if not (isinstance(whole, dict) and isinstance(whole.get("data"), list)):
         file.seek(0)
         yield from _read_jsonl(file, path, columns, header)
@@ -200,14 +206,22 @@ def _read_json(file: BinaryIO, path: Path, columns: Columns, header: Columns) ->
         for article in whole["data"]:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
-                    row = {name: asked[name] for name in ("id", "question", "answers")}
+                    row = {name: asked[name] for name in ("id", "question")}
                     row["context"] = paragraph["context"]
-                    check_columns(columns, list(row), str(path))
-                    yield f"{path}, question {row['id']}", tuple(row[column] for column in columns)
+                    place = f"{path}, question {row['id']}"
+                    if "answers" in asked:
+                        row["answers"] = asked["answers"]
+                    elif "answers" in columns:
+                        raise UserError(
+                            f"{place}: there are no answers, which training and evaluation need; give them, leave "
+                            "source.label out where a teacher answers, or have predict answer"
+                        )
+                    check_columns(columns, list(row), place)
+                    yield place, tuple(row[column] for column in columns)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path} begins like a file of SQuAD's layout, but misses {error}; it holds data, paragraphs, qas, and of each "
-            "question id, question and answers"
+            "question id and question"
         ) from None
 
 

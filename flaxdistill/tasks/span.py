@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,17 @@ from flaxdistill.tasks.base import Labelled
 NOWHERE, UNKNOWN = 0, -2
 """The place of an answer that is not in a window, [CLS], and of one that nobody has given."""
 
+Window = tuple[np.ndarray, slice, np.ndarray]
+"""Logits [2, T] of a row, which of its tokens are the text's, and the places [T, 2] of all of them in it, in characters."""
+
+
+class Span(NamedTuple):
+    """A part of a text, in characters, and the sum of the logits of its two ends."""
+
+    start: int
+    end: int
+    score: float
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answering(Labelled):
@@ -28,7 +41,8 @@ class Answering(Labelled):
     files of SQuAD's own layout, where these are question, context and answers. A text too long for a row is cut into
     windows that share ``stride`` tokens. Of the ``n_best`` beginnings and ends of each window the likeliest pair of at
     most ``longest`` tokens is the answer. ``unanswerable``: a question may have none (SQuAD 2), which is the answer where
-    [CLS] is likelier than any span.
+    the score of [CLS], the sum of its two logits, is more than ``null_threshold`` above the likeliest span's (BERT's own
+    ``null_score_diff_threshold``).
     """
 
     head = "span"
@@ -38,6 +52,7 @@ class Answering(Labelled):
     n_best: int = 20
     longest: int = 30
     unanswerable: bool = False
+    null_threshold: float = 0.0
     figure: Literal["f1", "exact"] = "f1"  # by which evaluations are ranked
 
     def __post_init__(self):
@@ -46,6 +61,15 @@ class Answering(Labelled):
                 raise UserError(f"task.{name} is {getattr(self, name)}; it must be at least 1")
         if self.stride < 0:
             raise UserError(f"task.stride is {self.stride}; it is a number of tokens, such as 128, or 0")
+        if not math.isfinite(self.null_threshold):
+            raise UserError(
+                f"task.null_threshold is {self.null_threshold}; it is a difference of scores, such as 0"
+            )
+        if self.null_threshold and not self.unanswerable:
+            raise UserError(
+                f"task.null_threshold is {self.null_threshold}, but without task.unanswerable no question is left without "
+                "an answer; set task.unanswerable too"
+            )
 
     def reading(self) -> Reading:
         def rows(
@@ -99,7 +123,7 @@ class Answering(Labelled):
         return made
 
     def _span(self, example: Example, places: np.ndarray) -> tuple[int, int] | tuple[()] | None:
-        """Find the tokens of the first answer; () where there is none in the text, None where nobody has given one."""
+        """Find the tokens of the first answer; () where there is none, None where nobody has given one."""
         answers = _answers(example)
         if answers is None:
             return None
@@ -107,6 +131,7 @@ class Answering(Labelled):
             raise UserError(
                 f"{example.place}: no answer is given; leave the question out, or set task.unanswerable"
             )
+        spans = []
         for text, start in answers:
             if not text or example.pair[start : start + len(text)] != text:
                 found = example.pair[max(start, 0) : start + len(text)]
@@ -114,45 +139,77 @@ class Answering(Labelled):
                     f"{example.place}: the answer {text!r:.60} does not stand at {start}, where the text has {found!r:.60}; "
                     "mend answer_start"
                 )
-        if not answers or not len(places):
-            return ()
-        text, start = answers[0]
-        inside = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < start + len(text)))
-        return (int(inside[0]), int(inside[-1])) if len(inside) else ()
+            inside = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < start + len(text)))
+            if not (text.strip() and len(inside)):
+                raise UserError(
+                    f"{example.place}: the answer {text!r:.60} at {start} meets no token of the text, so that it would be "
+                    "learnt as no answer; give its words, or leave it out"
+                )
+            spans.append((int(inside[0]), int(inside[-1])))
+        return spans[0] if spans else ()
 
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
         examples = store.examples()
-        predicted = {str(n): text for n, text in self.answers(logits, store.held_out, examples).items()}
-        return metrics.spans(predicted, {str(n): example["answers"] for n, example in enumerate(examples)})
+        found = {str(n): one for n, one in self._found(logits, store.held_out, examples).items()}
+        right = {str(n): example["answers"] for n, example in enumerate(examples)}
+        predicted = {n: self._said(*one) for n, one in found.items()}
+        score = metrics.spans(predicted, right, unanswerable=self.unanswerable)
+        if not self.unanswerable:
+            return score
+        return score._replace(figures=score.figures | metrics.best_threshold(found, right))
 
     def answers(
         self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
     ) -> dict[int, str]:
         """Choose each example's answer from the logits [2, T] of its windows: text by number of the example."""
-        best: dict[int, tuple[float, str]] = {}
-        nothing: dict[int, float] = {}
-        for row, (start, end) in enumerate(logits):
+        return {n: self._said(*one) for n, one in self._found(logits, rows, examples).items()}
+
+    def _said(self, text: str, gap: float) -> str:
+        return "" if self.unanswerable and gap > self.null_threshold else text
+
+    def _found(
+        self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
+    ) -> dict[int, tuple[str, float]]:
+        """Find each example's likeliest span, and how far the score of no answer is above it."""
+        windows: dict[int, list[Window]] = defaultdict(list)
+        for row, said in enumerate(logits):
             example, second = (int(rows.beside[name][row]) for name in ("example", "second"))
             last = int(np.count_nonzero(rows.segments[row])) - 1  # the closing [SEP]
-            found = self.best(start[second:last], end[second:last])
-            if found and found[0] > best.get(example, (-np.inf, ""))[0]:
-                places = rows.beside["places"][row, second:last]
-                text = examples[example]["text"][places[found[1], 0] : places[found[2], 1]]
-                best[example] = found[0], text
-            nothing[example] = min(nothing.get(example, np.inf), float(start[0] + end[0]))
-        if self.unanswerable:
-            return {n: "" if nothing[n] > best.get(n, (-np.inf, ""))[0] else best[n][1] for n in nothing}
-        return {n: best.get(n, (0.0, ""))[1] for n in nothing}
+            windows[example].append((said, slice(second, last), rows.beside["places"][row]))
+        found = {}
+        for n, those in windows.items():
+            text = examples[n]["text"]
+            spans, nothing = self.spans(those, text, 1)
+            found[n] = (text[spans[0].start : spans[0].end] if spans else "", self.gap(spans, nothing))
+        return found
 
-    def best(self, start: np.ndarray, end: np.ndarray) -> tuple[float, int, int] | None:
-        """Find the likeliest span among a text's tokens: sum of its logits, first and last token; None without a token."""
-        starts, ends = (np.argsort(-side, kind="stable")[: self.n_best] for side in (start, end))
-        fits = (ends[None] >= starts[:, None]) & (ends[None] < starts[:, None] + self.longest)
-        scores = np.where(fits, start[starts][:, None] + end[ends][None], -np.inf)
-        if not fits.any():
-            return None
-        i, j = np.unravel_index(scores.argmax(), scores.shape)
-        return float(scores[i, j]), int(starts[i]), int(ends[j])
+    def gap(self, spans: list[Span], nothing: float) -> float:
+        """Tell how far the score of no answer is above the likeliest span's; inf where there is no span."""
+        return nothing - spans[0].score if spans else math.inf
+
+    def spans(self, windows: Iterable[Window], text: str, number: int) -> tuple[list[Span], float]:
+        """Find the likeliest spans of different words in a text, best first, and the score of no answer.
+
+        Follows ``write_predictions`` of BERT's run_squad.py (Devlin et al., 2019): no answer scores what [CLS] does in the
+        window where that is least.
+        """
+        nothing, scores, places = math.inf, [np.zeros(0)], [np.zeros((0, 2), np.int64)]
+        for (start, end), inside, where in windows:
+            nothing = min(nothing, float(start[0] + end[0]))
+            start, end, where = start[inside], end[inside], where[inside]
+            starts, ends = (np.argsort(-side, kind="stable")[: self.n_best] for side in (start, end))
+            fits = (ends[None] >= starts[:, None]) & (ends[None] < starts[:, None] + self.longest)
+            first, last = (side[at] for side, at in zip((starts, ends), np.nonzero(fits), strict=True))
+            scores.append(start[first] + end[last])
+            places.append(np.stack([where[first, 0], where[last, 1]], 1))
+        score, place = np.concatenate(scores), np.concatenate(places)
+        found: dict[str, Span] = {}
+        for n in np.argsort(-score, kind="stable"):
+            a, b = (int(side) for side in place[n])
+            found.setdefault(text[a:b], Span(a, b, float(score[n])))
+            if len(found) == number:
+                break
+        return list(found.values()), nothing
 
 
 def _text(example: Example, what: str, value: Any) -> None:

@@ -1,6 +1,8 @@
 """Questions about a text: windows, places, the n best, and what a mistake in a file says."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -109,6 +111,19 @@ def test_the_best_span_of_all_windows_is_the_answer(folder):
     assert NO_ANSWER < -100
 
 
+def test_the_n_best_are_different_words():
+    text, places = "a b a b", np.array([[0, 0], [0, 0], [0, 1], [2, 3], [4, 5], [6, 7], [0, 0]])
+    start, end = np.array([[9.0, 9, 1, 2.5, 3, 0, 9], [-1.0, 9, 0, 1, 0, 2, 9]])
+    found, nothing = Answering(longest=2).spans([(np.stack([start, end]), slice(2, 6), places)], text, 9)
+    assert nothing == 8.0
+    assert [(text[a:b], a, score) for a, b, score in found] == [
+        ("a b", 4, 5.0), ("b", 2, 3.5), ("a", 4, 3.0), ("b a", 2, 2.5)
+    ]  # fmt: skip
+    # Of one beginning and one end only the likeliest pair is looked at.
+    (one,), _ = Answering(n_best=1).spans([(np.stack([start, end]), slice(2, 6), places)], text, 9)
+    assert one[:2] == (4, 7)
+
+
 def test_no_answer(folder):
     squad(folder / "q.json", ("w1", "w20"), ("w2", None))
     task = Answering(stride=4, unanswerable=True)
@@ -117,7 +132,20 @@ def test_no_answer(folder):
     assert labels[2].tolist() == [0, 0] and labels[3].tolist() == [0, 0]
     logits = [certain(row, 24) for row in labels]
     assert task.answers(logits, store.held_out, store.examples()) == {0: "w20", 1: ""}
-    assert task.score(logits, labels, store).figures["exact"] == 1.0
+    perfect = {
+        "exact": 1.0,
+        "f1": 1.0,
+        "HasAns_exact": 1.0,
+        "HasAns_f1": 1.0,
+        "NoAns_exact": 1.0,
+        "NoAns_f1": 1.0,
+    }
+    # The first question scores 10 at its span and -10 at [CLS], the second the other way round.
+    assert task.score(logits, labels, store).figures == perfect | {"best_f1": 1.0, "best_f1_thresh": -20.0}
+    bold = Answering(stride=4, unanswerable=True, null_threshold=20.0).score(logits, labels, store).figures
+    assert (bold["HasAns_f1"], bold["NoAns_f1"], bold["f1"], bold["best_f1"]) == (1.0, 0.0, 0.5, 1.0)
+    shy = Answering(stride=4, unanswerable=True, null_threshold=-20.1).score(logits, labels, store).figures
+    assert (shy["HasAns_f1"], shy["NoAns_f1"]) == (0.0, 1.0)
     sure = Answering(stride=4).answers(logits, store.held_out, store.examples())
     assert sure[1] != "", "who must answer does"
 
@@ -146,6 +174,7 @@ def test_questions_without_an_answer_yet_teach_by_the_teacher(folder):
 MISTAKES = {
     "elsewhere": ({"text": "w5", "answer_start": 1}, r"q0: the answer 'w5' does not stand at 1, where the text has '0 '"),
     "behind the end": ({"text": "w5", "answer_start": 999}, r"does not stand at 999, where the text has ''"),
+    "blanks": ({"text": " ", "answer_start": 2}, r"q\.json, question q0: the answer ' ' at 2 meets no token of the text"),
     "no place": ({"text": "w5"}, r"q0: \[\{'text': 'w5'\}\] are no answers; write a list of text"),
 }  # fmt: skip
 
@@ -158,6 +187,42 @@ def test_a_mistake_names_the_question(folder, answer, message):
     (folder / "q.json").write_text(json.dumps(data, indent=1))  # over many lines, too
     with pytest.raises(UserError, match=message):
         prepared(folder, Answering(stride=4))
+
+
+@pytest.mark.parametrize("lines", [("{", '"data": '), ('{"version": "1",', '"data": '), ("", '{"data": ')])
+def test_a_layout_over_many_lines(folder, lines):
+    squad(folder / "q.json", ("w1", "w2"))
+    whole = (folder / "q.json").read_text()
+    (folder / "q.json").write_text("\n".join(lines) + whole.removeprefix('{"data": '))
+    assert len(prepared(folder, Answering(stride=4)).held_out) == 2
+    (folder / "q.json").write_text("\n".join(lines) + whole.removeprefix('{"data": ')[:-2])
+    with pytest.raises(
+        UserError, match=r"q\.json: not JSON \(.* line 2 .*; mend it, or write one object on each"
+    ):
+        prepared(folder, Answering(stride=4))
+
+
+def test_questions_of_a_hidden_test_set(folder):
+    """They can be read, only not as what is trained or judged by."""
+    squad(folder / "q.json", ("w1", "w2"))
+    squad(folder / "hidden.json", ("w1", "w2"))
+    hidden = json.loads((folder / "hidden.json").read_text())
+    del hidden["data"][0]["paragraphs"][0]["qas"][0]["answers"]
+    (folder / "hidden.json").write_text(json.dumps(hidden))
+    with pytest.raises(
+        UserError, match=r"hidden\.json, question q0: there are no answers, which training and eval"
+    ):
+        prepared(folder, Answering(stride=4), "hidden.json")
+    source = Source(path=str(folder / "hidden.json"), column="question", pair="context")
+    (shard,) = source.labelled()
+    (example,) = shard.documents()
+    assert (example.text, example.pair, example.label) == ("w1", TEXT, None)
+    judged = dataclasses.replace(source, path=str(folder / "q.json"), label="answers")
+    corpus = Corpus(
+        sources=(source,), held_out_sources=(judged,), tokenizer=str(folder / "vocab.txt"), length=24
+    )
+    store = prepare_examples(corpus, Answering(stride=4).reading(), folder / "stores")
+    assert every_row(store.train[0])["labels"].tolist() == [[-2, -2]] * 2
 
 
 def test_other_mistakes(folder):
@@ -174,6 +239,10 @@ def test_other_mistakes(folder):
         prepared(folder, Answering(stride=4))
     with pytest.raises(UserError, match=r"task\.n_best is 0; it must be at least 1"):
         Answering(n_best=0)
+    with pytest.raises(UserError, match=r"task\.null_threshold is 1\.0, but without task\.unanswerable"):
+        Answering(null_threshold=1.0)
+    with pytest.raises(UserError, match=r"task\.null_threshold is nan; it is a difference of scores"):
+        Answering(null_threshold=math.nan, unanswerable=True)
 
 
 def test_squad(shared, tmp_path):
