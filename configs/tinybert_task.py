@@ -1,12 +1,13 @@
 """TinyBERT's task stages (Jiao et al., 2020) on a labelled file and its variants: states first, then answers.
 
+    flaxdistill distill tinybert_general --workdir runs/tinybert4
     flaxdistill augment train.tsv augmented --model google-bert/bert-base-uncased --glove glove.6B.300d.txt \\
         --column sentence --label label
     flaxdistill distill tinybert_task --workdir runs/tinybert_sst2
 
-``teacher`` is fine-tuned on ``train.tsv``; ``intermediate`` matches embeddings, hidden states and attention scores on the
-variants, from a student of the general stage (``runs/tinybert4`` of tinybert_general); ``prediction`` goes on from it with
-the teacher's answers alone, at T = 1. Columns are those of GLUE's SST-2. The paper takes 20 passes over the variants (10
+``teacher`` is fine-tuned on ``train.tsv`` and judged on ``dev.tsv``; ``intermediate`` matches embeddings, hidden states and
+attention scores on the variants, from the student of the general stage; ``prediction`` goes on from it with the teacher's
+answers alone, at T = 1. Columns are those of GLUE's SST-2. The paper takes 20 passes over the variants (10
 for MNLI, QQP and QNLI, 50 for CoLA) at batch 32 and 5e-5, then 3 passes at 3e-5: set the steps by your rows. Not run at
 this size.
 

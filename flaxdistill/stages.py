@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxdistill import address, bucket, build, evaluation, processes, workdir
+from flaxdistill import address, ahead, bucket, build, evaluation, processes, workdir
 from flaxdistill.errors import Lost, UserError, out_of_memory
 from flaxdistill.experiment import Experiment
 from flaxdistill.export import EXPORT, export
 from flaxdistill.families.base import expected_shapes
 from flaxdistill.files import brief, refuse_brackets
+from flaxdistill.hub import Model
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.train import loop
 from flaxdistill.train.checkpoint import latest_step
@@ -51,6 +52,7 @@ def run(stages: Stages, root: Path, *, show: Show, report: build.Report) -> list
         _check_later(name, experiment, stages, root)
         if (latest_step(root / name) or 0) < experiment.steps:
             build.check(experiment)
+    _check_sizes(stages, root)
     for name, experiment in stages.items():
         path = root / name
         if workdir.is_workdir(path) and (latest_step(path) or 0) >= experiment.steps:
@@ -193,6 +195,16 @@ def _check_earlier(name: str, experiment: Experiment, names: list[str]) -> None:
         if earlier not in before:
             choices = f"earlier stages are {', '.join(before)}" if before else "there is no earlier stage"
             raise UserError(f"stage {name!r} needs stage {earlier!r}, but {choices}")
+
+
+def _check_sizes(stages: Stages, root: Path) -> None:
+    """Raise UserError for a stage that will not fit the earlier ones, by the sizes of models that are yet to be trained."""
+    students: dict[str, Model] = {}
+    for name, experiment in stages.items() if len(stages) > 1 else ():
+        begun = workdir.is_workdir(root / name)
+        students[name] = (
+            workdir.describe(str(root / name)) if begun else ahead.sketch(experiment, students).student
+        )
 
 
 def _check_later(name: str, experiment: Experiment, stages: Stages, root: Path) -> None:

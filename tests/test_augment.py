@@ -15,7 +15,7 @@ from flaxdistill.augment import Augmentation
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.neighbours import Neighbours
-from flaxdistill.data.sources import Source
+from flaxdistill.data.sources import VARIED, Source
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.fillers import make_fillers
@@ -219,12 +219,10 @@ def test_mistakes(folder, tmp_path):
     assert "stop_words" in refused(
         "augment", rows, out, "--model", model, "--length", "16", "--variants", "1", "--stop-words", rows
     )
-    settings = json.loads((out / augmentation.SETTINGS).read_text())
-    del (
-        settings["stop_words"],
-        settings["pair"],
-    )  # of a version that varied all words, by the masked text alone
-    (out / augmentation.SETTINGS).write_text(json.dumps(settings))
+    settings = json.loads((out / VARIED).read_text())
+    for name in ("stop_words", "pair"):  # of a version that varied all words, by the masked text alone
+        del settings[name]
+    (out / VARIED).write_text(json.dumps(settings))
     assert "stop_words None ->" in refused(
         "augment", rows, out, "--model", model, "--length", "16", "--variants", "1"
     )

@@ -416,6 +416,22 @@ def test_wrong_lanes(config, tmp_path, flags, said):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ('losses={"hidden": HiddenMSE(layers="0:0,1:5")}', "names layer 5 of a teacher that has 2"),
+        (
+            "student=Student(start=Start(path=Stage('teacher')), num_layers=3)",
+            "a student of 3 layers cannot start",
+        ),
+    ],
+)
+def test_a_stage_that_cannot_fit_is_refused_before_its_teacher_is_trained(config, tmp_path, change, said):
+    path = config(f'config = {{"teacher": teacher, "student": replace(student, {change})}}')
+    assert said in refused("distill", path, "--workdir", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
 def test_wrong_rows_to_evaluate_on(story, folder):
     bad = table(folder / "bad.tsv", [("the cat", "perhaps")])
     said = refused("eval", story / "student", "--data", bad)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxdistill.data.readers import Columns, Record, check_columns
+from flaxdistill.data.records import Columns, Record, check_columns
 from flaxdistill.errors import UserError
 
 ROWS_PER_PART = 100_000  # a data set has no files of its own to go by

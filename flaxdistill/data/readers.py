@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
-import itertools
 import json
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from flaxdistill import bucket
+from flaxdistill.data.records import Columns, Record, check_columns, text_lines
+from flaxdistill.data.tagged import read_tagged
 from flaxdistill.errors import UserError
 
-Columns = tuple[str, ...]
-Record = tuple[str, tuple[Any, ...]]
-"""A place, to be named in an error, and the values there."""
-
 LONGEST_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is less than a long article
-
-
-class FirstLine(str):
-    """The place of a sentence each of whose words has a line of its own: the first of these lines."""
-
-    path: Path
-    number: int
-
-    def __new__(cls, path: Path, number: int) -> FirstLine:
-        """Name a line by its file and number."""
-        made = super().__new__(cls, f"{path}, line {number}")
-        made.path, made.number = path, number
-        return made
-
-    def of(self, word: int) -> str:
-        """Name the line of a word, counted from 0."""
-        return f"{self.path}, line {self.number + word}"
 
 
 def format_of(path: Path) -> str | None:
@@ -70,53 +49,14 @@ def read_records(path: Path, form: str, columns: Columns, header: Columns = ()) 
         raise UserError(f"{path} cannot be read ({error})") from error
 
 
-def checked_texts(values: Iterable[tuple[str, Any]], where: str) -> Iterator[str]:
-    """Yield the texts of (place, value) pairs, blank ones left out; raises UserError for what is no text."""
-    empty = True
-    for place, value in values:
-        if not isinstance(value, str):
-            raise UserError(
-                f"{place}: expected text but found {type(value).__name__} {value!r:.80}; make it a string, or set "
-                "`column` to a field of text"
-            )
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-            raise UserError(
-                f"{place}: the text holds half a surrogate pair, which is no character; remove it"
-            ) from error
-        if value.strip():
-            empty = False
-            yield value
-    if empty:
-        raise UserError(f"{where} holds no document: every text in it is empty; leave it out or fill it")
-
-
-def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(file, 1):
-        if b"\0" in line:
-            raise UserError(
-                f"{path}, line {number}: NUL byte, so this is a binary file or UTF-16 text; "
-                "convert it to UTF-8"
-            )
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: byte 0x{line[error.start]:02x} is not valid UTF-8; "
-                "convert the file to UTF-8"
-            ) from error
-        yield number, text.rstrip("\r\n") + "\n"
-
-
 def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
     """Split at blank lines; a document keeps its line breaks. Numbered columns are those of a word and its tag."""
     if len(columns) > 1 or re.fullmatch(r"-?\d+", columns[0]):
-        yield from _read_tagged(file, path, columns)
+        yield from read_tagged(file, path, columns)
         return
     document: list[str] = []
     start = 1
-    for number, line in _lines(file, path):
+    for number, line in text_lines(file, path):
         if line.strip():
             start = number if not document else start
             document.append(line)
@@ -127,44 +67,8 @@ def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> 
         yield f"{path}, line {start}", ("".join(document).rstrip("\n"),)
 
 
-def _read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Record]:
-    """Split at blank lines: of each sentence its words, and their tags, in columns that are numbered (as in CoNLL files)."""
-    try:
-        at = [int(column) for column in columns]
-    except ValueError:
-        raise UserError(
-            f"{path} is plain text, whose columns have numbers and no names: set source.column to 0 and source.label to -1 "
-            "for lines of a word and its tag, or write labelled rows as tsv, csv, jsonl or parquet"
-        ) from None
-    lines: list[list[str]] = []
-    start, width = 1, 0
-    for number, line in itertools.chain(_lines(file, path), [(0, "")]):
-        line = line.rstrip("\n")
-        # Other white space, such as a no-break space, is part of a word.
-        fields = line.split("\t") if "\t" in line else [field for field in line.split(" ") if field]
-        if not line.strip(" \t") or fields[0] == "-DOCSTART-":
-            fields = []
-        if fields:
-            if not all(-len(fields) <= n < len(fields) for n in at) or len(fields) < len(at):
-                raise UserError(
-                    f"{path}, line {number}: {len(fields)} fields, of which {' and '.join(columns)} are asked for; "
-                    "give every line a word and its tag"
-                )
-            width = width or len(fields)
-            if len(fields) != width:  # the last one would be another column's
-                raise UserError(
-                    f"{path}, line {number}: {len(fields)} fields, and the first word's line has {width}; give every line "
-                    "as many"
-                )
-            start = start if lines else number
-            lines.append(fields)
-        elif lines:
-            yield FirstLine(path, start), tuple([fields[n] for fields in lines] for n in at)
-            lines = []
-
-
 def _read_jsonl(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
-    for number, line in _lines(file, path):
+    for number, line in text_lines(file, path):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
@@ -184,20 +88,11 @@ def _read_jsonl(file: BinaryIO, path: Path, columns: Columns, header: Columns) -
 
 def _read_json(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
     """Read SQuAD's own layout, one object that holds ``data``, or else one object on each line."""
-    whole = None
-    with contextlib.suppress(ValueError, RecursionError):
+    try:
         whole = json.loads(file.readline())
-    if (
-        whole is None
-    ):  # one object over many lines, or nothing of ours, of which the reader of lines tells more
+    except (ValueError, RecursionError):  # one object over many lines, or nothing of ours
         file.seek(0)
-        try:
-            whole = json.loads(file.read())
-        except (ValueError, RecursionError) as error:
-            if getattr(error, "lineno", 1) > 1:
-                raise UserError(
-                    f"{path}: not JSON ({error}); mend it, or write one object on each line"
-                ) from error
+        whole = _over_lines(file, path)
     if not (isinstance(whole, dict) and isinstance(whole.get("data"), list)):
         file.seek(0)
         yield from _read_jsonl(file, path, columns, header)
@@ -225,9 +120,18 @@ def _read_json(file: BinaryIO, path: Path, columns: Columns, header: Columns) ->
         ) from None
 
 
+def _over_lines(file: BinaryIO, path: Path) -> Any:
+    try:
+        return json.loads(file.read())
+    except (ValueError, RecursionError) as error:
+        if getattr(error, "lineno", 1) == 1:  # the reader of lines tells more of it
+            return None
+        raise UserError(f"{path}: not JSON ({error}); mend it, or write one object on each line") from error
+
+
 def _read_csv(file: BinaryIO, path: Path, columns: Columns, header: Columns, **dialect) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_FIELD)
-    rows = csv.reader((line for _, line in _lines(file, path)), strict=True, **dialect)
+    rows = csv.reader((line for _, line in text_lines(file, path)), strict=True, **dialect)
     try:
         names = list(header) or next(rows, [])
         check_columns(columns, names, str(path) if header else f"{path}, line 1")
@@ -286,19 +190,6 @@ def _as_python(value: Any, column: str, place: str) -> Any:
         raise UserError(
             f"{place}, column {column!r}: this {value.type} cannot be read ({error}); write the column again as text"
         ) from None
-
-
-def check_columns(columns: Columns, present: list[str], place: str) -> None:
-    """Raise UserError, naming what there is, unless all columns are present, each of them once."""
-    for column in columns:
-        if column not in present:
-            names = ", ".join(map(repr, present[:20])) or "none"
-            names += f" and {len(present) - 20} more" if len(present) > 20 else ""
-            raise UserError(f"{place}: no column {column!r}, only {names}; set `column` to one of them")
-        if present.count(column) > 1:
-            raise UserError(
-                f"{place}: {present.count(column)} columns are called {column!r}; rename all but one"
-            )
 
 
 READERS: dict[str, Callable[[Any, Path, Columns, Columns], Iterator[Record]]] = {

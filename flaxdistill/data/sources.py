@@ -14,14 +14,8 @@ from typing import Any
 
 from flaxdistill import bucket
 from flaxdistill.data.published import dataset_parts, tfds_parts
-from flaxdistill.data.readers import (
-    Columns,
-    Record,
-    checked_texts,
-    format_of,
-    known_formats,
-    read_records,
-)
+from flaxdistill.data.readers import format_of, known_formats, read_records
+from flaxdistill.data.records import Columns, Record
 from flaxdistill.errors import UserError
 
 PUBLISHED = {"hf": dataset_parts, "tfds": tfds_parts}
@@ -125,11 +119,33 @@ class Source:
         return [_file_shard(name, path, columns, header, read) for name, path in _find_files(self.path)]
 
 
+def _checked(values: Iterable[tuple[str, Any]], where: str) -> Iterator[str]:
+    """Yield the texts of (place, value) pairs, blank ones left out; raises UserError for what is no text."""
+    empty = True
+    for place, value in values:
+        if not isinstance(value, str):
+            raise UserError(
+                f"{place}: expected text but found {type(value).__name__} {value!r:.80}; make it a string, or set "
+                "`column` to a field of text"
+            )
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+            raise UserError(
+                f"{place}: the text holds half a surrogate pair, which is no character; remove it"
+            ) from error
+        if value.strip():
+            empty = False
+            yield value
+    if empty:
+        raise UserError(f"{where} holds no document: every text in it is empty; leave it out or fill it")
+
+
 def _texts(
     column: str, records: Callable[[], Iterator[Record]], where: str, named: bool = True
 ) -> Iterator[str]:
     place_of = f", column {column!r}" if named else ""
-    return checked_texts(((place + place_of, text) for place, (text,) in records()), where)
+    return _checked(((place + place_of, text) for place, (text,) in records()), where)
 
 
 def _examples(

@@ -10,9 +10,9 @@ import numpy as np
 
 from flaxdistill import metrics
 from flaxdistill.data.examples import Reading, Row, check_text
-from flaxdistill.data.readers import FirstLine
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
+from flaxdistill.data.tagged import FirstLine
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.base import Labelled
