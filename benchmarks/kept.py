@@ -75,16 +75,15 @@ def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
     return call
 
 
-def rows_of(task: str, names: list[str], root: Path, pairs: int) -> Iterator[bench.Row]:
-    """Judge and time a task's teacher and its students."""
-    teacher = root / f"{task}_teacher"
+def judged(names: list[str], root: Path) -> Iterator[bench.Row]:
+    """Judge a task's teacher, which comes first, and its students."""
     scored: dict[str, list[Score]] = {}
     whole = 0.0
     for name in names:
         path, plain = root / name, f"{name.rpartition('_')[0]}_plain"
         e = workdir.read_experiment(path)
         export, figure = path / stages.EXPORT, e.task.figure
-        store = open_store(root / "data" / workdir.read_inputs(path)["blocks"])
+        store = store_of(path)
         lanes = sorted(evaluation.alone(path), key=lambda lane: lane.figures[figure])
         scored[name], parts = lanes, [lane.parts[figure] for lane in lanes]
         scores = [lane.figures[figure] for lane in lanes]
@@ -108,15 +107,27 @@ def rows_of(task: str, names: list[str], root: Path, pairs: int) -> Iterator[ben
             above = statistics.mean(scores) - statistics.mean(s.figures[figure] for s in scored[plain])
             apart = interval(parts, [s.parts[figure] for s in scored[plain]])
             row |= {"above_plain": above, "above_plain_interval": apart}
-        for size in BATCHES:
-            calls = {
-                "ours": speed(export, store, size),
-                "teacher": speed(teacher / stages.EXPORT, store, size),
-            }
-            seconds = bench.interleave(calls, pairs)
-            row[f"sentences_per_second_{size}"] = SENTENCES / statistics.median(seconds["ours"])
-            row[f"times_teacher_{size}"] = bench.ratio(seconds["ours"], seconds["teacher"])
+        print(f"{name}: {figure} {middle:.4f}, in transformers as well", flush=True)
         yield row
+
+
+def timed(path: Path, teacher: Path, pairs: int) -> bench.Row:
+    """Time a run's export in turns with its teacher's."""
+    store, row = store_of(path), bench.Row()
+    for size in BATCHES:
+        calls = {
+            "ours": speed(path / stages.EXPORT, store, size),
+            "teacher": speed(teacher / stages.EXPORT, store, size),
+        }
+        seconds = bench.interleave(calls, pairs)
+        row[f"sentences_per_second_{size}"] = SENTENCES / statistics.median(seconds["ours"])
+        row[f"times_teacher_{size}"] = bench.ratio(seconds["ours"], seconds["teacher"])
+    return row
+
+
+def store_of(path: Path) -> Store:
+    """Open the rows that a run was judged on."""
+    return open_store(path.parent / "data" / workdir.read_inputs(path)["blocks"])
 
 
 def main() -> None:
@@ -131,7 +142,11 @@ def main() -> None:
     rows = []
     for task, members in itertools.groupby(names, lambda name: name.partition("_")[0]):
         if options.only in task:
-            rows += list(rows_of(task, list(members), options.root, options.pairs))
+            rows += judged(list(members), options.root)
+    print("timing from here on: let nothing else run", flush=True)
+    for row in rows:
+        teacher = options.root / f"{row['name'].partition('_')[0]}_teacher"
+        row |= timed(options.root / row["name"], teacher, options.pairs)
     columns = {
         "name": "", "figure": "", "parameters": ",d", "mb": ".1f", "score": ".4f", "low": ".4f", "high": ".4f",
         "kept": ".1%", "above_plain": "+.4f", "sentences_per_second_1": ",.0f", "times_teacher_1": ".1f",

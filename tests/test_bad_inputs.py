@@ -814,3 +814,8 @@ def test_bad(name, here):
 )
 def test_bad_in_a_process_of_its_own(name, here):
     check(BAD[name], here, refuse_apart)
+
+
+def test_the_readme_counts_them():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"One table of {len(BAD)} bad inputs" in readme

@@ -16,7 +16,11 @@ from flaxdistill.schedule import Schedule, constant
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels(Loss):
-    """Give the right answers: cross-entropy of classes or ends of spans, squared error of numbers; a mean over labels."""
+    """Give the right answers: cross-entropy of classes or ends of spans, squared error of numbers.
+
+    A mean over what has a label in a batch, as PyTorch's ``ignore_index`` gives it: beside rows without labels the few that
+    have one count as much as a whole batch of them.
+    """
 
     kind = "supervised"
     about = "answers"
