@@ -239,7 +239,11 @@ def test_the_verb(models, tmp_path, capsys, monkeypatch):
     ("kind", "arguments", "told"),
     [
         ("mlm", ["no mask"], "text 1: there is no [MASK] in 'no mask'"),
-        ("span", ["a question"], "text 1: expected a text but found None"),
+        (
+            "span",
+            ["a question"],
+            "text 1: expected a text but found None; name its column in source.pair, or give predict --pair",
+        ),
         ("sequence", ["a", "--length", 1000], "--length is 1000; "),
         ("sequence", ["a", "--top", 0], "--top is 0; it must be at least 1"),
         (

@@ -216,7 +216,8 @@ def _text(example: Example, what: str, value: Any) -> None:
     if not (isinstance(value, str) and value.strip()):
         side = "column" if what == "question" else "pair"
         raise UserError(
-            f"{example.place}: expected a {what} but found {value!r:.60}; name its column in source.{side}"
+            f"{example.place}: expected a {what} but found {value!r:.60}; name its column in source.{side}, or "
+            f"give predict --{side}"
         )
     check_text(value, example.place)
 
