@@ -36,11 +36,16 @@ QUICKLY = {"exec_time_optimization_effort": -1.0}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """A run known by its sizes: no weight of it exists. ``state`` has ``ShapeDtypeStruct`` leaves."""
+    """A run known by its sizes: no weight of it exists."""
 
     student: hub.Model
     program: Program
-    state: Any
+
+    @functools.cached_property
+    def state(self) -> Any:
+        """Give the first state, with ``ShapeDtypeStruct`` leaves."""
+        copied = self.program.copied
+        return jax.eval_shape(self.program.init, shapes_of(copied) if copied else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,9 +102,8 @@ def sketch(e: Experiment, earlier: Mapping[str, hub.Model]) -> Sketch:
         teacher_params=tuple(params),
         prepare=_masks(e, config.vocab_size),
     )
-    state = jax.eval_shape(program.init, shapes_of(copied) if copied else {})
     student = hub.Model("the student", family, config, {}, Path(), "", "")
-    return Sketch(student=student, program=program, state=state)
+    return Sketch(student=student, program=program)
 
 
 def compile_ahead(run: Sketch, topology: Topology, options: Mapping[str, Any] = QUICKLY) -> Need | str:

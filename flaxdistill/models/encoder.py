@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,7 @@ class Encoder(nn.Module):
         )
 
 
+@functools.lru_cache(maxsize=64)
 def shapes_of(config: EncoderConfig) -> Params:
     """Give the parameters of ``config`` as ``ShapeDtypeStruct`` leaves, without making any."""
     return jax.eval_shape(make_init(config), jax.random.key(0))
