@@ -33,7 +33,8 @@ class Classification(Labelled):
     head = "sequence"
 
     labels: tuple[str, ...] = ()
-    figure: Literal["accuracy", "f1", "matthews"] = "accuracy"  # by which evaluations are ranked
+    # By which evaluations are ranked; f1 is that of the second of two classes, and of more the mean over them.
+    figure: Literal["accuracy", "f1", "matthews"] = "accuracy"
 
     def __post_init__(self):
         if len(self.labels) == 1 or len(set(map(_spelled, self.labels))) < len(self.labels):
