@@ -75,9 +75,14 @@ def sketch(e: Experiment, earlier: Mapping[str, hub.Model]) -> Sketch:
     if platform() == "gpu":  # whose own kernels cannot even be traced elsewhere
         e = _with_attention(e, "xla")
 
+    known = e.task.known_labels if isinstance(e.task, Labelled) else ()
+
     def described(path: str) -> hub.Model:
         model = earlier[path[1:]] if path.startswith("@") else workdir.describe(path)
-        return dataclasses.replace(model, params=shapes_of(model.config))
+        config = model.config
+        if config.labels == fit.UNSETTLED and known:  # by an earlier stage, and named by this one
+            config = dataclasses.replace(config, labels=known)
+        return dataclasses.replace(model, config=config, params=shapes_of(config))
 
     judges = {name: described(how.path) for name, how in e.compared().items()}
     start_path = e.start_path()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from flaxdistill.data.store import Store, open_store
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Teacher
 from flaxdistill.hub import Model
-from flaxdistill.metrics import Score, interval, worth
+from flaxdistill.lanes import Lane
+from flaxdistill.metrics import LOWER, Score, interval, worth
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train import alignment, answers
 from flaxdistill.train.log import Row, numbers
@@ -50,14 +52,22 @@ def evaluate(
             middle = median(side.rows, figure)
             at = f", rate {middle['rate']:g}" if "rate" in middle else ""
             rows.append({"name": f"median{at}"} | middle)
-    if against and all(figure in score.parts for side in sides for score in side.scores):
-        best = [side.chosen(figure) for side in sides]
-        ours, theirs = (statistics.mean(score.figures[figure] for score in seeds) for seeds in best)
-        rows.append(
-            {"name": "difference", figure: ours - theirs}
-            | {"interval": interval(*([score.parts[figure] for score in seeds] for seeds in best))}
-        )
+    if against and isinstance(place.experiment.task, Labelled):
+        ours, theirs = (side.chosen(figure) for side in sides)
+        rows.append({"name": "difference"} | _difference(ours, theirs, figure))
     return rows
+
+
+def _difference(ours: Sequence[Score], theirs: Sequence[Score], figure: str) -> Row:
+    apart = statistics.mean(s.figures[figure] for s in ours) - statistics.mean(
+        s.figures[figure] for s in theirs
+    )
+    if not all(figure in score.parts for score in (*ours, *theirs)):
+        return {figure: apart}
+    return {
+        figure: apart,
+        "interval": interval(*([s.parts[figure] for s in side] for side in (ours, theirs))),
+    }
 
 
 def judge(path: Path, model: str) -> Score:
@@ -94,13 +104,11 @@ def align(path: Path, model: str | None = None) -> dict[str, Any]:
 def best_rate(rows: Sequence[Row], figure: str) -> float | None:
     """Find the learning rate whose seeds have the best median; None of rows that tell no rate."""
     rates = dict.fromkeys(row.get("rate") for row in rows)
-    return max(
-        rates, key=lambda rate: worth(_middle([row for row in rows if row.get("rate") == rate]), figure)
-    )
+    return max(rates, key=lambda rate: _middle([row for row in rows if row.get("rate") == rate], figure))
 
 
 def median(rows: Sequence[Row], figure: str) -> Row:
-    """Give the median of every figure over the seeds of the best learning rate.
+    """Give the median of every figure over the seeds of the best learning rate; one without a number counts as the worst.
 
     ``spread`` holds the lowest and the highest of ``figure`` over several seeds; ``rate`` is there where there are several.
     """
@@ -108,15 +116,17 @@ def median(rows: Sequence[Row], figure: str) -> Row:
         return rows[0]
     rate = best_rate(rows, figure)
     seeds = [row for row in rows if row.get("rate") == rate]
-    found = _middle(seeds) | ({"rate": rate} if len(seeds) < len(rows) else {})
-    values = [row[figure] for row in seeds if row.get(figure) is not None]
+    names = dict.fromkeys(name for row in seeds for name in numbers(row) if name not in Lane._fields)
+    middles = {name: _middle(seeds, name) for name in names}
+    found: Row = {name: -m if name in LOWER else m for name, m in middles.items() if math.isfinite(m)}
+    values = [row[figure] for row in seeds if math.isfinite(worth(row, figure))]
+    found |= {"rate": rate} if len(seeds) < len(rows) else {}
     return found | ({"spread": (min(values), max(values))} if len(values) > 1 else {})
 
 
-def _middle(rows: Sequence[Row]) -> Row:
-    names = [name for name in numbers(rows[0]) if name not in ("seed", "rate")]
-    found = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
-    return {name: statistics.median(values) for name, values in found.items() if values}
+def _middle(rows: Sequence[Row], figure: str) -> float:
+    """Give what a figure is worth in the median."""
+    return statistics.median(worth(row, figure) for row in rows)
 
 
 class _Place(NamedTuple):

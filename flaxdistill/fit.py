@@ -24,6 +24,9 @@ from flaxdistill.schedule import constant
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.tasks.mlm import MLM
 
+UNSETTLED = ("", " ")
+"""Stand for the labels of a model that is made from sizes, until its rows have told them."""
+
 
 def settle(
     e: Experiment,
@@ -49,9 +52,9 @@ def settle(
         )
     known = labels
     if labels is None:
-        known = getattr(e.task, "labels", ()) or None if e.task.head in ("sequence", "tokens") else ()
+        known = e.task.known_labels if isinstance(e.task, Labelled) else ()
         theirs = next((judge.config.labels for judge in judges.values()), ())
-        labels = known if known is not None else theirs or ("", " ")
+        labels = known if known is not None else theirs or UNSETTLED
     family, config = student_config(
         e.student,
         like,

@@ -91,15 +91,11 @@ def classes(predicted: np.ndarray, labels: np.ndarray, number: int, names: Seque
 
     report: dict[str, Any] = {}
     if names:
+        # By number: a class may be called as one of the report's own rows, "accuracy".
         report = classification_report(
-            labels,
-            predicted,
-            labels=range(number),
-            target_names=list(names),
-            output_dict=True,
-            zero_division=0,
+            labels, predicted, labels=range(number), output_dict=True, zero_division=0
         )
-    kinds = {name: _kind(report[name]) for name in names}
+    kinds = {name: _kind(report[str(n)]) for n, name in enumerate(names)}
     figures = {
         "accuracy": float(accuracy_score(labels, predicted)),
         "f1": float(

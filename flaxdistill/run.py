@@ -114,7 +114,7 @@ class Run:
 
     @property
     def figures(self) -> Row:
-        """What the closing table tells of it: parameters, tokens a second (median), held-out figures (median over lanes)."""
+        """What the closing table tells of it: parameters, and medians of tokens a second and of the best rate's seeds."""
         return stages.figures(self.path)
 
     @property

@@ -217,6 +217,12 @@ def test_every_class_is_told():
     assert found["Y"]["support"] == 0
 
 
+def test_a_class_may_be_called_as_a_row_of_the_report():
+    names = ("accuracy", "macro avg", "weighted avg")
+    kinds = metrics.classes(np.array([0, 1, 2]), np.array([0, 1, 1]), 3, names).kinds
+    assert [kinds[name]["support"] for name in names] == [1, 2, 0] and kinds["macro avg"]["recall"] == 0.5
+
+
 def test_what_a_figure_is_worth():
     assert metrics.worth({"mlm": 2.0}, "mlm") == -2.0 and metrics.worth({"f1": 0.5}, "f1") == 0.5
     assert (

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
+import math
 import re
 import shutil
 import signal
@@ -342,6 +344,17 @@ def test_a_median_is_of_the_seeds_of_one_rate(lanes):
     assert table[-1]["name"] == f"student, rate {best:g}" and table[-1]["spread"] == middle["spread"]
 
 
+def test_a_seed_without_a_number_is_the_worst():
+    rows = [{"seed": n, "rate": 1e-3, "f1": f1, "kl": kl} for n, (f1, kl) in
+            enumerate([(0.8, 2.0), (math.nan, math.nan), (0.7, 1.0)])]  # fmt: skip
+    for some in itertools.permutations(rows):
+        assert evaluation.median(some, "f1") == {"f1": 0.7, "kl": 2.0, "spread": (0.7, 0.8)}
+    lucky = [{"seed": n, "rate": 3e-3, "f1": 0.9 if n == 0 else None} for n in range(3)]
+    assert evaluation.best_rate([*lucky, *rows], "f1") == 1e-3
+    assert evaluation.median([*lucky, *rows], "f1")["rate"] == 1e-3
+    assert evaluation.median(lucky, "f1") == {}
+
+
 def test_classes_without_names_are_told_what_they_are_taken_for(story):
     model = hub.read_model(str(story / "teacher" / "export"))
     unnamed = dataclasses.replace(
@@ -424,12 +437,20 @@ def test_wrong_lanes(config, tmp_path, flags, said):
             "student=Student(start=Start(path=Stage('teacher')), num_layers=3)",
             "a student of 3 layers cannot start",
         ),
+        ('task=Regression(), losses={"soft": SoftLabels()}', "a number has no distribution"),
     ],
 )
 def test_a_stage_that_cannot_fit_is_refused_before_its_teacher_is_trained(config, tmp_path, change, said):
     path = config(f'config = {{"teacher": teacher, "student": replace(student, {change})}}')
     assert said in refused("distill", path, "--workdir", tmp_path / "w")
     assert not (tmp_path / "w").exists()
+
+
+def test_a_later_stage_may_name_the_labels(config, tmp_path):
+    labels = "task=Classification(labels=('no', 'yes'))"
+    path = config(f'config = {{"teacher": teacher, "student": replace(student, {labels})}}')
+    said = succeed("distill", path, "--workdir", tmp_path / "w", "--teacher.steps", 2, "--student.steps", 2)
+    assert said.count("read back bit-equal") == 2
 
 
 def test_wrong_rows_to_evaluate_on(story, folder):

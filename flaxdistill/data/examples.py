@@ -24,6 +24,7 @@ from flaxdistill.data.writer import ArrayFile, writing
 from flaxdistill.errors import UserError
 
 PIECE = 1000  # examples that are tokenised at once
+RULES = 2  # changes whenever the same labelled rows would give other bytes
 
 
 class Row(NamedTuple):
@@ -82,6 +83,7 @@ def prepare_examples(
     vocabulary = load_vocabulary(corpus.tokenizer)
     settings = {
         "format": FORMAT,
+        "rules": RULES,
         "task": reading.meaning,
         "length": corpus.length,
         "tokenizer": {"digest": vocabulary.digest},
@@ -135,6 +137,10 @@ def _write(
                 if out is None or (held if out else not held and key not in judged):
                     yield example
 
+    for source, shards in zip(corpus.sources, train, strict=given is None):
+        _refuse_empty(source, shards)
+    if held_out:
+        _refuse_empty(corpus.held_out_sources[0], held_out)
     part = None if held_out else False
     seen = (e for shards in train for e in examples(shards, out=part) if e.label is not None)
     declared = next((shard.classes for shards in train for shard in shards if shard.classes), ())
@@ -197,8 +203,17 @@ def _write(
     return {"labels": labels} | closing(folder, vocabulary, counts, evaluation, sources)
 
 
+def _refuse_empty(source: Source, shards: list[Shard]) -> None:
+    if not any(True for shard in shards for _ in shard.documents()):
+        raise UserError(f"source {source.path} holds no row; add rows or leave it out")
+
+
 def _hash(example: Example, together: str) -> int:
-    return document_hash(f"{example.pair}" if together == "pair" else f"{example.text}\0{example.pair}")
+    if together == "pair":
+        return document_hash(f"{example.pair}")
+    # A list of words is the same text as these words with blanks between them.
+    text = " ".join(map(str, example.text)) if isinstance(example.text, list) else example.text
+    return document_hash(f"{text}\0{example.pair}")
 
 
 def _write_rows(

@@ -97,6 +97,10 @@ def _read_json(file: BinaryIO, path: Path, columns: Columns, header: Columns) ->
         file.seek(0)
         yield from _read_jsonl(file, path, columns, header)
         return
+    if file.read(2**16).strip():
+        raise UserError(
+            f"{path}, line 2: there is more behind a whole file of SQuAD's layout; give each its own file"
+        )
     try:
         for article in whole["data"]:
             for paragraph in article["paragraphs"]:
@@ -124,7 +128,8 @@ def _over_lines(file: BinaryIO, path: Path) -> Any:
     try:
         return json.loads(file.read())
     except (ValueError, RecursionError) as error:
-        if getattr(error, "lineno", 1) == 1:  # the reader of lines tells more of it
+        # Of what breaks in the first line, or stands in many lines, the reader of lines tells more.
+        if getattr(error, "lineno", 1) == 1 or getattr(error, "msg", "") == "Extra data":
             return None
         raise UserError(f"{path}: not JSON ({error}); mend it, or write one object on each line") from error
 

@@ -42,7 +42,10 @@ def read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Record
     for number, line in itertools.chain(text_lines(file, path), [(0, "")]):
         line = line.rstrip("\n")
         # Other white space, such as a no-break space, is part of a word.
-        fields = line.split("\t") if "\t" in line else [field for field in line.split(" ") if field]
+        if "\t" in line:
+            fields = [field.strip(" ") for field in line.split("\t")]
+        else:
+            fields = [field for field in line.split(" ") if field]
         if not line.strip(" \t") or fields[0] == "-DOCSTART-":
             fields = []
         if fields:

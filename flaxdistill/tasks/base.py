@@ -46,6 +46,11 @@ class Labelled(Task):
     ) -> Callable[[Batch], Batch]:
         return lambda batch: batch
 
+    @property
+    def known_labels(self) -> tuple[str, ...] | None:
+        """Name what each logit answers; () where these are places of a text, None where the rows have to tell."""
+        return getattr(self, "labels", ()) or None
+
     @abc.abstractmethod
     def reading(self) -> Any:
         """Tell how examples become rows, a ``data.examples.Reading``."""

@@ -92,6 +92,8 @@ class Regression(Labelled):
 
     head = "sequence"
 
+    known_labels = ("score",)
+
     figure: Literal["pearson", "spearman"] = "pearson"  # by which evaluations are ranked
 
     def reading(self) -> Reading:
@@ -101,7 +103,7 @@ class Regression(Labelled):
             for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
                 yield [Row(ids, second, np.array([_number(example)], np.float32))]
 
-        return Reading({"task": "number"}, lambda examples, declared: ["score"], rows)
+        return Reading({"task": "number"}, lambda examples, declared: list(self.known_labels), rows)
 
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
         return metrics.numbers(np.concatenate(logits)[:, 0], np.concatenate(labels))

@@ -46,6 +46,7 @@ class Answering(Labelled):
     """
 
     head = "span"
+    known_labels = ()
 
     stride: int = 128
     longest_question: int = 64
@@ -190,15 +191,19 @@ class Answering(Labelled):
     def spans(self, windows: Iterable[Window], text: str, number: int) -> tuple[list[Span], float]:
         """Find the likeliest spans of different words in a text, best first, and the score of no answer.
 
-        Follows ``write_predictions`` of BERT's run_squad.py (Devlin et al., 2019): no answer scores what [CLS] does in the
-        window where that is least.
+        Follows ``write_predictions`` of BERT's run_squad.py (Devlin et al., 2019): a span begins only in the window where
+        that token has most context, and no answer scores what [CLS] does in the window where that is least. There the n best
+        are those of a whole row, question and all, here those of its text.
         """
         nothing, scores, places = math.inf, [np.zeros(0)], [np.zeros((0, 2), np.int64)]
-        for (start, end), inside, where in windows:
+        windows = list(windows)
+        owned = most_context([inside.stop - inside.start for _, inside, _ in windows], self.stride)
+        for ((start, end), inside, where), own in zip(windows, owned, strict=True):
             nothing = min(nothing, float(start[0] + end[0]))
             start, end, where = start[inside], end[inside], where[inside]
             starts, ends = (np.argsort(-side, kind="stable")[: self.n_best] for side in (start, end))
             fits = (ends[None] >= starts[:, None]) & (ends[None] < starts[:, None] + self.longest)
+            fits &= own[starts][:, None]
             first, last = (side[at] for side, at in zip((starts, ends), np.nonzero(fits), strict=True))
             scores.append(start[first] + end[last])
             places.append(np.stack([where[first, 0], where[last, 1]], 1))
@@ -210,6 +215,21 @@ class Answering(Labelled):
             if len(found) == number:
                 break
         return list(found.values()), nothing
+
+
+def most_context(sizes: list[int], stride: int) -> list[np.ndarray]:
+    """Tell of every window's tokens, bool [n], whether none that shares them has more of the text on both sides of them.
+
+    Follows ``_check_is_max_context`` of BERT's run_squad.py, whose term of the window's length decides nothing here. Windows
+    stand in their order, each of ``sizes`` tokens, all but the last of as many.
+    """
+    step = sizes[0] - stride
+    context = np.full((len(sizes), step * (len(sizes) - 1) + sizes[-1]), -1.0)
+    for n, size in enumerate(sizes):
+        left = np.arange(size)
+        context[n, n * step : n * step + size] = np.minimum(left, left[::-1])
+    best = context.argmax(0)
+    return [best[n * step : n * step + size] == n for n, size in enumerate(sizes)]
 
 
 def _text(example: Example, what: str, value: Any) -> None:

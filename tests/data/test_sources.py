@@ -196,6 +196,11 @@ def test_a_mistake_names_file_and_line(tmp_path, name, data, message):
         read(tmp_path / name)
 
 
+def test_lines_of_json_may_begin_with_a_blank_one(tmp_path):
+    (tmp_path / "a.json").write_text('\n{"text": "one"}\n\n{"text": "two"}\n')
+    assert read(tmp_path / "a.json") == ["one", "two"]
+
+
 def test_names_that_nobody_asks_for_may_be_repeated(tmp_path):
     (tmp_path / "a.csv").write_text(",,text\n1,2,one\n")
     (tmp_path / "a.parquet").write_bytes(parquet_bytes_of([[1], ["one"], [2]], ["id", "text", "id"]))

@@ -13,7 +13,7 @@ from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 from flaxdistill.models.heads import NO_ANSWER
-from flaxdistill.tasks.span import Answering
+from flaxdistill.tasks.span import Answering, most_context
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(30)), "##a"]
 CLS, SEP = 2, 3
@@ -122,6 +122,43 @@ def test_the_n_best_are_different_words():
     # Of one beginning and one end only the likeliest pair is looked at.
     (one,), _ = Answering(n_best=1).spans([(np.stack([start, end]), slice(2, 6), places)], text, 9)
     assert one[:2] == (4, 7)
+
+
+def test_a_span_begins_where_its_token_has_most_context():
+    """As BERT's run_squad.py tells, window by window and token by token."""
+
+    def by_hand(starts, sizes, token):
+        having = [
+            (first, size) for first, size in zip(starts, sizes, strict=True) if first <= token < first + size
+        ]
+        context = [min(token - first, first + size - 1 - token) + 0.01 * size for first, size in having]
+        return having[context.index(max(context))]
+
+    for sizes, stride in (([9, 9, 5], 4), ([9, 9, 9, 7], 6), ([4], 9), ([6, 6, 2], 0)):
+        starts = [n * (sizes[0] - stride) for n in range(len(sizes))]
+        for first, size, own in zip(starts, sizes, most_context(sizes, stride), strict=True):
+            said = [by_hand(starts, sizes, token) == (first, size) for token in range(first, first + size)]
+            assert own.tolist() == said
+    # The likeliest beginning stands at the edge of the first window: it does not count, where the second has it too.
+    text, stride = "a b c d e", 2
+    places = np.array([[2 * n, 2 * n + 1] for n in range(5)])
+    logits = np.full((2, 2, 4), -9.0)
+    logits[0, :, 3], logits[1, :, 2] = 5.0, 1.0
+    windows = [(logits[0], slice(0, 4), places[:4]), (logits[1, :, :3], slice(0, 3), places[2:])]
+    (best, *_), _ = Answering(stride=stride).spans(windows, text, 1)
+    assert (text[best.start : best.end], best.score) == ("e", 2.0)
+
+
+def test_two_layouts_in_one_file(folder):
+    squad(folder / "q.json", ("w1", "w2"))
+    whole = (folder / "q.json").read_text()
+    (folder / "q.json").write_text(f"{whole}\n\n")
+    assert len(prepared(folder, Answering(stride=4)).held_out) == 2
+    (folder / "q.json").write_text(f"{whole}\n{whole}\n")
+    with pytest.raises(
+        UserError, match=r"q\.json, line 2: there is more behind a whole file of SQuAD's layout"
+    ):
+        prepared(folder, Answering(stride=4))
 
 
 def test_no_answer(folder):

@@ -109,6 +109,33 @@ def test_plain_text_teaches_without_tags(folder, monkeypatch):
     assert (words["input_ids"] == tagged["input_ids"]).all() and set(words["labels"].ravel()) == {-1, -2}
 
 
+def test_blanks_around_tabs_are_no_part_of_a_tag(folder):
+    (folder / "train.txt").write_text("w0\tB-X \n w1 \tO\n")
+    store = prepared(folder)
+    assert store.labels == ("O", "B-X")
+    ids = every_row(store.train[0])["input_ids"]
+    assert ids[0, :4].tolist() == [2, WORDS.index("w0"), WORDS.index("w1"), 3]
+
+
+def test_what_is_held_out_as_words_is_not_taught_as_text(folder):
+    words = [[f"w{n % 6}", f"w{n // 6 % 6}", f"w{n // 36}"] for n in range(216)]
+    lines = [{"words": pair, "tags": ["O", "O", "B-X"]} for pair in words]
+    (folder / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "all.txt").write_text("\n\n".join(" ".join(pair) for pair in words))
+    labelled = Source(path=str(folder / "all.jsonl"), column="words", label="tags")
+    corpus = Corpus(
+        sources=(labelled, Source(path=str(folder / "all.txt"))),
+        held_out=0.3,
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    store = prepare_examples(corpus, Tagging().reading(), folder / "stores")
+    judged, *taught = (
+        {tuple(row) for row in every_row(b)["input_ids"]} for b in (store.held_out, *store.train)
+    )
+    assert len(judged) > 20 and not any(judged & side for side in taught)
+
+
 MISTAKES = {
     "inside first": ("w0 O\nw1 I-X\n", r"line 2, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
     "inside another": ("w0 B-Y\nw1 I-X\n", r"word 2 'w1': the tag I-X follows B-Y"),
