@@ -205,7 +205,7 @@ def _write(
 
 def _refuse_empty(source: Source, shards: list[Shard]) -> None:
     if not any(True for shard in shards for _ in shard.documents()):
-        raise UserError(f"source {source.path} holds no row; add rows or leave it out")
+        raise UserError(f"source {source.path} holds no row; add rows or name another")
 
 
 def _hash(example: Example, together: str) -> int:

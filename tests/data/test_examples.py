@@ -255,8 +255,8 @@ MISTAKES = {
     "no such column": (TRAIN.replace("label", "tag"), DEV, r"train\.tsv, line 1: no column 'label', only 'sentence', 'tag'"),
     "one label": ("sentence\tlabel\nw0\tno\n", DEV, "hold the label no; a classifier needs two or more"),
     "empty label": (TRAIN + "w1\t \n", DEV, r"train\.tsv, line 5: ' ' is no label"),
-    "empty split": (TRAIN, "sentence\tlabel\n", r"source .*dev\.tsv holds no row; add rows or leave it out"),
-    "nothing to train on": ("sentence\tlabel\n", DEV, r"source .*train\.tsv holds no row; add rows or leave it out"),
+    "empty split": (TRAIN, "sentence\tlabel\n", r"source .*dev\.tsv holds no row; add rows or name another"),
+    "nothing to train on": ("sentence\tlabel\n", DEV, r"source .*train\.tsv holds no row; add rows or name another"),
     "numbers as classes": (
         "sentence\tlabel\n" + "".join(f"w0\t{i / 7}\n" for i in range(1500)),
         DEV,
