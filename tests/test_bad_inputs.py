@@ -734,7 +734,7 @@ BAD: dict[str, Bad] = {
     "data of an unknown label": Bad("eval task --data a.tsv", "a.tsv, line 2: the label 'maybe' is none of no, yes",
         write("a.tsv", "sentence\tlabel\na\tmaybe\n")),
     "data of other columns": Bad("eval task --data a.tsv", "no column 'sentence', only 'text'", write("a.tsv", "text\na\n")),
-    "data of no row": Bad("eval task --data a.tsv", "source a.tsv holds no row; add rows", write("a.tsv", "sentence\tlabel\n")),
+    "data of no row": Bad("eval task --data a.tsv", "a.tsv holds no row; add rows", write("a.tsv", "sentence\tlabel\n")),
     "against nothing": Bad("eval run --against nowhere", "there is no directory nowhere"),
     "model of no classes": Bad("eval task --model bert", "has no sequence head"),
     "against another vocabulary": Bad("eval run --against bert", "and the corpus is written in another one"),
