@@ -64,7 +64,7 @@ def in_transformers(export: Path, e: Experiment, store: Store) -> Score:
 def logged(path: Path, e: Experiment) -> float:
     """Read the figure of what a run of one seed has exported."""
     log = read_rows(path / "metrics.jsonl")
-    figures = [row[e.task.figure] for row in log if row["split"] == "held_out"]
+    figures = [row[e.task.figure] for row in log if row.get("split") == "held_out"]
     return max(figures) if e.keep == "best" else figures[-1]
 
 
