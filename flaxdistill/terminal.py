@@ -165,9 +165,10 @@ def _kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
     titles = (Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shares)
     table = Table("", "class", *titles, Column("rows", justify="right", no_wrap=True))
     for row in rows:
-        for name, kind in row.get("kinds", {}).items():
+        for n, (name, kind) in enumerate(row.get("kinds", {}).items()):
             told = (COLUMNS[share][1](kind[share]) for share in shares)
-            table.add_row(escape(row["name"]), escape(name), *told, f"{kind['support']:,}")
+            table.add_row("" if n else escape(row["name"]), escape(name), *told, f"{kind['support']:,}")
+        table.add_section()
     return table
 
 
