@@ -25,8 +25,10 @@ def records(file) -> Iterator[bytes]:
 
 def told(folder) -> list[dict]:
     """Read the rows of every start of a run, as its own tools would send them."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # a finished run's file may lack its end until the process that writes it is gone
     rows = []
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for record in map(Record.FromString, records(file)):
