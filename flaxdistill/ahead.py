@@ -29,6 +29,7 @@ from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.program import Program
 from flaxdistill.tasks.base import Labelled
+from flaxdistill.tasks.sequence import Regression
 
 QUICKLY = {"exec_time_optimization_effort": -1.0}
 """The compiler takes a small part of its time, and programs are nearly as large; they would be slower, and are not run."""
@@ -233,7 +234,7 @@ def _batch(program: Program, rows: int) -> Any:
     e, length, labels = program.experiment, program.experiment.corpus.length, None
     if isinstance(e.task, Labelled):
         asked = {"sequence": 1, "tokens": length, "span": 2}[e.task.head]
-        labels = jax.ShapeDtypeStruct((1, asked), np.float32 if e.task.figure == "pearson" else np.int32)
+        labels = jax.ShapeDtypeStruct((1, asked), np.float32 if isinstance(e.task, Regression) else np.int32)
     lanes = (len(e.lanes()),) if len(e.lanes()) > 1 else ()
     row = abstract_batch(length, labels)
     return jax.tree.map(lambda x: x.update(shape=(*lanes, rows, *x.shape[1:])), row)

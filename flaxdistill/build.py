@@ -155,7 +155,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
                 e.batch_size,
                 mesh,
                 step=latest,
-                next_index=int(np.max(state.next_index)),  # the same in all lanes
+                next_index=latest * e.batch_size,  # that of the state is an int32
                 targets=targets.read if targets else None,
             )
         )
@@ -248,7 +248,7 @@ def _behind_targets(e: Experiment, store: Store, teacher: Model, what: offline.W
     return {
         "blocks": store.path.name,
         "weights": [source.weight for source in e.corpus.sources],
-        "seed": e.seed,
+        "seed": e.lanes()[0].seed,
         "task": to_json(e.task),
         "teacher": teacher.digest,
         "dtype": operand_dtype(e.teacher.dtype if e.teacher else "auto").name,

@@ -81,7 +81,7 @@ def bucketed(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
 
 
 def abstract_batch(length: int, labels: Any = None) -> Batch:
-    """Describe one row of ``length`` tokens with ``ShapeDtypeStruct`` leaves; ``labels`` are [B, 0] if not given."""
+    """Describe one row of ``length`` tokens with ``ShapeDtypeStruct`` leaves; without ``labels`` there is one a token."""
     tokens: Any = jax.ShapeDtypeStruct((1, length), jnp.int32)
     row: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
     weight: Any = jax.ShapeDtypeStruct((1,), jnp.float32)

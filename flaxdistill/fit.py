@@ -11,7 +11,7 @@ import numpy as np
 from flaxdistill.beginning import first_params
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import Experiment, Student
+from flaxdistill.experiment import Experiment, Student, Teacher
 from flaxdistill.families import family as find_family
 from flaxdistill.families.base import Family
 from flaxdistill.hardware import platform
@@ -170,8 +170,9 @@ def check_losses(e: Experiment) -> None:
 
 def check_kernels(e: Experiment) -> None:
     """Raise UserError for an attention kernel that this device, these blocks or this dropout cannot use."""
-    for name, how in (("teacher", e.teacher), ("student", e.student)):
-        chosen = how.attention if how else "auto"
+    hows: dict[str, Teacher | Student] = {**e.compared(), "student": e.student}
+    for name, how in hows.items():
+        chosen = how.attention
         if chosen in ("auto", "xla"):
             continue
         backend, wanted = platform(), {"cudnn": "gpu", "splash": "tpu"}[chosen]
@@ -185,7 +186,7 @@ def check_kernels(e: Experiment) -> None:
             raise UserError(
                 f"{name}.attention splash takes blocks of 128 tokens and corpus.length is {e.corpus.length}; use auto"
             )
-        if chosen == "cudnn" and operand_dtype(how.dtype if how else "auto") == np.float32:
+        if chosen == "cudnn" and operand_dtype(how.dtype) == np.float32:
             raise UserError(f"{name}.attention cudnn takes no float32; use auto, or {name}.dtype bfloat16")
     if e.student.attention in ("cudnn", "splash") and e.student.attention_dropout:
         raise UserError(

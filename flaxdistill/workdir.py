@@ -234,9 +234,11 @@ def read_model(path_or_id: str, lane: int | None = None) -> hub.Model:
         )
         lane = best_lane(path) if lane is None else lane
         source += f", seed {lanes[lane].seed}, rate {lanes[lane].rate:g}"
-    if e.keep == "best" and seen[lane or 0]:
+    # Before an evaluation with a number the best that is kept is what the run began with.
+    best = e.keep == "best" and worth(seen[lane or 0], e.task.figure) > -math.inf
+    if best:
         source += f", its best of step {seen[lane or 0]['step']}"
-    params = split(read_student(path, step, shapes, best=e.keep == "best"), len(lanes))[lane or 0]
+    params = split(read_student(path, step, shapes, best=best), len(lanes))[lane or 0]
     return hub.Model(
         source=source,
         family=family,

@@ -403,6 +403,8 @@ BAD: dict[str, Bad] = {
     "fsdp and tensor": Bad(f"{TRAIN} --fsdp 4 --tensor 4", "fsdp 4 x tensor 4 does not divide the 8 devices"),
     "tensor and heads": Bad(f"{TRAIN} --tensor 4", "tensor 4 does not divide the heads of the student, 2"),
     "kernel of a gpu": Bad(f"{TRAIN} --student.attention cudnn", "student.attention cudnn is for a gpu"),
+    "kernel of an ensemble": Bad(MINE, "ensemble.b.attention cudnn is for a gpu", config(
+        "replace(taught, ensemble={'b': replace(taught.teacher, attention='cudnn', dtype='bfloat16')})")),
     "kernel of a tpu": Bad(f"{DISTILL} --teacher.attention splash", "teacher.attention splash is for a tpu"),
     "loss without a teacher": Bad(MINE_ALONE, "losses.v compares with a teacher",
         config("replace(alone, losses={'v': Vocab()})")),

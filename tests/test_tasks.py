@@ -24,7 +24,7 @@ from flaxdistill import evaluation, fit, hub, stages, terminal, workdir
 from flaxdistill.data.sources import Example
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.tasks.sequence import Classification
-from flaxdistill.train.checkpoint import read_student
+from flaxdistill.train.checkpoint import latest_step, read_student
 
 GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "dull")
 CONFIG = """
@@ -342,6 +342,28 @@ def test_a_median_is_of_the_seeds_of_one_rate(lanes):
     assert difference["accuracy"] == pytest.approx(statistics.mean(ours[best]) - rows[-2]["accuracy"])
     table = stages.table({"": workdir.read_experiment(path)}, path)
     assert table[-1]["name"] == f"student, rate {best:g}" and table[-1]["spread"] == middle["spread"]
+
+
+@pytest.mark.parametrize("figure", ["absent", "null"])
+def test_before_a_number_the_student_is_the_last_one(config, tmp_path, figure):
+    """What keep best holds by then is the student of step 0."""
+    path = tmp_path / "w"
+    flags = ("--steps", 8, "--eval-every", 8, "--save-every", 4, "--keep", "best")
+    succeed("train", config("config = teacher"), "--workdir", path, *flags)
+    if figure == "absent":
+        shutil.rmtree(path / "checkpoints" / "8")
+    else:
+        log = path / "metrics.jsonl"
+        log.write_text(re.sub(r'"accuracy": [\d.]+', '"accuracy": null', log.read_text()))
+    step = latest_step(path)
+    model = workdir.read_model(str(path))
+    shapes = shapes_of(model.config)
+    last = read_student(path, step, shapes)
+    assert model.source == f"{path} at step {step}"
+    assert jax.tree.all(jax.tree.map(np.array_equal, model.params, last))
+    first = read_student(path, step, shapes, best=True)
+    same = jax.tree.all(jax.tree.map(np.array_equal, first, last))
+    assert same == (figure == "null")  # of step 8 the best was seen
 
 
 def test_a_seed_without_a_number_is_the_worst():
