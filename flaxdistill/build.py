@@ -154,8 +154,6 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
                 orders,
                 e.batch_size,
                 mesh,
-                step=latest,
-                next_index=latest * e.batch_size,  # that of the state is an int32
                 targets=targets.read if targets else None,
             )
         )
@@ -171,7 +169,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             teacher_params=answering_params,
             examine=examine if latest < doctor.STEPS else None,
             train_batch=train_batch,
-            rate=e.optim.schedule(e.steps, lanes[0].rate),
+            rates=[e.optim.schedule(e.steps, lane.rate) for lane in lanes],
             lock=lock,
             checkpoints=checkpoints,
             log=Log(path, step=latest, writes=processes.first(), project=e.wandb),

@@ -59,7 +59,8 @@ def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -
 
     e, digests = workdir.read_experiment(path), workdir.read_inputs(path)
     rows = read_rows(path / "metrics.jsonl")
-    scores = workdir.evaluations(path)[workdir.best_lane(path)]
+    seen = workdir.evaluations(path)
+    scores = seen[workdir.best_lane(seen, e.task.figure)]
     judges = {role: judge.path for role, judge in e.compared().items()}
     public = [judge for judge in judges.values() if not _is_local(judge)]
     title = name.rpartition("/")[2]
@@ -85,7 +86,7 @@ def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -
         "## Where it comes from",
         _table({**_origins(path, e, digests, judges), "weights, sha256": model.digest}, ("what", "which")),
         "## How it learned",
-        _curve([row for row in rows if "split" not in row]),
+        _lanes(e, scores) + _curve([row for row in rows if "split" not in row]),
         "## Limits",
         _limits(e, model),
         "<details><summary>The experiment</summary>\n\n```json\n"
@@ -194,6 +195,16 @@ def _origins(
             + (f" and {len(hashes) - 4} more" if len(hashes) > 4 else "")
         )
     return found | {"blocks": digests.get("blocks", "unknown"), "flaxdistill": __version__}
+
+
+def _lanes(e: Experiment, scores: Row) -> str:
+    lanes = e.lanes()
+    if len(lanes) == 1 or "seed" not in scores:
+        return ""
+    return (
+        f"It is the best of {len(lanes)} that learned side by side: seed {scores['seed']}, highest rate {scores['rate']:g}. "
+        "The table holds their means.\n\n"
+    )
 
 
 def _curve(rows: list[Row]) -> str:

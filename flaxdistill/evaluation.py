@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ from flaxdistill.experiment import Experiment, Teacher
 from flaxdistill.hub import Model
 from flaxdistill.lanes import Lane
 from flaxdistill.metrics import LOWER, Score, interval, worth
+from flaxdistill.pytrees import Params
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train import alignment, answers
 from flaxdistill.train.log import Row, numbers
+from flaxdistill.train.step import Apply
 
 
 def evaluate(
@@ -78,7 +81,7 @@ def judge(path: Path, model: str) -> Score:
 
 def alone(path: Path) -> list[Score]:
     """Evaluate a run's students on its held-out rows, one for each lane, compared with nobody."""
-    place = _place(path.absolute())._replace(judges=[], hows=[])
+    place = dataclasses.replace(_place(path.absolute()), hows=())
     return _scores(place, _models(place, str(path)))
 
 
@@ -89,16 +92,17 @@ def align(path: Path, model: str | None = None) -> dict[str, Any]:
     nobody to compare with.
     """
     place = _place(path.absolute())
-    if not place.judges:
+    if not place.hows:
         raise UserError(
             f"{path} has no teacher or judge whose layers could be compared with; set judge in its config"
         )
-    applies, params = _freeze(place, _fitting(place, workdir.read_model(model or str(path))))
+    apply, params = _freeze(place, _fitting(place, workdir.read_model(model or str(path))))
+    applies, others = place.asked
     compute = sharding.jit(
-        alignment.make_align(*applies[:2]), place.mesh, out_shardings=sharding.replicated(place.mesh)
+        alignment.make_align(apply, applies[0]), place.mesh, out_shardings=sharding.replicated(place.mesh)
     )
     batches = feed.held_out_batches(place.store.held_out, place.experiment.eval_batch_size, place.mesh)
-    return alignment.similarity(compute(*params[:2], batch) for batch in batches)
+    return alignment.similarity(compute(params, others[0], batch) for batch in batches)
 
 
 def best_rate(rows: Sequence[Row], figure: str) -> float | None:
@@ -129,16 +133,26 @@ def _middle(rows: Sequence[Row], figure: str) -> float:
     return statistics.median(worth(row, figure) for row in rows)
 
 
-class _Place(NamedTuple):
-    """Where models are judged."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Place:
+    """Where models are judged, and by whom."""
 
     path: Path
     experiment: Experiment
     store: Store
     mesh: Any
-    judges: list[Model]
-    hows: list[Teacher]  # they are asked
-    said: list[answers.Rows]  # by them, once asked
+    hows: tuple[Teacher, ...]
+    said: list[answers.Rows] = dataclasses.field(default_factory=list)  # by the judges, once asked
+
+    @functools.cached_property
+    def judges(self) -> list[Model]:
+        """Whom models are compared with."""
+        return [build.read(how.path, self.path) for how in self.hows]
+
+    @functools.cached_property
+    def asked(self) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
+        """The judges, ready to be asked; the same ones beside every model."""
+        return judging.freeze(self.judges, self.hows, self.mesh)
 
 
 class _Side(NamedTuple):
@@ -171,19 +185,12 @@ def _place(path: Path, data: str | None = None, fields: Mapping[str, Any] = Mapp
         raise UserError(
             f"--{next(iter(fields))} is of what --data names; give that too, such as hf:NAME or a file"
         )
-    hows = list(e.compared().values())
-    judges = [build.read(how.path, path) for how in hows]
-    return _Place(path, e, store, sharding.make_mesh(), judges, hows, [])
+    return _Place(path, e, store, sharding.make_mesh(), tuple(e.compared().values()))
 
 
 def _models(place: _Place, what: str) -> list[Model]:
     """Read a model, or every lane's of a run."""
-    lanes: Sequence[int | None] = [None]
-    path = bucket.local(what, bucket.RUN)
-    if workdir.is_workdir(path):
-        number = len(workdir.read_experiment(path).lanes())
-        lanes = range(number) if number > 1 else lanes
-    return [_fitting(place, workdir.read_model(what, lane)) for lane in lanes]
+    return [_fitting(place, model) for model in workdir.read_lanes(what)]
 
 
 def _judged(place: _Place, what: str, models: list[Model]) -> _Side:
@@ -201,12 +208,11 @@ def _judged(place: _Place, what: str, models: list[Model]) -> _Side:
 
 def _scores(place: _Place, models: Sequence[Model]) -> list[Score]:
     """Judge models of one config, which is compiled once."""
-    frozen = [_freeze(place, model) for model in models]
-    applies, _ = frozen[0]
+    applies, others = place.asked
     give = judging.make_judge(
-        place.experiment, models[0].config, place.judges, applies[1:], place.store, place.mesh, place.said
+        place.experiment, models[0].config, place.judges, applies, place.store, place.mesh, place.said
     )
-    return [give({"student": params[0], "losses": {}}, params[1:]) for _, params in frozen]
+    return [give({"student": _freeze(place, model)[1], "losses": {}}, others) for model in models]
 
 
 def _fitting(place: _Place, model: Model) -> Model:
@@ -218,6 +224,6 @@ def _fitting(place: _Place, model: Model) -> Model:
     return model
 
 
-def _freeze(place: _Place, model: Model) -> tuple[Any, Any]:
-    hows = [Teacher(path=model.source, dtype="float32"), *place.hows]
-    return judging.freeze([model, *place.judges], hows, place.mesh)
+def _freeze(place: _Place, model: Model) -> tuple[Apply, Params]:
+    (apply,), (params,) = judging.freeze([model], [Teacher(path=model.source, dtype="float32")], place.mesh)
+    return apply, params

@@ -22,19 +22,15 @@ def train_batches(
     orders: Sequence[Order],
     batch_size: int,
     mesh: Mesh,
-    *,
-    step: int,
-    next_index: int,
     targets: Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
 ) -> Callable[[int], Batch]:
-    """Make ``batch(at)``: the global batch of a step, addressed by index, so that resuming needs no replay.
+    """Make ``batch(at)``: the global batch of a step, addressed by its number, so that resuming needs no replay.
 
-    ``orders`` has one for each lane. ``next_index`` is the index of the first row of the step after ``step``; ``targets``
-    reads a teacher's stored answers to rows at some indices, in the one lane.
+    ``orders`` has one for each lane; ``targets`` reads a teacher's stored answers to rows at some indices, in the one lane.
     """
 
     def batch(at: int) -> Batch:
-        index = next_index + (at - step) * batch_size + own_rows(batch_size, mesh)
+        index = at * batch_size + own_rows(batch_size, mesh)
         columns = _beside([rows(blocks, order, index) for order in orders])
         return place_rows(columns, mesh, targets(index, columns) if targets else {})
 

@@ -27,7 +27,7 @@ RULES: list[tuple[str, tuple[P, ...]]] = [
     (r".*/layer_\d+/(attention|outer)/kernel", (P("tensor", "fsdp"), P("tensor", None))),
     (r".*/kernel", (P("fsdp", None), P(None, "fsdp"), P())),
     # Counters of the optimiser and of the state.
-    (r"[^/]*|(.*/)?(step|next_index|notfinite_count|total_notfinite|worth)", (P(),)),
+    (r"[^/]*|(.*/)?(step|notfinite_count|total_notfinite|worth)", (P(),)),
 ]
 
 CPU_OPTIONS = {

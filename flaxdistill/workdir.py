@@ -8,7 +8,7 @@ import fcntl
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +35,7 @@ EXPERIMENT = "experiment.json"
 TEMPORARY = f".{EXPERIMENT}.tmp"
 TOKENIZER = "tokenizer"
 LOCK = ".lock"
-FORMAT = 3
+FORMAT = 4
 """Changes whenever a run of an earlier version cannot go on as it was, such as when rows come in another order."""
 
 
@@ -199,10 +199,9 @@ def evaluations(path: Path) -> list[Row]:
     return found
 
 
-def best_lane(path: Path) -> int:
+def best_lane(rows: Sequence[Row], figure: str) -> int:
     """Find the lane whose evaluation is worth most, the first of equal ones: the student that a run gives."""
-    figure = read_experiment(path).task.figure
-    worths = [worth(row, figure) for row in evaluations(path)]
+    worths = [worth(row, figure) for row in rows]
     return worths.index(max(worths))
 
 
@@ -214,37 +213,49 @@ def describe(path_or_id: str) -> hub.Model:
     return hub.Model(path_or_id, *read_config(path), {}, path / TOKENIZER, "", "")
 
 
-def read_model(path_or_id: str, lane: int | None = None) -> hub.Model:
+def read_model(path_or_id: str) -> hub.Model:
     """Read the student of a workdir at its newest checkpoint, or else any model that ``hub`` can read.
 
-    Of several lanes the one whose evaluation is worth most, if ``lane`` does not say which.
+    Of several lanes the one whose evaluation is worth most.
     """
     path = bucket.local(path_or_id, bucket.RUN)
     if not is_workdir(path):
         return hub.read_model(path_or_id)
+    return _students(path, every=False)[0]
+
+
+def read_lanes(path_or_id: str) -> list[hub.Model]:
+    """Read what ``read_model`` does, of several lanes every one's student."""
+    path = bucket.local(path_or_id, bucket.RUN)
+    if not is_workdir(path):
+        return [hub.read_model(path_or_id)]
+    return _students(path, every=True)
+
+
+def _students(path: Path, *, every: bool) -> list[hub.Model]:
     family, encoder = read_config(path)
     step = latest_step(path)
     if step is None:
         raise UserError(f"{path} has no complete checkpoint yet; run it until it saves one")
-    e, shapes, source = read_experiment(path), shapes_of(encoder), f"{path} at step {step}"
-    lanes, seen = e.lanes(), evaluations(path)
+    e, shapes, seen = read_experiment(path), shapes_of(encoder), evaluations(path)
+    lanes = e.lanes()
     if len(lanes) > 1:
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((len(lanes), *leaf.shape), leaf.dtype), shapes
         )
-        lane = best_lane(path) if lane is None else lane
-        source += f", seed {lanes[lane].seed}, rate {lanes[lane].rate:g}"
     # Before an evaluation with a number the best that is kept is what the run began with.
-    best = e.keep == "best" and worth(seen[lane or 0], e.task.figure) > -math.inf
-    if best:
-        source += f", its best of step {seen[lane or 0]['step']}"
-    params = split(read_student(path, step, shapes, best=best), len(lanes))[lane or 0]
-    return hub.Model(
-        source=source,
-        family=family,
-        config=encoder,
-        params=params,
-        directory=path / TOKENIZER,
-        digest=hub.digest_of(family, encoder, params),
-        note="",
-    )
+    best = [e.keep == "best" and worth(row, e.task.figure) > -math.inf for row in seen]
+    chosen = range(len(lanes)) if every else [best_lane(seen, e.task.figure)]
+    read = {
+        kept: split(read_student(path, step, shapes, best=kept), len(lanes))
+        for kept in {best[n] for n in chosen}
+    }
+    students = []
+    for n in chosen:
+        source = f"{path} at step {step}"
+        source += f", seed {lanes[n].seed}, rate {lanes[n].rate:g}" if len(lanes) > 1 else ""
+        source += f", its best of step {seen[n]['step']}" if best[n] else ""
+        params = read[best[n]][n]
+        digest = hub.digest_of(family, encoder, params)
+        students.append(hub.Model(source, family, encoder, params, path / TOKENIZER, digest, ""))
+    return students

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_cli import LETTERS, refused, succeed, wide, write_model  # noqa: F401 - a fixture
 
-from flaxdistill import hub, prediction, questions
+from flaxdistill import feed, hub, prediction, questions
 
 TEXTS = ["the cat sees a dog", "a", "dogs, cats and the bee", "", "cab bad the the the the", "a dog!"]
 WORDS = ("the", "cat", "dog", "a", "sees", ",", "!", ".")
@@ -213,6 +213,20 @@ def test_texts_are_taken_as_they_are_needed(models):
     for _ in range(10):
         next(answers)
     assert next(taken) <= 2 + 2 * 2 * prediction.WINDOW + 1
+
+
+def test_few_short_texts_cost_what_they_weigh(models, monkeypatch):
+    shapes, batches = [], feed.bucketed
+
+    def watched(*how):
+        for batch in batches(*how):
+            shapes.append(batch.input_ids.shape)
+            yield batch
+
+    monkeypatch.setattr(feed, "bucketed", watched)
+    assert len(say(models["sequence"], ["a cat"] * 3)) == 3 and shapes == [(8, 8)], (
+        "a row on each device, as long as the texts"
+    )
 
 
 def test_the_verb(models, tmp_path, capsys, monkeypatch):

@@ -79,7 +79,6 @@ def test_rules_cover_a_whole_state(fsdp, tensor):
     student = "params/student/"
     expected = {
         "step": P(),
-        "next_index": P(),
         "params/losses/hidden/projection/kernel": P("fsdp", None),
         "params/losses/hidden/projection/bias": P(),
         student + "layer_0/query/kernel": P("fsdp", "tensor"),
@@ -112,7 +111,6 @@ def test_an_indivisible_leaf_takes_the_next_spec():
     got = specs(state_of(params, optax.sgd(0.1)), 4)
     assert got == {
         "step": P(),
-        "next_index": P(),
         "params/a/kernel": P(None, "fsdp"),
         "params/b/kernel": P(),
         "params/c/embedding": P(),

@@ -24,6 +24,7 @@ from flaxdistill import evaluation, fit, hub, stages, terminal, workdir
 from flaxdistill.data.sources import Example
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.tasks.sequence import Classification
+from flaxdistill.train import loop
 from flaxdistill.train.checkpoint import latest_step, read_student
 
 GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "dull")
@@ -327,6 +328,26 @@ def test_the_best_of_the_lanes_is_given(lanes):
     assert "seed 0, rate 0.01" in out and "median, rate " in printed
     card = (path / "export" / "README.md").read_text()
     assert f"value: {best}" in card.partition("---\n# ")[0]
+    (given,) = [
+        row
+        for row in workdir.evaluations(path)
+        if f"seed {row['seed']}, rate {row['rate']:g}" in model.source
+    ]
+    assert f"of 4 that learned side by side: seed {given['seed']}, highest rate {given['rate']:g}." in card
+
+
+def test_a_row_of_the_log_holds_the_means_of_its_lanes(lanes):
+    last = rows_of(lanes[0], None)[-1]
+    assert last["learning_rate"] == pytest.approx((1e-2 + 3e-4) / 2)
+    assert loop._middle([0.5, math.nan, 1.5]) == 1.0, "a lane that diverges hides no other"
+    assert math.isnan(loop._middle([math.nan]))
+
+
+def test_lanes_are_read_at_once(lanes, monkeypatch):
+    read = []
+    monkeypatch.setattr(workdir, "read_student", lambda *a, **k: read.append(a) or read_student(*a, **k))
+    assert len(workdir.read_lanes(str(lanes[0]))) == 4
+    assert len(read) == 1
 
 
 def test_a_median_is_of_the_seeds_of_one_rate(lanes):

@@ -20,9 +20,9 @@ class Buckets:
     """Which rows make up each batch, for ever: a pure function of the rows' lengths, their order and the batch's size.
 
     An epoch is the order's own. Its rows are dealt into the shortest bucket that holds them; what does not fill a batch
-    there moves to the next longer one, so that only an epoch's last batch is filled up, with -1. Batches then stand in an
-    order of their own, which is the same for every seed: at each step all lanes have rows of about one length (of one
-    length where every row comes once an epoch, and sources have whole weights).
+    there moves to the next longer one. The one batch of an epoch that must be filled up is of the shortest rows. Batches
+    then stand in an order of their own, which is the same for every seed: at each step all lanes have rows of about one
+    length (of one length where every row comes once an epoch, and sources have whole weights).
     """
 
     blocks: tuple[Blocks, ...]
@@ -35,7 +35,7 @@ class Buckets:
         return -(-self.order.epoch_length // self.batch_size)
 
     def __call__(self, number: int) -> tuple[np.ndarray, int]:
-        """Give a batch's global indices, int64 [batch_size], and the tokens that its rows need."""
+        """Give a batch's global indices, int64 [batch_size], below 0 what fills it up, and the tokens that its rows need."""
         epoch, slot = divmod(number, self.epoch_length)
         indices, lengths = self._epoch(epoch)
         return indices[slot], int(lengths[slot])
@@ -54,13 +54,13 @@ class Buckets:
         edges = [edge for edge in EDGES if edge < self.length] + [self.length]
         bucket = np.searchsorted(edges, tokens)
         batches, batch_lengths = [], []
-        waiting = np.zeros(0, np.int64)
+        waiting = np.full(-len(index) % self.batch_size, -1)
         for number, edge in enumerate(edges):
             waiting = np.append(waiting, index[bucket == number])
-            whole = len(waiting) if edge == self.length else len(waiting) // self.batch_size * self.batch_size
-            for first in range(0, whole, self.batch_size):
-                batch = waiting[first : first + self.batch_size]
-                batches.append(np.pad(batch, (0, self.batch_size - len(batch)), constant_values=-1))
+            whole = len(waiting) // self.batch_size * self.batch_size
+            for batch in waiting[:whole].reshape(-1, self.batch_size):
+                # By one of its own rows: another one, cut, might lose what its labels point at.
+                batches.append(np.where(batch < 0, ~batch[-1], batch))
                 batch_lengths.append(edge)
             waiting = waiting[whole:]
         key = np.array([epoch + 1], np.uint64) * np.uint64(0x9E3779B97F4A7C15)

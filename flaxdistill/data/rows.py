@@ -144,7 +144,8 @@ def rows(
 ) -> dict[str, np.ndarray]:
     """Make the rows at some global indices, ready to be placed on devices.
 
-    ``blocks`` are the order's sources. Rows below 0, and at ``limit`` and beyond, get weight 0: they fill up a batch.
+    ``blocks`` are the order's sources. Rows below 0, which are those at ``~index`` again, and at ``limit`` and beyond, get
+    weight 0: they fill up a batch.
     ``length`` cuts rows to their first tokens, where it is known that no more of them are real.
 
     Returns ``input_ids segment_ids positions token_type_ids`` int32 [n, T] (positions restart in each segment
@@ -153,7 +154,7 @@ def rows(
     """
     index = np.asarray(index, np.int64)
     real = (index >= 0) & (index < (np.iinfo(np.int64).max if limit is None else limit))
-    source, block, passes = order(np.maximum(index, 0))
+    source, block, passes = order(np.where(index < 0, ~index, index))
     example_id = np.array([b.first_id for b in blocks], np.int64)[source] + block
     if len(index) and example_id.max() > np.iinfo(np.int32).max:
         raise UserError(

@@ -139,7 +139,6 @@ class VocabReport(Loss):
     kind = "supervised"
 
     judged: bool = False
-    chunk: int = 0
 
     def terms(self) -> dict[str, str]:
         """Map each term to its name among the op's statistics."""
@@ -163,7 +162,7 @@ class VocabReport(Loss):
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
         heads = tuple(at_labels(t.vocab, batch) for t in teachers)
-        values = vocab_statistics(at_labels(student.vocab, batch), heads, batch.labels, self.chunk)
+        values = vocab_statistics(at_labels(student.vocab, batch), heads, batch.labels)
         masked = token_mask(batch, "masked")
         totals = {term: jnp.sum(values[name] * masked) for term, name in self.terms().items()}
         return jnp.zeros((), jnp.float32), totals

@@ -215,5 +215,5 @@ def _summed(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_dict(state: Any) -> Mapping[str, Any]:
-    names = ("step", "params", "opt_state", "next_index", *(["best"] if state.best else []))
+    names = ("step", "params", "opt_state", *(["best"] if state.best else []))
     return {name: getattr(state, name) for name in names}

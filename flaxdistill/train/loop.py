@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,7 +45,7 @@ class Run:
     teacher_params: tuple[Params, ...]
     examine: Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch] | None
     train_batch: Callable[[int], Batch]  # by step
-    rate: Callable[[int], Any]
+    rates: Sequence[Callable[[int], Any]]  # one for each lane
     lock: Any  # held while the run lives
     checkpoints: Checkpoints
     log: Log
@@ -98,16 +99,15 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> T
         if done % run.log_every == 0 or stopping:
             row, count = jax.device_get((metrics, tokens))
             seconds = time.perf_counter() - clock
-            row = {"step": done} | {  # of several lanes their mean
-                name: float(np.mean(mean.value())) for name, mean in row.items() if name != "tokens"
+            row = {"step": done} | {
+                name: _middle(mean.value()) for name, mean in row.items() if name != "tokens"
             }
             row |= (spike := run.log.spike(row["loss"]))
             if spike:
                 report(f"step {done}: the loss is {spike['spike']:.1f} times the median of those before")
             row["skipped"] = _skipped(state, run.checkpoints)
-            row["learning_rate"] = float(
-                run.rate(done - 1 - row["skipped"])
-            )  # a skipped update does not count
+            taken = done - 1 - row["skipped"]  # a skipped update does not count
+            row["learning_rate"] = _middle([rate(taken) for rate in run.rates])
             if tokens:
                 row["tokens_per_second"] = float(np.sum(count)) / seconds
             _write(run.log, row, show)
@@ -140,6 +140,13 @@ def evaluate_and_log(run: Run, state: TrainState, show: Show) -> TrainState:
 def _write(log: Log, row: Row, show: Show) -> None:
     log.write(row)
     show(row)
+
+
+def _middle(values: Any) -> float:
+    """Give the mean over lanes, but for those that have no number any more: one that diverges hides no other."""
+    values = np.asarray(values, np.float64)
+    finite = np.isfinite(values)
+    return float(values[finite].mean()) if finite.any() else math.nan
 
 
 def _skipped(state: TrainState, checkpoints: Checkpoints) -> int:

@@ -16,26 +16,23 @@ from flaxdistill.pytrees import Params
 class TrainState:
     """Everything a resumed run needs.
 
-    ``step`` int32; ``params`` {"student": ..., "losses": {name: ...}} float32; ``opt_state`` optax's; ``next_index``
-    int32, the global index of the first row not yet seen: data order and every random draw follow from it. ``best``: where
-    the best student is kept, {"worth": of its evaluation, "student": its parameters}; else {}. Every leaf has a leading
-    axis of lanes where there are several.
+    ``step`` int32; ``params`` {"student": ..., "losses": {name: ...}} float32; ``opt_state`` optax's. Which rows come
+    next follows from the step alone. ``best``: where the best student is kept, {"worth": of its evaluation, "student": its
+    parameters}; else {}. Every leaf has a leading axis of lanes where there are several.
     """
 
     step: jax.Array
     params: Params
     opt_state: optax.OptState
-    next_index: jax.Array
     best: Params = dataclasses.field(default_factory=dict)
 
 
 def make_state(params: Params, tx: optax.GradientTransformation, *, keep: bool = False) -> TrainState:
     """Start at step 0; ``keep`` makes room for the best student."""
-    step, next_index = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # two buffers: both are donated
     best = (
         {"worth": jnp.float32(-jnp.inf), "student": jax.tree.map(jnp.copy, params["student"])} if keep else {}
     )
-    return TrainState(step=step, params=params, opt_state=tx.init(params), next_index=next_index, best=best)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params), best=best)
 
 
 def keep_best(state: TrainState, worth: jax.Array) -> TrainState:

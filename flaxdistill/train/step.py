@@ -84,7 +84,6 @@ def make_step(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
-            next_index=state.next_index + batch.weight.shape[0],
         ), metrics
 
     return step

@@ -427,10 +427,13 @@ def test_every_row_comes_once_an_epoch_in_a_batch_that_holds_it(folder, size):
         assert sum((index < 0).any() for index, _ in batches) <= 1
         for index, length in batches:
             made = rows(store.train, buckets.order, index, length=length)
+            assert set(~index[index < 0]) <= set(index), "filled up by its own rows"
             assert made["input_ids"].shape == (size, length) and (made["weight"] == (index >= 0)).all()
             whole = rows(store.train, buckets.order, index)
             assert (whole["segment_ids"].sum(1) == made["segment_ids"].sum(1)).all(), "nothing is cut off"
         epochs.append([length for _, length in batches])
+        filled = [length for index, length in batches if (index < 0).any()]
+        assert filled == [min(epochs[-1])] * len(filled), "what is filled up is of the shortest rows"
         assert np.mean(epochs[-1]) < 64
     assert size == 1 or epochs[0] != epochs[1], "each epoch has an order of its own"
     again = Buckets(store.train, Order((50,), (1.0,), seed=3), size)
