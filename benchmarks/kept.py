@@ -1,16 +1,17 @@
 """What the runs of ``tasks.py`` keep of their teachers: ``python benchmarks/kept.py runs/tasks --json FILE``.
 
-One row for each finished run: parameters and size of its export, its figure on the development rows (the median of its
-seeds) with a 95 % interval, the share of the teacher's figure, how far distilled students are above plain ones on the
-same rows, and sentences a second on this machine's CPU, one at a time and 32 at a time (of about one length), in turns
-with the teacher. Every export is loaded by `transformers` and must score the same on these rows, to 0.1 of a hundred, as
-its run has logged or, of several seeds, as each of them is judged anew.
+One row for each finished teacher and student: parameters and size of its export, its figure on the development rows
+(the median of its seeds) with a 95 % interval, the share of the teacher's figure, how far distilled students are above
+plain ones on the same rows, and sentences a second on this machine's CPU, one at a time and 32 at a time (of about one
+length), in turns with the teacher. Every export is loaded by `transformers` and must score the same on these rows, to
+0.1 of a hundred, as its run has logged or, of several seeds, as each of them is judged anew.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
+import re
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,7 +151,8 @@ def main() -> None:
     options = parser.parse_args()
     where = bench.surroundings()
     print(bench.describe(where), flush=True)
-    names = sorted((path.parent.name for path in options.root.glob(f"*/{stages.EXPORT}")), key=order)
+    runs = (path.parent.name for path in options.root.glob(f"*/{stages.EXPORT}"))
+    names = sorted(filter(re.compile(r"[^_]+_(teacher|\d+x\d+_[a-z]+)").fullmatch, runs), key=order)
     rows = []
     for task, members in itertools.groupby(names, lambda name: name.partition("_")[0]):
         if options.only in task:
