@@ -339,8 +339,8 @@ def test_the_best_of_the_lanes_is_given(lanes):
 def test_a_row_of_the_log_holds_the_means_of_its_lanes(lanes):
     last = rows_of(lanes[0], None)[-1]
     assert last["learning_rate"] == pytest.approx((1e-2 + 3e-4) / 2)
-    assert loop._middle([0.5, math.nan, 1.5]) == 1.0, "a lane that diverges hides no other"
-    assert math.isnan(loop._middle([math.nan]))
+    assert loop._mean([0.5, math.nan, 1.5]) == 1.0, "a lane that diverges hides no other"
+    assert math.isnan(loop._mean([math.nan]))
 
 
 def test_lanes_are_read_at_once(lanes, monkeypatch):

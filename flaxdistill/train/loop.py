@@ -100,14 +100,14 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> T
             row, count = jax.device_get((metrics, tokens))
             seconds = time.perf_counter() - clock
             row = {"step": done} | {
-                name: _middle(mean.value()) for name, mean in row.items() if name != "tokens"
+                name: _mean(mean.value()) for name, mean in row.items() if name != "tokens"
             }
             row |= (spike := run.log.spike(row["loss"]))
             if spike:
                 report(f"step {done}: the loss is {spike['spike']:.1f} times the median of those before")
             row["skipped"] = _skipped(state, run.checkpoints)
             taken = done - 1 - row["skipped"]  # a skipped update does not count
-            row["learning_rate"] = _middle([rate(taken) for rate in run.rates])
+            row["learning_rate"] = _mean([rate(taken) for rate in run.rates])
             if tokens:
                 row["tokens_per_second"] = float(np.sum(count)) / seconds
             _write(run.log, row, show)
@@ -142,8 +142,8 @@ def _write(log: Log, row: Row, show: Show) -> None:
     show(row)
 
 
-def _middle(values: Any) -> float:
-    """Give the mean over lanes, but for those that have no number any more: one that diverges hides no other."""
+def _mean(values: Any) -> float:
+    """Give the mean over lanes but those without a number: one that diverges hides no other."""
     values = np.asarray(values, np.float64)
     finite = np.isfinite(values)
     return float(values[finite].mean()) if finite.any() else math.nan
