@@ -62,7 +62,9 @@ def make_examine(
         if batch.weight.ndim == 2:  # of lanes
             params, batch = jax.tree.map(lambda x: x[0], (params, batch))
         rows = min(2 * sharding.groups(mesh), batch.weight.shape[0])
-        batch = prepare(jax.tree.map(lambda x: x[:rows], batch))
+        # Not what fills up a batch: it has nothing that could differ.
+        real = jax.lax.top_k(batch.weight, rows)[1]
+        batch = prepare(jax.tree.map(lambda x: x[real], batch))
         wider, said = _padded(batch, every_token), ask(batch)
         again = ask(jax.tree.map(lambda x: jnp.roll(x, 1, 0), batch))
         gaps = [_gap(a, b, batch.real() > 0) for a, b in zip(said, again, strict=True)]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from flaxdistill import bucket, build, feed, fit, judging, sharding, workdir
 from flaxdistill.data.examples import prepare_examples
+from flaxdistill.data.sources import given
 from flaxdistill.data.store import Store, open_store
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, Teacher
@@ -23,6 +24,7 @@ from flaxdistill.pytrees import Params
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.train import alignment, answers
 from flaxdistill.train.log import Row, numbers
+from flaxdistill.train.loop import Report
 from flaxdistill.train.step import Apply
 
 
@@ -32,6 +34,7 @@ def evaluate(
     *,
     against: str | None = None,
     data: str | None = None,
+    report: Report = lambda line: None,
     **fields: str | None,
 ) -> list[Row]:
     """Evaluate a run's students, or another model, on the run's held-out rows or on those of ``data``: one row each.
@@ -39,10 +42,11 @@ def evaluate(
     Compares with the run's teachers or judge where it has any. Of labelled rows ``interval`` bounds the task's figure with
     95 % confidence, and ``kinds`` holds precision, recall, f1 and support of every class. ``against`` adds another run or
     model, and of labelled rows the difference, of runs with several learning rates at the best one of each. ``fields`` are
-    those of ``Source`` in which ``data`` differs from the run's own held-out rows. Raises UserError for models of other
-    vocabularies or heads, and for ``data`` without labels.
+    those of ``Source`` in which ``data`` differs from the run's own held-out rows. A model may name its classes in another
+    order; ``report`` is told what those without names are taken for. Raises UserError for models of other vocabularies or
+    heads, and for ``data`` without labels.
     """
-    place = _place(path.absolute(), data, {name: told for name, told in fields.items() if told is not None})
+    place = dataclasses.replace(_place(path.absolute(), data, given(data, **fields)), report=report)
     whats = [model or str(path), *([against] if against else [])]
     # Both are read and fit before one of them is judged, which takes its time.
     sides = [
@@ -142,6 +146,7 @@ class _Place:
     store: Store
     mesh: Any
     hows: tuple[Teacher, ...]
+    report: Report = lambda line: None
     said: list[answers.Rows] = dataclasses.field(default_factory=list)  # by the judges, once asked
 
     @functools.cached_property
@@ -181,10 +186,6 @@ def _place(path: Path, data: str | None = None, fields: Mapping[str, Any] = Mapp
             e.corpus, held_out_sources=(source,), tokenizer=str(path / workdir.TOKENIZER)
         )
         store = prepare_examples(corpus, e.task.reading(), folder, labels=store.labels)
-    elif fields:
-        raise UserError(
-            f"--{next(iter(fields))} is of what --data names; give that too, such as hf:NAME or a file"
-        )
     return _Place(path, e, store, sharding.make_mesh(), tuple(e.compared().values()))
 
 
@@ -218,7 +219,10 @@ def _scores(place: _Place, models: Sequence[Model]) -> list[Score]:
 def _fitting(place: _Place, model: Model) -> Model:
     e = place.experiment
     fit.check_vocabulary(model, place.store.vocabulary())
+    model = fit.reordered(model, place.store.labels)
     fit.check_head(model, e.task.head, place.store.labels)
+    if line := fit.presumed(model, place.store.labels):
+        place.report(line)
     fit.check_compared(model.source, model.config, place.judges, place.store.length, place.store.labels)
     fit.check_pairs(e, [model.config, *(judge.config for judge in place.judges)])
     return model

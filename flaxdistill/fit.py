@@ -225,9 +225,9 @@ def check_head(model: Model, head: Head, labels: tuple[str, ...] | None = ()) ->
     Of labels that are not known yet, None, nothing is asked.
     """
     if model.config.head != head:
-        kind = {"mlm": "MaskedLM", "sequence": "SequenceClassification"}.get(head, head)
         named = "masked-LM" if head == "mlm" else head
-        raise UserError(f"{model.source} has no {named} head; choose a ...For{kind} checkpoint of it")
+        kind = model.family.architectures[head]
+        raise UserError(f"{model.source} has no {named} head; choose a {kind} checkpoint of it")
     theirs = model.config.labels
     # One output is a number, whatever it is called.
     fits = len(theirs) == len(labels or ()) and (len(theirs) == 1 or _unnamed(theirs))
@@ -237,6 +237,17 @@ def check_head(model: Model, head: Head, labels: tuple[str, ...] | None = ()) ->
             "write the labels in the data, and their order in task.labels, as the model has them, or train a teacher on "
             "this data"
         )
+
+
+def reordered(model: Model, labels: tuple[str, ...]) -> Model:
+    """Give a model whose classes stand in the order of ``labels``, if these are its own in another order."""
+    theirs = model.config.labels
+    if theirs == labels or sorted(theirs) != sorted(labels):
+        return model
+    order = [theirs.index(label) for label in labels]
+    classifier = {name: np.asarray(leaf)[..., order] for name, leaf in model.params["classifier"].items()}
+    config = dataclasses.replace(model.config, labels=labels)
+    return dataclasses.replace(model, config=config, params=model.params | {"classifier": classifier})
 
 
 def presumed(model: Model, labels: tuple[str, ...]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ LOUD = ("absl", "asyncio", "gcsfs", "google.auth")
 
 def silence() -> None:
     """Keep back for good what libraries log; some of it comes only as a process ends."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it sets its own level as it is imported
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -15,7 +15,8 @@ from flaxdistill.errors import UserError
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.tasks.sequence import Classification
 from flaxdistill.tasks.span import Answering, Span
-from flaxdistill.tasks.tokens import NOT_ASKED, Tagging, word_places
+from flaxdistill.tasks.tokens import NOT_ASKED, Tagging
+from flaxdistill.tasks.words import word_places
 
 Answer = dict[str, Any]
 
@@ -87,13 +88,16 @@ def _classes(
 def _entities(
     examples: list[Example], config: EncoderConfig, vocabulary: Vocabulary, length: int
 ) -> list[Question]:
-    """Ask about each word, as the vocabulary's tokenizer tells words apart; tags of BIO become entities."""
+    """Ask about each word of a text, or of a list, as a text with blanks between them; tags of BIO become entities."""
     bio = all(label == "O" or label[:2] in ("B-", "I-") for label in config.labels)
-    for example in examples:
-        check_text(example.text, example.place)
 
-    def question(text: str, made: list[Row]) -> Question:
-        places = word_places(text, vocabulary)
+    def question(said: str | list[str], made: list[Row]) -> Question:
+        if isinstance(said, str):
+            text, places = said, word_places(said, vocabulary)
+        else:
+            text = " ".join(said)
+            ends = list(itertools.accumulate(len(word) + 1 for word in said))
+            places = [(end - len(word) - 1, end - 1) for word, end in zip(said, ends, strict=True)]
 
         def answer(logits: list[np.ndarray]) -> Answer:
             asked = [

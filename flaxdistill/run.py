@@ -142,7 +142,14 @@ class Run:
         """
         asked, other, rows = (None if what is None else str(what) for what in (model, against, data))
         with noise.quiet():
-            return evaluation.evaluate(self.path, asked, against=other, data=rows, **fields)
+            return evaluation.evaluate(
+                self.path,
+                asked,
+                against=other,
+                data=rows,
+                report=lambda line: print(address.told(line)),
+                **fields,
+            )
 
     def export(
         self, out: str | Path, *, stablehlo: bool = False, push: str | None = None, private: bool = False

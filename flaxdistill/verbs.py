@@ -59,7 +59,7 @@ def evaluate(
         for title, values in evaluation.align(workdir, model).items():
             terminal.console().print(terminal.heat(title, values))
         return 0
-    rows = evaluation.evaluate(workdir, model, against=against, data=data, **fields)
+    rows = evaluation.evaluate(workdir, model, against=against, data=data, report=_tell, **fields)
     rows = [row | {"name": address.told(row["name"])} for row in rows]
     for table in terminal.evaluations(rows):
         terminal.console().print(table)
@@ -88,18 +88,14 @@ def report(
     if not workdirs:
         raise UserError("no WORKDIR is given; name the --workdir of a run, or of a config with stages")
     shown = terminal.console()
-
-    def tell(line: str) -> None:
-        shown.print(address.told(line), highlight=False, markup=False, soft_wrap=True)
-
-    facts = write_report(workdirs, out, times=times, report=tell)
+    facts = write_report(workdirs, out, times=times, report=_tell)
     models = facts.models()
     shown.print(terminal.results([model.row() for model in models]))
     if times:
         shown.print(terminal.speeds({model.name: model.milliseconds for model in models}))
     for line in verdicts(facts):
-        tell(line)
-    tell(f"wrote {out}, {out.with_suffix('.json')} and {out.with_suffix('')}/")
+        _tell(line)
+    _tell(f"wrote {out}, {out.with_suffix('.json')} and {out.with_suffix('')}/")
     return 0
 
 
@@ -159,7 +155,7 @@ def augment(
         batch_size=batch_size,
         seed=seed,
     )
-    augmentation.augment(how, bucket.local(out, bool), report=lambda line: print(address.told(line)))
+    augmentation.augment(how, bucket.local(out, bool), report=_tell)
     return 0
 
 
@@ -168,9 +164,9 @@ def predict(
     texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT ...]")] = (),
     pair: str | None = None,
     data: str | None = None,
-    column: str = "text",
-    header: str = "",
-    split: str = "train",
+    column: str | None = None,
+    header: str | None = None,
+    split: str | None = None,
     top: int = 5,
     unanswerable: bool = False,
     null_threshold: float = 0.0,
@@ -188,9 +184,9 @@ def predict(
         texts: texts, or questions
         pair: the second text of each; with --data the field that holds it
         data: a file, folder, hf:NAME or tfds:NAME of texts
-        column: the field of the text in --data
+        column: the field of the text in --data: text, or for a model of entities lists of words too
         header: names of the columns of a csv or tsv file that does not begin with them
-        split: of a data set
+        split: of a data set: train, or another
         top: classes, spans and words that are told, likeliest first
         unanswerable: let a model that was trained on questions without answers say that there is none
         null_threshold: how far the score of no answer must be above the best span's, such as eval's best one
@@ -201,15 +197,16 @@ def predict(
     import json
 
     from flaxdistill import compiled, prediction, questions, workdir
-    from flaxdistill.data.sources import Source
+    from flaxdistill.data.sources import Source, given
 
     if texts and data:
         raise UserError("give texts or --data, not both")
+    told = given(data, column=column, header=header, split=split)
     compiled.keep()
     if texts:
         examples = questions.examples_of(texts, pair)
     elif data:
-        source = Source(path=data, column=column, pair=pair, header=header, split=split)
+        source = Source(path=data, pair=pair, **told)
         examples = (example for shard in source.labelled() for example in shard.documents())
     else:
         examples = questions.lines(sys.stdin.buffer, pair)
@@ -283,6 +280,10 @@ def inspect(what: _PATH_OR_ID) -> int:
     for title, section in inspection.inspect(what).items():
         shown.print(terminal.listing(address.told(title), section))
     return 0
+
+
+def _tell(line: str) -> None:
+    print(address.told(line))
 
 
 PLAIN: dict[str, Callable[..., int]] = {

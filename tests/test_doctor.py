@@ -37,7 +37,7 @@ def wavering(params, batch):
     return dataclasses.replace(outputs, hidden=(*outputs.hidden[:-1], outputs.hidden[-1] + noise))
 
 
-def examined(losses, *, teacher=steady, rate=1e-3, devices=1, fsdp=1, lanes=1):
+def examined(losses, *, teacher=steady, rate=1e-3, devices=1, fsdp=1, lanes=1, fillers=0):
     """Examine a run, take the steps after which it is looked at again, and give what was told."""
     mesh = sharding.make_mesh(fsdp, devices=jax.devices()[:devices])
     encode = make_apply(STUDENT, "float32")
@@ -47,7 +47,9 @@ def examined(losses, *, teacher=steady, rate=1e-3, devices=1, fsdp=1, lanes=1):
     tx = AdamW(rate=rate, warmup=0.0).build(10)
     student = jax.jit(make_init(STUDENT))(jax.random.key(0))
     teachers = (jax.jit(make_init(TEACHER))(jax.random.key(1)),)
-    batch = sharding.place_rows(batch_of(8), mesh)
+    rows = batch_of(8)
+    rows["weight"][:fillers] = 0.0
+    batch = sharding.place_rows(rows, mesh)
     outputs = jax.eval_shape(lambda: (encode(student, batch, None), steady(teachers[0], batch)))
     own = {name: loss.init(jax.random.key(2), outputs[0], outputs[1:]) for name, loss in losses.items()}
     state = make_state({"student": student, "losses": own}, tx)
@@ -75,6 +77,13 @@ def examined(losses, *, teacher=steady, rate=1e-3, devices=1, fsdp=1, lanes=1):
 def test_a_sound_run_is_told_nothing():
     losses = {"vocab": Vocab(), "cosine": Cosine(), "hidden": HiddenMSE(layers="0:0,2:3", project="shared")}
     assert examined(losses, devices=4, fsdp=2, lanes=2) == []
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_fills_up_a_batch_is_not_examined(lanes):
+    assert examined({"vocab": Vocab(), "hidden": HiddenMSE(layers="0:0")}, fillers=6, lanes=lanes) == []
+    with pytest.raises(UserError, match="two answers to the same row"):
+        examined({"vocab": Vocab()}, teacher=wavering, fillers=6, lanes=lanes)
 
 
 def test_a_loss_that_counts_padding_is_told():

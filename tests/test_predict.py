@@ -245,6 +245,11 @@ def test_the_verb(models, tmp_path, capsys, monkeypatch):
     first, empty, last = lines(models["sequence"])
     assert first == told_both
     assert (empty["text"], last["text"]) == ("", "ä cat")
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("the\ncat-dog!\n\nbee\n")
+    words, bee = lines(models["plain"], "--data", sentences, "--column", 0)
+    assert (words["text"], bee["text"]) == (["the", "cat-dog!"], ["bee"])
+    assert [(w["text"], w["start"], w["end"]) for w in words["words"]] == [("the", 0, 3), ("cat-dog!", 4, 12)]
     (span,) = lines(models["span"], "a cat", "--pair", "the dog sees a cat")
     assert span["pair"][span["start"] : span["end"]] == span["answer"]
 
@@ -273,6 +278,7 @@ def test_the_verb(models, tmp_path, capsys, monkeypatch):
         ("sequence", ["a", "--batch-size", 0], "--batch-size is 0; it must be at least 1"),
         ("sequence", ["a", "--data", "b.tsv"], "give texts or --data, not both"),
         ("sequence", ["--data", "b.tsv"], "b.tsv does not exist"),
+        ("sequence", ["a", "--column", "text"], "--column is of what --data names; give that too"),
     ],
 )
 def test_mistakes(models, kind, arguments, told):

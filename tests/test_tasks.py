@@ -260,7 +260,7 @@ REFUSED = {
     "a teacher without the head": (
         "config = replace(student, teacher=Teacher(path={model!r}))\n"
         "config = replace(config, student=replace(config.student, start=Start(path={model!r})))",
-        "has no sequence head; choose a ...ForSequenceClassification checkpoint of it",
+        "has no sequence head; choose a BertForSequenceClassification checkpoint of it",
     ),
     "offline": (
         "config = replace(student, teacher=Teacher(path={teacher!r}, offline=8), student=replace(student.student, "
@@ -406,6 +406,47 @@ def test_classes_without_names_are_told_what_they_are_taken_for(story):
     said = fit.presumed(unnamed, ("no", "yes"))
     assert said == f"{model.source} names none of its classes; they are taken for no, yes, in this order"
     assert fit.presumed(unnamed, ("0", "1")) is None and fit.presumed(model, ("no", "yes")) is None
+
+
+def test_classes_may_stand_in_another_order(story, tmp_path):
+    """A model is judged by its classes' names; without names, by their order, of which ``report`` is told."""
+    turned, config = tmp_path / "turned", tmp_path / "turned" / "config.json"
+    shutil.copytree(story / "student" / "export", turned)
+    weights = load_file(turned / "model.safetensors")
+    head = {name: np.ascontiguousarray(x[::-1]) for name, x in weights.items() if "classifier" in name}
+    save_file(weights | head, turned / "model.safetensors")
+    told: list[str] = []
+
+    def accuracy(*names):
+        named = {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+        config.write_text(json.dumps(json.loads(config.read_text()) | named))
+        (row,) = evaluation.evaluate(story / "student", str(turned), report=told.append)
+        return row["accuracy"]
+
+    (ours,) = evaluation.evaluate(story / "student")
+    assert accuracy("yes", "no") == ours["accuracy"] != 0.5 and not told
+    assert accuracy("LABEL_0", "LABEL_1") == pytest.approx(1 - ours["accuracy"])
+    assert told == [f"{turned} names none of its classes; they are taken for no, yes, in this order"]
+
+
+def test_a_student_learns_from_fewer_rows_than_a_batch(folder, config, story, tmp_path):
+    """All that is examined before the first step is real."""
+    config(
+        f"path = {str(story / 'teacher')!r}\n"
+        "few = replace(teacher.corpus, sources=(replace(source, rows=20),))\n"
+        "config = replace(student, teacher=Teacher(path=path), corpus=few, batch_size=64, steps=2, doctor=True,\n"
+        "    student=replace(student.student, start=Start(path=path)))"
+    )
+    succeed("distill", tmp_path / "mine.py", "--workdir", tmp_path / "w")
+
+
+def test_rows_without_labels_are_told_of(folder, config, tmp_path):
+    config(
+        "both = (source, replace(source, label=None))\n"
+        "config = replace(teacher, corpus=replace(teacher.corpus, sources=both))"
+    )
+    printed = succeed("train", tmp_path / "mine.py", "--workdir", tmp_path / "w", "--steps", 1)
+    assert "200 of 400 training rows have no label; without a teacher they teach nothing" in printed
 
 
 def test_classes_that_are_whole_numbers_stand_by_size():

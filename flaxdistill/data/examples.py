@@ -24,7 +24,7 @@ from flaxdistill.data.writer import ArrayFile, writing
 from flaxdistill.errors import UserError
 
 PIECE = 1000  # examples that are tokenised at once
-RULES = 2  # changes whenever the same labelled rows would give other bytes
+RULES = 3  # changes whenever the same labelled rows would give other bytes
 
 
 class Row(NamedTuple):
@@ -151,9 +151,10 @@ def _write(
 
     def rows(name: str, found: Iterator[Example], *, held_out: bool) -> dict[str, Any]:
         kept: list[str] = []
+        number = labelled = 0
 
         def made() -> Iterator[Row]:
-            number = 0
+            nonlocal number, labelled
             while piece := list(itertools.islice(found, PIECE)):
                 for example in piece if held_out else ():
                     if example.label is None:
@@ -162,6 +163,7 @@ def _write(
                         )
                     if reading.keep:
                         kept.append(json.dumps(reading.keep(example)))
+                labelled += sum(example.label is not None for example in piece)
                 for windows in reading.rows(piece, labels, vocabulary, corpus.length):
                     whose = {"example": np.array(number, np.int32)}
                     yield from (row._replace(beside={**row.beside, **whose}) for row in windows)
@@ -174,7 +176,7 @@ def _write(
                 path.write_text("\n".join(kept) + "\n")
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             written["examples"] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
-        return written
+        return written | {"read": number, "labelled": labelled}
 
     pool = held_out or [shard for shards in train for shard in shards]
     evaluation = rows("held_out", examples(pool, out=None if held_out else True), held_out=True)

@@ -254,3 +254,13 @@ def _docstrings_shard(read: Callable[..., Iterator]) -> Shard:
 
 def _records_of(documents: list[str]) -> Iterator[Record]:
     return (("docstrings", (text,)) for text in documents)
+
+
+def given(data: str | None, **fields: str | None) -> dict[str, Any]:
+    """Choose those fields of a source that were told; raises UserError where no ``data`` is there for them to be of."""
+    told = {name: value for name, value in fields.items() if value is not None}
+    if told and not data:
+        raise UserError(
+            f"--{next(iter(told))} is of what --data names; give that too, such as hf:NAME or a file"
+        )
+    return told

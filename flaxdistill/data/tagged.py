@@ -54,6 +54,11 @@ def read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Record
                     f"{path}, line {number}: {len(fields)} fields, of which {' and '.join(columns)} are asked for; "
                     "give every line a word and its tag"
                 )
+            for column, n in zip(columns, at, strict=True):
+                if not fields[n]:
+                    raise UserError(
+                        f"{path}, line {number}: column {column} is empty; give every line a word and its tag"
+                    )
             width = width or len(fields)
             if len(fields) != width:  # the last one would be another column's
                 raise UserError(

@@ -16,6 +16,7 @@ from flaxdistill.data.tagged import FirstLine
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.base import Labelled
+from flaxdistill.tasks.words import word_places
 
 NOT_ASKED, UNKNOWN = -1, -2
 
@@ -28,8 +29,8 @@ class Tagging(Labelled):
     spaces or tabs and on every line as many of them, and a blank line between sentences (``column`` 0, ``label`` -1).
     ``scheme`` bio scores whole entities by F1 and refuses an inside tag that follows no other tag of its entity; ``plain``
     scores tags by themselves. ``labels``: the tags in the order of their logits; empty: all that the training rows hold,
-    sorted, O first. Rows without tags teach by their teacher's answers only; they may be plain text, whose words are those
-    of the vocabulary's tokenizer. What is too long for a row goes on in the next.
+    sorted, O first. Rows without tags teach by their teacher's answers only; they may be plain text, which is cut into
+    words (``words.py``). What is too long for a row goes on in the next.
     """
 
     head = "tokens"
@@ -64,7 +65,10 @@ class Tagging(Labelled):
         ) -> Iterable[list[Row]]:
             known = {name: number for number, name in enumerate(labels)}
             sentences = [
-                _cut(example, vocabulary) if _is_raw(example) else _words(example) for example in examples
+                _words(example)
+                if isinstance(example.text, list) or example.label is not None
+                else _cut(example, vocabulary)
+                for example in examples
             ]
             pieces = iter(vocabulary.encode([word for words in sentences for word in words]))
             for example, words in zip(examples, sentences, strict=True):
@@ -113,6 +117,10 @@ class Tagging(Labelled):
         if example.label is None:
             return []
         tags = example.label
+        if isinstance(tags, list) and any(isinstance(tag, int) for tag in tags):
+            raise UserError(
+                f"{example.place}: the tags {tags!r:.80} are numbers; write what they stand for, such as B-PER"
+            )
         if not (isinstance(tags, list) and all(isinstance(tag, str) and tag for tag in tags)):
             raise UserError(
                 f"{example.place}: expected a list of tags but found {tags!r:.80}; name their column in source.label"
@@ -137,22 +145,6 @@ class Tagging(Labelled):
         return tags
 
 
-def word_places(text: str, vocabulary: Vocabulary) -> list[tuple[int, int]]:
-    """Find the words of a text as the vocabulary's tokenizer tells them apart: first character and the one after of each."""
-    cutter = vocabulary.tokenizer.pre_tokenizer
-    pieces = [place for _, place in cutter.pre_tokenize_str(text)] if cutter else [(0, len(text))]
-    stripped = []
-    for a, b in pieces:  # a byte-level tokenizer counts the space before a word to it
-        a += len(text[a:b]) - len(text[a:b].lstrip())
-        b -= len(text[a:b]) - len(text[a:b].rstrip())
-        stripped += [(a, b)] if a < b else []
-    return stripped
-
-
-def _is_raw(example: Example) -> bool:
-    return example.label is None and isinstance(example.text, str)
-
-
 def _cut(example: Example, vocabulary: Vocabulary) -> list[str]:
     check_text(example.text, example.place)
     return [example.text[a:b] for a, b in word_places(example.text, vocabulary)]
@@ -165,6 +157,8 @@ def _at(example: Example, n: int) -> str:
 
 def _words(example: Example) -> list[str]:
     words = example.text
+    if words == []:
+        raise UserError(f"{example.place}: the sentence has no words; leave it out")
     if not (isinstance(words, list) and words and all(isinstance(word, str) and word for word in words)):
         raise UserError(
             f"{example.place}: expected a list of words but found {words!r:.80}; name their column in source.column"

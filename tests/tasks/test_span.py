@@ -134,7 +134,7 @@ def test_a_span_begins_where_its_token_has_most_context():
         context = [min(token - first, first + size - 1 - token) + 0.01 * size for first, size in having]
         return having[context.index(max(context))]
 
-    for sizes, stride in (([9, 9, 5], 4), ([9, 9, 9, 7], 6), ([4], 9), ([6, 6, 2], 0)):
+    for sizes, stride in (([9, 9, 5], 4), ([9, 9, 9, 7], 6), ([4], 9), ([6, 6, 2], 0), ([369, 129], 128)):
         starts = [n * (sizes[0] - stride) for n in range(len(sizes))]
         for first, size, own in zip(starts, sizes, most_context(sizes, stride), strict=True):
             said = [by_hand(starts, sizes, token) == (first, size) for token in range(first, first + size)]

@@ -11,8 +11,10 @@ from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.examples import prepare_examples
 from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.sources import Source
+from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.tokens import Tagging
+from flaxdistill.tasks.words import word_places
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(10)), "##a", "##b"]
 TRAIN = "-DOCSTART- O\n\nw0 B-PER\nw1ab I-PER\nw2 O\n\nw3 B-LOC\n☃ O\n"
@@ -82,8 +84,24 @@ def test_lists_of_words_and_rows_without_tags(folder):
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Jean-Claude (of AT&T) paid 1,000.50, or 3/4!", "Jean-Claude|(|of|AT&T|)|paid|1,000.50|,|or|3/4|!"),
+        ("The U.S. and J. Doe; a bank.", "The|U.S.|and|J.|Doe|;|a|bank|."),
+        ("O'Brien's 'yes' -- no...", "O'Brien's|'|yes|'|-|-|no|.|.|."),
+        ("Paris—London, and -5 to x_1.", "Paris|—|London|,|and|-|5|to|x_1|."),
+        ("今天，明天。A-", "今天|，|明天|。|A|-"),
+        ("", ""),
+    ],
+)
+def test_words_are_cut_as_conll_cuts_them(folder, text, words):
+    places = word_places(text, load_vocabulary(str(folder / "vocab.txt")))
+    assert "|".join(text[a:b] for a, b in places) == words
+
+
 def test_plain_text_teaches_without_tags(folder, monkeypatch):
-    """Of the words that the tokenizer tells apart, in as many rows as they need, whatever holds them."""
+    """In as many rows as its words need, whatever holds them."""
     monkeypatch.setattr("flaxdistill.data.docstrings.read_docstrings", lambda: ["w0, w1ab!"])
     (folder / "raw.txt").write_text("w0 w1ab,\nw2\n\n" + "w3 " * 30 + "\n")
     (folder / "raw.jsonl").write_text(json.dumps({"text": "w5 w6"}) + '\n{"text": " "}\n{"text": ["w7"]}\n')
