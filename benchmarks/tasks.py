@@ -45,7 +45,7 @@ squad = {"column": "question", "pair": "context", "label": "answers"}
 shifts = ("squad/train-shifts-wiki.json", "squad/train-shifts-amazon.json")
 # Corpus, task, batch, steps of the teacher and of students, and the teacher's rate. In epochs, teacher and students: SST-2
 # three and half of one, CoLA six and four, STS-B three, CoNLL six and three, IMDb a quarter of one, after a whole one of
-# shorter rows, and half of one, SQuAD two and one and a quarter.
+# shorter rows, and half of one, SQuAD two and one.
 TASKS = {
     "sst2": (
         corpus("glue/SST-2/train.tsv", "glue/SST-2/dev.tsv", 64, column="sentence", label="label"),
@@ -82,7 +82,7 @@ TASKS = {
         (200, 390),
         3e-5,
     ),
-    "squad": (corpus(shifts, "squad/dev-v1.1.json", 384, **squad), Answering(), 32, (1100, 700), 1e-4),
+    "squad": (corpus(shifts, "squad/dev-v1.1.json", 384, **squad), Answering(), 32, (1100, 570), 1e-4),
 }
 SIZES = {
     "3x384": Student(num_layers=3, start=Start(layers="0,1,2")),
