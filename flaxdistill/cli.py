@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MemoryError as error:
         code = _tell(f"out of memory ({error}); use smaller sizes")
     except KeyboardInterrupt:
-        print("flaxdistill: interrupted; a run goes on from its last checkpoint by the same command", file=sys.stderr)
+        print(
+            "flaxdistill: interrupted; a run goes on from its last checkpoint by the same command",
+            file=sys.stderr,
+        )
         code = 130
     if code in (1, 2) and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         # The way out that Python takes waits for the other processes, and aborts where one is gone.
