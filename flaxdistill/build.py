@@ -19,7 +19,6 @@ from flaxdistill.data.prepare import prepare
 from flaxdistill.data.rows import Order
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import load_vocabulary
-from flaxdistill.errors import UserError
 from flaxdistill.experiment import Experiment, to_json
 from flaxdistill.fetch import resolve
 from flaxdistill.fit import check_kernels, check_losses, check_tensor, presumed, settle
@@ -63,8 +62,6 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     settle(e, judges, start, load_vocabulary(given) if given else None, None)  # before any text is read
     with processes.in_turn("blocks"):
         store = prepare_blocks(e, data, like, report, lambda name: _check_blocks(path, e, inputs, name))
-    if isinstance(e.task, Labelled) and not e.teacher:
-        _check_labelled(store, report)
     inputs = {"blocks": store.path.name} | inputs
     vocabulary = store.vocabulary()
     family, config = settle(e, judges, start, vocabulary, store.labels)
@@ -199,20 +196,6 @@ def check(e: Experiment) -> None:
     e.corpus.check()
 
 
-def _check_labelled(store: Store, report: Report) -> None:
-    """Raise UserError where no training row has a label and no teacher answers for them; tell of some that have none."""
-    read, labelled = (sum(part[name] for part in store.manifest["train"]) for name in ("read", "labelled"))
-    if not labelled:
-        raise UserError(
-            f"none of the {read:,} training rows has a label, and there is no teacher to answer for them; name the column "
-            "in source.label, or set teacher.path"
-        )
-    if labelled < read:
-        report(
-            f"{read - labelled:,} of {read:,} training rows have no label; without a teacher they teach nothing"
-        )
-
-
 def _check_blocks(path: Path, e: Experiment, inputs: dict[str, str], name: str) -> None:
     """Raise UserError where a run that goes on would do so with other blocks than its own, before they are written."""
     if workdir.is_workdir(path):
@@ -234,7 +217,9 @@ def prepare_blocks(
     if isinstance(e.task, Labelled):
         if corpus.tokenizer is None and model is not None:
             corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
-        return prepare_examples(corpus, e.task.reading(), folder, report=report, check=check)
+        return prepare_examples(
+            corpus, e.task.reading(), folder, taught=e.teacher is not None, report=report, check=check
+        )
     if corpus.tokenizer is None and model is not None:
         # An earlier stage that trained its vocabulary on this very corpus has left blocks that fit as they are,
         # unless the text has changed since.

@@ -541,7 +541,7 @@ BAD: dict[str, Bad] = {
     "sentence of no words": Bad(f"{TAGS} a.jsonl", "a.jsonl, line 1: the sentence has no words; leave it out",
         write("a.jsonl", '{"0": [], "-1": []}\n')),
     "labels in no row": Bad("train number.py --workdir w --corpus.sources.0.path a.jsonl",
-        "none of the 2 training rows has a label, and there is no teacher to answer for them; name the column",
+        "none of the 2 training rows has a label; name its column in source.label, or set teacher.path",
         write("a.jsonl", '{"sentence": "a", "score": null}\n{"sentence": "b", "score": null}\n')),
     "unknown tag": Bad("train tags.py --workdir w --corpus.held-out-sources.0.path a.txt",
         "word 2 'man': the tag 'B-MAN' is none of O, B-PET, I-PET", write("a.txt", "the O\nman B-MAN\n")),

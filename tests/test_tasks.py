@@ -446,7 +446,7 @@ def test_rows_without_labels_are_told_of(folder, config, tmp_path):
         "config = replace(teacher, corpus=replace(teacher.corpus, sources=both))"
     )
     printed = succeed("train", tmp_path / "mine.py", "--workdir", tmp_path / "w", "--steps", 1)
-    assert "200 of 400 training rows have no label; without a teacher they teach nothing" in printed
+    assert "200 of 400 rows have no label; without a teacher they teach nothing" in printed
 
 
 def test_classes_that_are_whole_numbers_stand_by_size():

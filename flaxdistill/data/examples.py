@@ -60,14 +60,15 @@ def prepare_examples(
     directory: Path,
     *,
     labels: tuple[str, ...] | None = None,
+    taught: bool = True,
     report: Report = lambda text: None,
     check: Report = lambda name: None,
 ) -> Store:
     """Turn labelled sources into a store below ``directory``, or open it if it is there; as ``prepare`` does for text.
 
     Held-out rows are all of ``held_out_sources`` or, without these, a share of the examples chosen by the hash of their
-    text. Labels' names stand in the manifest; where ``labels`` gives them, only held-out rows are read. Raises UserError
-    naming file and line of what cannot be read.
+    text. Labels' names stand in the manifest; where ``labels`` gives them, only held-out rows are read. ``taught``: a
+    teacher answers for training rows that have no label. Raises UserError naming file and line of what cannot be read.
     """
     if corpus.tokenizer is None:
         raise UserError("labelled rows need a vocabulary: start from a model, or set corpus.tokenizer")
@@ -101,9 +102,25 @@ def prepare_examples(
 
     def write(folder: Path) -> dict[str, Any]:
         judged = [shard for shards in held_out for shard in shards]
-        return _write(folder, corpus, train, judged, vocabulary, reading, labels, report)
+        written = _write(folder, corpus, train, judged, vocabulary, reading, labels, report)
+        _idle(written["train"], taught)
+        return written
 
-    return stored(directory, settings, write, report, check)
+    store = stored(directory, settings, write, report, check)
+    if said := _idle(store.manifest["train"], taught):
+        report(said)
+    return store
+
+
+def _idle(sources: list[dict[str, Any]], taught: bool) -> str:
+    """Tell of training rows without labels that nobody answers for; raises UserError where none has one."""
+    read, labelled = (sum(source[name] for source in sources) for name in ("read", "labelled"))
+    if not (taught or labelled):
+        raise UserError(
+            f"none of the {read:,} training rows has a label; name its column in source.label, or set teacher.path"
+        )
+    idle = 0 if taught else read - labelled
+    return f"{idle:,} of {read:,} rows have no label; without a teacher they teach nothing" if idle else ""
 
 
 def _described(source: Source, shards: list[Shard]) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def test_a_small_labelled_subset_and_the_rest_without_labels(folder):
 
 def test_a_store_without_it_is_found_again(folder):
     """A field of a source that is not set changes no name."""
-    assert prepared(folder).path.name == "97343b3842f44d3d"
+    assert prepared(folder).path.name == "0c4575ed4f7acba4"
 
 
 def test_what_is_held_out_is_not_taught_by_a_teacher_either(folder):
