@@ -91,13 +91,13 @@ def _entities(
     """Ask about each word of a text, or of a list, as a text with blanks between them; tags of BIO become entities."""
     bio = all(label == "O" or label[:2] in ("B-", "I-") for label in config.labels)
 
-    def question(said: str | list[str], made: list[Row]) -> Question:
-        if isinstance(said, str):
-            text, places = said, word_places(said, vocabulary)
+    def question(sentence: str | list[str], made: list[Row]) -> Question:
+        if isinstance(sentence, str):
+            text, places = sentence, word_places(sentence, vocabulary)
         else:
-            text = " ".join(said)
-            ends = list(itertools.accumulate(len(word) + 1 for word in said))
-            places = [(end - len(word) - 1, end - 1) for word, end in zip(said, ends, strict=True)]
+            text = " ".join(sentence)
+            ends = itertools.accumulate(len(word) + 1 for word in sentence)
+            places = [(end - len(word) - 1, end - 1) for word, end in zip(sentence, ends, strict=True)]
 
         def answer(logits: list[np.ndarray]) -> Answer:
             asked = [

@@ -6,8 +6,8 @@ import re
 
 from flaxdistill.data.tokenizer import Vocabulary
 
-JOINING = frozenset("-'’.&/,:@_")
-"""Signs that are part of a word where they stand alone between two parts of it: Jean-Claude, O'Brien, AT&T, 1,000."""
+JOINING = re.compile(r"[^\W_][-'’.&/@_][^\W_]|\d[,:]\d")
+"""Signs that are part of a word where they stand alone between two parts of it: Jean-Claude, O'Brien, AT&T, 1,000, 9:30."""
 
 INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 """Letters each of which has a full stop that is its own, the last one too: U.S., J."""
@@ -38,13 +38,8 @@ def word_places(text: str, vocabulary: Vocabulary) -> list[tuple[int, int]]:
 
 def _joined(text: str, end: int, sign: tuple[int, int], following: tuple[int, int]) -> bool:
     """Tell whether a sign that stands at ``end`` of a word, and what follows it, are part of that word."""
-    return (
-        sign == (end, end + 1)
-        and text[end] in JOINING
-        and following[0] == end + 1
-        and text[end - 1].isalnum()
-        and text[end + 1].isalnum()
-    )
+    alone = sign == (end, end + 1) and following[0] == end + 1
+    return alone and bool(JOINING.fullmatch(text, end - 1, end + 2))
 
 
 def _pieces(text: str, vocabulary: Vocabulary) -> list[tuple[int, int]]:

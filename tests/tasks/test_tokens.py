@@ -90,6 +90,7 @@ def test_lists_of_words_and_rows_without_tags(folder):
         ("Jean-Claude (of AT&T) paid 1,000.50, or 3/4!", "Jean-Claude|(|of|AT&T|)|paid|1,000.50|,|or|3/4|!"),
         ("The U.S. and J. Doe; a bank.", "The|U.S.|and|J.|Doe|;|a|bank|."),
         ("O'Brien's 'yes' -- no...", "O'Brien's|'|yes|'|-|-|no|.|.|."),
+        ("cats,dogs: at 9:30,000", "cats|,|dogs|:|at|9:30,000"),
         ("Paris—London, and -5 to x_1.", "Paris|—|London|,|and|-|5|to|x_1|."),
         ("今天，明天。A-", "今天|，|明天|。|A|-"),
         ("", ""),
