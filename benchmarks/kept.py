@@ -25,7 +25,7 @@ import transformers
 
 from flaxdistill import evaluation, feed, hub, judging, sharding, stages, workdir
 from flaxdistill.data.store import Store, open_store
-from flaxdistill.experiment import Experiment, Teacher
+from flaxdistill.experiment import Experiment
 from flaxdistill.metrics import Score, interval
 from flaxdistill.pytrees import Batch
 from flaxdistill.train import answers
@@ -72,7 +72,7 @@ def logged(path: Path, e: Experiment) -> float:
 def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
     """Make a call that answers ``SENTENCES`` held-out rows, ``size`` at a time, each batch as long as its longest bucket."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    (apply,), (params,) = judging.freeze([hub.read_model(str(export))], [Teacher(path=str(export))], mesh)
+    apply, params = judging.freeze(hub.read_model(str(export)), mesh)
     predict = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
     batches = list(feed.bucketed(store.held_out, size, mesh))
     # Spread over all lengths, as they occur.

@@ -29,7 +29,6 @@ def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
 
     from flaxdistill import feed, judging, prediction, sharding, workdir
     from flaxdistill.data.tokenizer import load_vocabulary
-    from flaxdistill.experiment import Teacher
     from flaxdistill.questions import make_asking
 
     read = workdir.read_model(model)
@@ -41,11 +40,11 @@ def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
     ]
     blocks = prediction.blocks_of(rows, vocabulary, length)
     batches = list(feed.bucketed(blocks, BATCH, mesh))
-    (apply,), params = judging.freeze([read], [Teacher(path=model, dtype="float32")], mesh)
+    apply, params = judging.freeze(read, mesh, dtype="float32")
     forward = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
     return {
         "predict": lambda: collections.deque(answer(examples), maxlen=0),
-        "forward": lambda: jax.block_until_ready([forward(params[0], batch) for batch in batches]),
+        "forward": lambda: jax.block_until_ready([forward(params, batch) for batch in batches]),
     }
 
 

@@ -25,7 +25,7 @@ from flaxdistill.errors import UserError
 from flaxdistill.files import read_json, write_json
 from flaxdistill.fillers import Fillers, make_fillers
 from flaxdistill.fit import check_head
-from flaxdistill.workdir import read_model
+from flaxdistill.hub import Model
 
 PART = 500
 """Rows of one file: what a killed run has to do again."""
@@ -44,7 +44,6 @@ class Augmentation:
     """
 
     source: Source
-    model: str
     glove: str | None = None
     stop_words: str | None = None
     variants: int = 20
@@ -78,13 +77,14 @@ class _Word(NamedTuple):
         return text[self.start : self.end]
 
 
-def augment(how: Augmentation, out: Path, *, report: Callable[[str], None] = lambda line: None) -> None:
+def augment(
+    how: Augmentation, model: Model, out: Path, *, report: Callable[[str], None] = lambda line: None
+) -> None:
     """Write every row of a source and its variants to ``out``, a folder of jsonl files with the source's columns.
 
     A row's variants follow from its place in the source; a line that has been written once is not written again. The same
     command goes on where it stopped. Raises UserError for a folder that holds something else.
     """
-    model = read_model(how.model)
     check_head(model, "mlm")
     if how.length > model.config.max_positions:
         raise UserError(

@@ -24,7 +24,7 @@ from flaxdistill.fetch import resolve
 from flaxdistill.fit import check_kernels, check_losses, check_tensor, presumed, settle
 from flaxdistill.hardware import platform
 from flaxdistill.hub import Model
-from flaxdistill.judging import freeze, make_judge
+from flaxdistill.judging import freeze_teachers, make_judge
 from flaxdistill.lanes import Lane
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.program import Program
@@ -68,7 +68,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     for line in filter(None, (presumed(other, store.labels) for other in judges.values())):
         report(line)
 
-    judge_applies, judge_params = freeze(judges.values(), e.compared().values(), mesh)
+    judge_applies, judge_params = freeze_teachers(judges.values(), e.compared().values(), mesh)
     teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
     copied = start if start and e.student.start.layers != "random" else None
 

@@ -72,7 +72,7 @@ class Told(NamedTuple):
     idle: list[str]
 
 
-def read(path_or_name: str, flags: Sequence[str], *, prog: str, own: type = Running) -> Told:
+def read(path_or_name: str, flags: Sequence[str], *, prog: str, own: type) -> Told:
     """Load a config and lay flags over it.
 
     Raises UserError for a config that cannot be used, and exits with 2 after naming a flag that does not exist.

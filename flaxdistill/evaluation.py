@@ -157,7 +157,7 @@ class _Place:
     @functools.cached_property
     def asked(self) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
         """The judges, ready to be asked; the same ones beside every model."""
-        return judging.freeze(self.judges, self.hows, self.mesh)
+        return judging.freeze_teachers(self.judges, self.hows, self.mesh)
 
 
 class _Side(NamedTuple):
@@ -229,5 +229,4 @@ def _fitting(place: _Place, model: Model) -> Model:
 
 
 def _freeze(place: _Place, model: Model) -> tuple[Apply, Params]:
-    (apply,), (params,) = judging.freeze([model], [Teacher(path=model.source, dtype="float32")], place.mesh)
-    return apply, params
+    return judging.freeze(model, place.mesh, dtype="float32")

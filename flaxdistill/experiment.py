@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import importlib
 import math
+import pkgutil
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import typeguard
 
+from flaxdistill import losses, tasks
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.engine import Engine
+from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 from flaxdistill.lanes import Lane
 from flaxdistill.losses.base import Loss
@@ -22,6 +26,7 @@ from flaxdistill.losses.vocab import Vocab
 from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import DType
 from flaxdistill.optim import AdamW
+from flaxdistill.schedule import Schedule
 from flaxdistill.student import Start
 from flaxdistill.tasks.base import Labelled, Task
 from flaxdistill.tasks.mlm import MLM
@@ -230,7 +235,7 @@ def _numbered(value: Any) -> Any:
 def _short(value: Any) -> str:
     """Name a stored value; of a whole object its class says enough."""
     if isinstance(value, Mapping) and "class" in value:
-        return str(value["class"]).rpartition(":")[2]
+        return str(value["class"])
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -239,14 +244,14 @@ def to_json(value: Any) -> Any:
     """Turn a config into JSON values: a dataclass becomes its fields and its ``class``."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"class": f"{type(value).__module__}:{type(value).__qualname__}"} | fields
+        return {"class": type(value).__name__} | fields
     if isinstance(value, Mapping):
         return {str(name): to_json(item) for name, item in value.items()}
     return [to_json(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def from_json(value: Any, *, source: str) -> Any:
-    """Read back what ``to_json`` wrote. Only dataclasses of this package are made; anything else is a UserError."""
+    """Read back what ``to_json`` wrote. Only config classes of this package are created; anything else is a UserError."""
     if isinstance(value, list):
         return tuple(from_json(item, source=source) for item in value)
     if not isinstance(value, dict):
@@ -254,21 +259,37 @@ def from_json(value: Any, *, source: str) -> Any:
     fields = {name: from_json(item, source=source) for name, item in value.items() if name != "class"}
     if "class" not in value:
         return fields
-    module, _, name = str(value["class"]).partition(":")
-    made = None
-    if module.startswith("flaxdistill."):
-        try:
-            made = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            made = None
-    if not (isinstance(made, type) and dataclasses.is_dataclass(made) and made.__module__ == module):
+    config_class = config_classes().get(str(value["class"]))
+    if config_class is None:
         raise UserError(
-            f"{source} names the class {value['class']!r:.80}, which is no config of this version of flaxdistill"
+            f"{source} names the class {value['class']!r:.80}, which is not a config class of this version of flaxdistill"
         )
     try:
-        return made(**fields)
+        return config_class(**fields)
     except (TypeError, AttributeError, ValueError) as error:  # values of other types
         raise UserError(f"{source} does not fit this version of flaxdistill: {error}") from None
+
+
+@functools.cache
+def config_classes() -> Mapping[str, type]:
+    """Return the classes that a stored experiment can hold, by name: those below and the dataclasses of losses and tasks.
+
+    The names do not depend on the modules, so a module can be renamed without making stored runs unreadable.
+    """
+    classes: list[type] = [Experiment, Teacher, Student, Start, Corpus, Source, Engine, AdamW, Schedule]
+    for package in (losses, tasks):
+        for found in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{found.name}")
+            classes += [
+                value
+                for value in vars(module).values()
+                if isinstance(value, type)
+                and dataclasses.is_dataclass(value)
+                and value.__module__ == module.__name__
+            ]
+    by_name = {config_class.__name__: config_class for config_class in classes}
+    assert len(by_name) == len(classes), "two config classes have the same name"
+    return by_name
 
 
 def check_types(value: Any, name: str) -> None:

@@ -14,7 +14,6 @@ from flaxdistill import judging, sharding
 from flaxdistill.data.buckets import EDGES
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError, out_of_memory
-from flaxdistill.experiment import Teacher
 from flaxdistill.hub import Model
 from flaxdistill.losses.vocab import at_labels
 from flaxdistill.ops.vocab import vocab_top
@@ -32,7 +31,7 @@ def make_fillers(model: Model, vocabulary: Vocabulary, number: int, longest: int
     Words are those of letters that are one token.
     """
     mesh = sharding.make_mesh()
-    (apply,), (params,) = judging.freeze([model], [Teacher(path=model.source)], mesh)
+    apply, params = judging.freeze(model, mesh)
     barred = vocabulary.continues()
     barred[list(vocabulary.special_ids)] = True
     words = (vocabulary.tokenizer.id_to_token(word) or "" for word in range(vocabulary.size))

@@ -19,7 +19,8 @@ from flaxdistill.losses.vocab import VocabReport
 from flaxdistill.metrics import Score
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, make_frozen
-from flaxdistill.ops.dense import operand_dtype
+from flaxdistill.ops.attention import Attention
+from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.pytrees import Params
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.tasks.mlm import MLM
@@ -98,15 +99,24 @@ def make_judge(
 
 
 def freeze(
-    models: Iterable[Model], hows: Iterable[Teacher], mesh: Any
+    model: Model, mesh: Any, *, dtype: DType = "auto", attention: Attention = "auto", sharded: bool = False
+) -> tuple[Apply, Params]:
+    """Return a model's forward pass, through which no gradient flows, and its weights placed on a mesh.
+
+    ``dtype`` is that of weights and arithmetic. ``sharded`` weights are split as a student's are; others are replicated.
+    """
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(dtype)), model.params)
+    split = sharding.state_shardings({"model": params}, mesh)["model"]
+    placed = jax.device_put(params, split if sharded else sharding.replicated(mesh))
+    return make_frozen(model.config, dtype, attention), placed
+
+
+def freeze_teachers(
+    models: Iterable[Model], teachers: Iterable[Teacher], mesh: Any
 ) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
-    """Make models frozen functions, and their weights placed on a mesh; both as ``hows`` say."""
-
-    def one(model: Model, how: Teacher) -> tuple[Apply, Params]:
-        params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(operand_dtype(how.dtype)), model.params)
-        split = sharding.state_shardings({"model": params}, mesh)["model"]
-        placed = jax.device_put(params, split if how.sharded else sharding.replicated(mesh))
-        return make_frozen(model.config, how.dtype, how.attention), placed
-
-    frozen = [one(model, how) for model, how in zip(models, hows, strict=True)]
+    """Freeze several models, each with the dtype, kernel and placement of its ``Teacher``."""
+    frozen = [
+        freeze(model, mesh, dtype=teacher.dtype, attention=teacher.attention, sharded=teacher.sharded)
+        for model, teacher in zip(models, teachers, strict=True)
+    ]
     return tuple(apply for apply, _ in frozen), tuple(params for _, params in frozen)

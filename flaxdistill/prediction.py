@@ -20,7 +20,6 @@ from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Blocks
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import Teacher
 from flaxdistill.fit import check_vocabulary
 from flaxdistill.hub import Model
 from flaxdistill.losses.vocab import at_labels
@@ -129,7 +128,7 @@ def _make(
     window: int,
 ) -> Callable[[Iterable[Example]], Iterator[tuple[Example, Any]]]:
     mesh = sharding.make_mesh()
-    (apply,), params = judging.freeze([model], [Teacher(path=model.source, dtype=dtype)], mesh)
+    apply, params = judging.freeze(model, mesh, dtype=dtype)
     speak = sharding.jit(partial(say, apply), mesh, out_shardings=sharding.replicated(mesh))
 
     def cut(piece: list[Example]) -> tuple[list[Question], Blocks]:
@@ -149,7 +148,7 @@ def _make(
                 ahead = pool.submit(cut, following) if following else None
                 size = min(batch_size, 1 << (max(len(blocks), 1) - 1).bit_length())
                 batches = feed.bucketed(blocks, size, mesh) if len(blocks) else ()
-                (said,), _ = answers.collect([speak], params, batches)
+                (said,), _ = answers.collect([speak], [params], batches)
                 if not all(np.isfinite(row).all() for row in said):
                     raise UserError(
                         f"{model.source} answers with what is no number: its training diverged or its weights are "

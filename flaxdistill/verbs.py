@@ -140,12 +140,12 @@ def augment(
     from flaxdistill import augment as augmentation
     from flaxdistill import compiled
     from flaxdistill.data.sources import Source
+    from flaxdistill.workdir import read_model
 
     compiled.keep()
     rows = Source(path=source, column=column, pair=pair, label=label, header=header, split=split)
     how = augmentation.Augmentation(
         source=rows,
-        model=model,
         glove=glove,
         stop_words=stop_words,
         variants=variants,
@@ -155,7 +155,7 @@ def augment(
         batch_size=batch_size,
         seed=seed,
     )
-    augmentation.augment(how, bucket.local(out, bool), report=_tell)
+    augmentation.augment(how, read_model(model), bucket.local(out, bool), report=_tell)
     return 0
 
 

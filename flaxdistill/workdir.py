@@ -35,7 +35,7 @@ EXPERIMENT = "experiment.json"
 TEMPORARY = f".{EXPERIMENT}.tmp"
 TOKENIZER = "tokenizer"
 LOCK = ".lock"
-FORMAT = 4
+FORMAT = 5
 """Changes whenever a run of an earlier version cannot go on as it was, such as when rows come in another order."""
 
 

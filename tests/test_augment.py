@@ -41,8 +41,8 @@ def folder(tmp_path_factory):
 def made(folder, out, **changes):
     fields = {"variants": 6, "candidates": 3, "length": 16, "batch_size": 4, "share": 0.6} | changes
     source = Source(path=str(folder / "rows.tsv"), label="label")
-    how = Augmentation(source=source, model=str(folder / "model"), glove=str(folder / "glove.txt"), **fields)
-    augmentation.augment(how, out)
+    how = Augmentation(source=source, glove=str(folder / "glove.txt"), **fields)
+    augmentation.augment(how, read_model(str(folder / "model")), out)
     return rows_in(out)
 
 

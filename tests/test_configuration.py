@@ -32,12 +32,14 @@ STAGED = SINGLE.replace("config =", "one =") + '\nconfig = {"first": one, "secon
 def read(tmp_path: Path, text: str, *flags: str) -> configuration.Told:
     path = tmp_path / "mine.py"
     path.write_text(text)
-    return configuration.read(str(path), flags, prog="flaxdistill distill")
+    return configuration.read(str(path), flags, prog="flaxdistill distill", own=configuration.Running)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configs_are_found_by_name_and_unchanged_without_flags(path):
-    experiments, flagged, _ = configuration.read(path.stem, (), prog="flaxdistill distill")
+    experiments, flagged, _ = configuration.read(
+        path.stem, (), prog="flaxdistill distill", own=configuration.Running
+    )
     assert flagged.workdir == Path("runs") / path.stem
     config = configuration.load(path)
     assert experiments == (config if isinstance(config, dict) else {"": config})
@@ -164,7 +166,7 @@ def test_only_what_is_not_there(tmp_path):
 
 def test_glue_by_name():
     stages = configuration.read(
-        "glue", ("--only", "mnli_student", "stsb_*"), prog="flaxdistill distill"
+        "glue", ("--only", "mnli_student", "stsb_*"), prog="flaxdistill distill", own=configuration.Running
     ).experiments
     assert list(stages) == ["stsb_teacher", "stsb_student", "stsb_control", "mnli_teacher", "mnli_student"]
     mnli = stages["mnli_student"]
@@ -178,7 +180,7 @@ def test_glue_by_name():
     )
     assert held_out.split == "validation_matched" and mnli.steps == 3 * 392_702 // 32
     other = configuration.read(
-        "glue_tfds", ("--only", "mnli_student"), prog="flaxdistill distill"
+        "glue_tfds", ("--only", "mnli_student"), prog="flaxdistill distill", own=configuration.Running
     ).experiments
     assert list(other) == ["mnli_teacher", "mnli_student"]
     (source,), (held_out,) = (

@@ -12,7 +12,7 @@ from flaxdistill import feed, judging, sharding
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Blocks, Store
 from flaxdistill.data.tokenizer import Vocabulary
-from flaxdistill.experiment import Experiment, Teacher
+from flaxdistill.experiment import Experiment
 from flaxdistill.hub import Model
 from flaxdistill.metrics import plain
 from flaxdistill.prediction import make_predict
@@ -54,12 +54,12 @@ def _answered(e: Experiment, store: Store, student: Model, teacher: Model) -> It
     """Compare answers to labelled rows, a sentence of several rows in its parts, windows of a text together."""
     rows = _some(store.held_out)
     mesh, models = sharding.make_mesh(), (student, teacher)
-    applies, params = judging.freeze(
-        models, [Teacher(path=model.source, dtype="float32") for model in models], mesh
-    )
+    frozen = [judging.freeze(model, mesh, dtype="float32") for model in models]
     everywhere = sharding.replicated(mesh)
-    predict = [sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a in applies]
-    said, labels = answers.collect(predict, params, feed.bucketed(rows, e.eval_batch_size, mesh))
+    predict = [sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a, _ in frozen]
+    said, labels = answers.collect(
+        predict, [params for _, params in frozen], feed.bucketed(rows, e.eval_batch_size, mesh)
+    )
     if isinstance(e.task, Answering):
         yield from _spans(e.task, store, rows, said)
         return

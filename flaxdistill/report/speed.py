@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from flaxdistill import judging, sharding
 from flaxdistill.costs import cost
-from flaxdistill.experiment import Teacher
 from flaxdistill.feed import abstract_batch
 from flaxdistill.hub import Model
 from flaxdistill.models.encoder import make_frozen, shapes_of
@@ -45,7 +44,7 @@ def milliseconds(
     found: dict[str, dict[str, float]] = {name: {} for name in models}
     calls: dict[str, Callable[[Batch], None]] = {}
     for name, model in models.items():
-        (apply,), (params,) = judging.freeze([model], [Teacher(path=model.source, dtype="float32")], mesh)
+        apply, params = judging.freeze(model, mesh, dtype="float32")
         run = sharding.jit(lambda p, b, apply=apply: _answer(apply(p, b)), mesh)
         calls[name] = functools.partial(_timed, run, params)
     for rows, length in sizes:
