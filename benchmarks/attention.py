@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from flaxdistill import sharding
 from flaxdistill.ops.attention import Attention, attention
 from flaxdistill.ops.dense import operand_dtype
+from flaxdistill.runtime import sharding
 
 KERNELS = {"cpu": ["xla"], "gpu": ["xla", "cudnn"], "tpu": ["xla", "splash"]}
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}

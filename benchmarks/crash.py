@@ -23,10 +23,10 @@ from pathlib import Path
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import MaskedLM, Vocab
-from flaxdistill.student import Start
+from flaxdistill.models.student_init import Start
 
 teacher = Experiment(
     student=Student(

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Student, Teacher
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import MaskedLM, Vocab
-from flaxdistill.optim import AdamW
-from flaxdistill.student import Start
+from flaxdistill.models.student_init import Start
+from flaxdistill.train.optimizer import AdamW
 
 TEACHER = "../shared/models/minilm-l6-mlm"
 STEPS = 150

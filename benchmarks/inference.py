@@ -18,7 +18,7 @@ import torch
 import train_step
 from train_step import Case, Ours
 
-from flaxdistill import sharding
+from flaxdistill.runtime import sharding
 
 LENGTH, BATCHES, TOLERANCE = 128, (1, 32), 1e-4
 

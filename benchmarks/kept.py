@@ -23,12 +23,17 @@ import numpy as np
 import torch
 import transformers
 
-from flaxdistill import evaluation, feed, hub, judging, sharding, stages, workdir
+from flaxdistill.api import stages
 from flaxdistill.data.store import Store, open_store
-from flaxdistill.experiment import Experiment
+from flaxdistill.experiment import evaluate, workdir
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.hub import checkpoint, frozen
+from flaxdistill.hub.families import base
 from flaxdistill.metrics import Score, interval
 from flaxdistill.pytrees import Batch
-from flaxdistill.train import answers
+from flaxdistill.runtime import sharding
+from flaxdistill.train import batches as feed
+from flaxdistill.train import predict as answers
 from flaxdistill.train.log import read_rows
 
 BATCHES, SENTENCES, TOLERANCE = (1, 32), 192, 1e-3
@@ -72,7 +77,7 @@ def logged(path: Path, e: Experiment) -> float:
 def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
     """Make a call that answers ``SENTENCES`` held-out rows, ``size`` at a time, each batch as long as its longest bucket."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    apply, params = judging.freeze(hub.read_model(str(export)), mesh)
+    apply, params = frozen.freeze(checkpoint.read_model(str(export)), mesh)
     predict = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
     batches = list(feed.bucketed(store.held_out, size, mesh))
     # Spread over all lengths, as they occur.
@@ -96,7 +101,7 @@ def judged(names: list[str], root: Path) -> Iterator[bench.Row]:
         store = store_of(path)
         theirs = in_transformers(export, e, store)
         several = len(e.lanes()) > 1
-        lanes = sorted(evaluation.alone(path) if several else [theirs], key=lambda lane: lane.figures[figure])
+        lanes = sorted(evaluate.alone(path) if several else [theirs], key=lambda lane: lane.figures[figure])
         scored[name], parts = lanes, [lane.parts[figure] for lane in lanes]
         scores = [lane.figures[figure] for lane in lanes]
         middle, best = scores[(len(lanes) - 1) // 2], scores[-1] if several else logged(path, e)
@@ -108,7 +113,7 @@ def judged(names: list[str], root: Path) -> Iterator[bench.Row]:
         row: bench.Row = {
             "name": name,
             "figure": figure,
-            "parameters": stages.count(hub.read_model(str(export)).config),
+            "parameters": base.count(checkpoint.read_model(str(export)).config),
             "mb": sum(file.stat().st_size for file in export.glob("*.safetensors")) / 1e6,
             "score": middle,
             "interval": interval([parts[scores.index(middle)]]),

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from flaxdistill.data.order import Order, rows
 from flaxdistill.data.prefetch import prefetch
-from flaxdistill.data.rows import Order, rows
 from flaxdistill.data.store import Blocks
 from flaxdistill.pytrees import Batch
-from flaxdistill.sharding import make_mesh, place_rows
+from flaxdistill.runtime.sharding import make_mesh, place_rows
 
 
 def random_blocks(folder: Path, length: int, count: int) -> tuple[Blocks, ...]:

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from train_step import KL, MLM_WEIGHT, TEMPERATURE
 
-from flaxdistill import sharding
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.ops.vocab import vocab_objective
 from flaxdistill.pytrees import VocabProjection
+from flaxdistill.runtime import sharding
 
 LENGTH, MASKED, TOLERANCE = 128, 0.15, 1e-4
 

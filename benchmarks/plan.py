@@ -15,16 +15,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import bench
 
-from flaxdistill import configuration
-from flaxdistill.ahead import compile_ahead, reckon, sketch
-from flaxdistill.chips import read_topology
-from flaxdistill.hardware import made_for
+from flaxdistill.cli import overrides
+from flaxdistill.experiment.abstract import sketch
+from flaxdistill.planning.chips import read_topology
+from flaxdistill.planning.compile_ahead import compile_ahead, reckon
+from flaxdistill.runtime.backend import made_for
 
 
 def measure(teacher: str, rows: int, topology: str) -> bench.Row:
     """Ask both about so many rows a chip."""
     where = read_topology(topology)
-    (e,) = configuration.read("distilbert", (), prog="plan", own=configuration.Running).experiments.values()
+    (e,) = overrides.read("distilbert", (), prog="plan", own=overrides.Running).experiments.values()
     assert e.teacher
     e = dataclasses.replace(
         e, teacher=dataclasses.replace(e.teacher, path=teacher), batch_size=rows * where.size, accumulate=1

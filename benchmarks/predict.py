@@ -27,20 +27,24 @@ def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
     """Make what is timed: all answers, and all forwards."""
     import jax
 
-    from flaxdistill import feed, judging, prediction, sharding, workdir
     from flaxdistill.data.tokenizer import load_vocabulary
-    from flaxdistill.questions import make_asking
+    from flaxdistill.experiment import workdir
+    from flaxdistill.hub import frozen
+    from flaxdistill.inference import predictor
+    from flaxdistill.inference.answers import make_asking
+    from flaxdistill.runtime import sharding
+    from flaxdistill.train import batches as feed
 
     read = workdir.read_model(model)
     length, mesh = min(512, read.config.max_positions), sharding.make_mesh()
-    answer = prediction.make_predict(read, batch_size=BATCH)
+    answer = predictor.make_predict(read, batch_size=BATCH)
     vocabulary = load_vocabulary(read.directory)
     rows = [
         row for question in make_asking(read.config, vocabulary, length)(examples) for row in question.rows
     ]
-    blocks = prediction.blocks_of(rows, vocabulary, length)
+    blocks = predictor.blocks_of(rows, vocabulary, length)
     batches = list(feed.bucketed(blocks, BATCH, mesh))
-    apply, params = judging.freeze(read, mesh, dtype="float32")
+    apply, params = frozen.freeze(read, mesh, dtype="float32")
     forward = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
     return {
         "predict": lambda: collections.deque(answer(examples), maxlen=0),
@@ -58,9 +62,10 @@ def read(options, number: int) -> list:
 
 def peak(options, number: int) -> int:
     """Answer so many texts in this process and give its peak of memory, MiB."""
-    from flaxdistill import prediction, workdir
+    from flaxdistill.experiment import workdir
+    from flaxdistill.inference import predictor
 
-    answer = prediction.make_predict(workdir.read_model(options.model), batch_size=BATCH)
+    answer = predictor.make_predict(workdir.read_model(options.model), batch_size=BATCH)
     for _ in answer(iter(read(options, number))):
         pass
     # Not ru_maxrss, which begins with what the parent held.

@@ -18,11 +18,10 @@ from typing import Any
 
 import bench
 
-from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.engine import Engine
-from flaxdistill.data.prepare import prepare
+from flaxdistill.data.corpus import Corpus, Engine
+from flaxdistill.data.preparation.held_out import batched
+from flaxdistill.data.preparation.text import prepare
 from flaxdistill.data.sources import Source
-from flaxdistill.data.split import batched
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.data.wordpiece import train_wordpiece
 

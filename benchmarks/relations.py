@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import scaling
 import train_step
 
-from flaxdistill import configuration, sharding
+from flaxdistill.experiment import config_file
 from flaxdistill.losses import relation
 from flaxdistill.losses.base import Loss
+from flaxdistill.runtime import sharding
 
 RECIPES = ("tinybert_general", "minilm_v2")
 ROWS, LENGTH = 8, 512
@@ -60,7 +61,7 @@ def temporaries(case: train_step.Case, losses: dict[str, Loss]) -> float:
 def measure() -> Iterator[bench.Row]:
     """Compile each recipe twice: one row each."""
     for name in RECIPES:
-        config = configuration.load(configuration.find(name))
+        config = config_file.load(config_file.find(name))
         sizes = {
             n: getattr(config.student, n)
             for n in ("num_layers", "hidden_size", "num_heads", "intermediate_size")

@@ -16,13 +16,13 @@ import optax
 import train_step
 from train_step import MLM_SETTINGS, Case
 
-from flaxdistill import tree
+from flaxdistill import param_paths
 from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.losses.vocab import Vocab
 from flaxdistill.models.encoder import make_apply
-from flaxdistill.optim import AdamW
-from flaxdistill.schedule import Schedule, constant
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.optimizer import AdamW
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
 
@@ -71,7 +71,7 @@ def runner(
 
 def far(a: Any, b: Any) -> float:
     """Give the largest difference of a tensor, as a share of its largest entry, or of a thousandth of all tensors'."""
-    a, b = tree.flatten(a), tree.flatten(b)
+    a, b = param_paths.flatten(a), param_paths.flatten(b)
     largest = max(np.abs(x).max() for x in b.values())
     return max(float(np.abs(a[n] - x).max() / max(np.abs(x).max(), 1e-3 * largest)) for n, x in b.items())
 

@@ -25,16 +25,16 @@ import numpy as np
 import train_step
 from train_step import CLIP, MLM_SETTINGS, RATE, Case
 
-from flaxdistill import sharding
-from flaxdistill.collectives import collectives
-from flaxdistill.feed import abstract_batch
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab
 from flaxdistill.models.encoder import make_apply, shapes_of, untied
 from flaxdistill.ops.dense import DType, operand_dtype
-from flaxdistill.optim import AdamW
+from flaxdistill.planning.collectives import collectives
+from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.batches import abstract_batch
+from flaxdistill.train.optimizer import AdamW
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
 

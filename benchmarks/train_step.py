@@ -29,16 +29,17 @@ import optax
 import torch
 import torch.nn.functional as F
 
-from flaxdistill import hub, sharding
-from flaxdistill.families import family as find_family
+from flaxdistill.hub import checkpoint
+from flaxdistill.hub.families import family as find_family
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, make_init
 from flaxdistill.ops.dense import DType, operand_dtype
-from flaxdistill.optim import AdamW
 from flaxdistill.pytrees import Batch
+from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.optimizer import AdamW
 from flaxdistill.train.state import TrainState, make_state
 from flaxdistill.train.step import make_step
 
@@ -246,7 +247,7 @@ def _transformers(config: EncoderConfig, family: str, params: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         leaves = jax.tree.map(np.asarray, params)
-        hub.write_model(path, family=find_family(family), config=config, params=leaves, tokenizer=None)
+        checkpoint.write_model(path, family=find_family(family), config=config, params=leaves, tokenizer=None)
         return AutoModelForMaskedLM.from_pretrained(path, attn_implementation="sdpa")
 
 

@@ -10,10 +10,10 @@ device wants ``--accumulate 4``, which changes nothing but memory.
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Student, Teacher
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import Vocab
-from flaxdistill.optim import AdamW
+from flaxdistill.train.optimizer import AdamW
 
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),

@@ -14,13 +14,13 @@ are exact over the update, not means of micro-batch means, and blocks are packed
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Student, Teacher
 from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.schedule import constant
 from flaxdistill.losses.vocab import Vocab
-from flaxdistill.optim import AdamW
-from flaxdistill.schedule import constant
-from flaxdistill.student import Start
+from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.optimizer import AdamW
 
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),

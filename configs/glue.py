@@ -10,13 +10,13 @@ mrpc_control. Reads nyu-mll/glue and google-bert/bert-base-uncased from the Hub.
 
 from dataclasses import replace
 
-from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.losses.answers import Labels, SoftLabels
-from flaxdistill.optim import AdamW
-from flaxdistill.schedule import constant
-from flaxdistill.student import Start
+from flaxdistill.losses.schedule import constant
+from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.glue import GLUE
-from flaxdistill.tasks.sequence import Regression
+from flaxdistill.tasks.text_classification import Regression
+from flaxdistill.train.optimizer import AdamW
 
 config = {}
 for name, glue in GLUE.items():

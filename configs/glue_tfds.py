@@ -5,10 +5,10 @@ flaxdistill distill glue_tfds --only 'mrpc_*' --workdir runs/glue
 
 from dataclasses import replace
 
-from flaxdistill import configuration
+from flaxdistill.experiment import config_file
 from flaxdistill.tasks.glue import GLUE
 
 config = {}
-for stage, experiment in configuration.load(configuration.PACKAGED / "glue.py").items():
+for stage, experiment in config_file.load(config_file.PACKAGED / "glue.py").items():
     name = stage.partition("_")[0]
     config[stage] = replace(experiment, corpus=GLUE[name].corpus(name, library="tfds"))

@@ -13,11 +13,11 @@ equal: 12 of 32 here against 12 of 64. A student of other heads is ``minilm_v2``
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Student, Teacher
 from flaxdistill.losses.relation import Relation
-from flaxdistill.optim import AdamW
-from flaxdistill.student import Start
+from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.optimizer import AdamW
 
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),

@@ -11,12 +11,12 @@ tokens, at 640 MFLOP a token half an hour of one H100 at 30 % of its peak; not r
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Student, Teacher
 from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.schedule import constant
 from flaxdistill.losses.vocab import Vocab
-from flaxdistill.optim import AdamW
-from flaxdistill.schedule import constant
-from flaxdistill.student import Start
+from flaxdistill.models.student_init import Start
+from flaxdistill.train.optimizer import AdamW
 
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),

@@ -8,11 +8,11 @@ of half its depth, and trains the same student from the same start without the t
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import MaskedLM, Vocab
-from flaxdistill.optim import AdamW
-from flaxdistill.student import Start
+from flaxdistill.models.student_init import Start
+from flaxdistill.train.optimizer import AdamW
 
 corpus = Corpus(sources=(Source(path="docstrings"),), vocab_size=2048, length=64, held_out_blocks=256)
 

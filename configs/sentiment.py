@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.losses.answers import Labels, SoftLabels
-from flaxdistill.optim import AdamW
-from flaxdistill.schedule import constant
-from flaxdistill.student import Start
-from flaxdistill.tasks.sequence import Classification
+from flaxdistill.losses.schedule import constant
+from flaxdistill.models.student_init import Start
+from flaxdistill.tasks.text_classification import Classification
+from flaxdistill.train.optimizer import AdamW
 
 teacher = Experiment(
     student=Student(start=Start(path="google-bert/bert-base-uncased")),

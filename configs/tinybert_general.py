@@ -15,12 +15,12 @@ stage.
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment, Student, Teacher
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.relation import Scores
-from flaxdistill.optim import AdamW
-from flaxdistill.student import Start
+from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.optimizer import AdamW
 
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),

@@ -13,50 +13,50 @@ from typing import TYPE_CHECKING, Any
 from flaxdistill.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from flaxdistill.api.model import Model as Model
+    from flaxdistill.api.model import load as load
+    from flaxdistill.api.run import Run as Run
+    from flaxdistill.api.run import distill as distill
     from flaxdistill.data.corpus import Corpus as Corpus
     from flaxdistill.data.sources import Source as Source
     from flaxdistill.errors import UserError as UserError
-    from flaxdistill.experiment import Experiment as Experiment
-    from flaxdistill.experiment import Stage as Stage
-    from flaxdistill.experiment import Student as Student
-    from flaxdistill.experiment import Teacher as Teacher
+    from flaxdistill.experiment.config import Experiment as Experiment
+    from flaxdistill.experiment.config import Stage as Stage
+    from flaxdistill.experiment.config import Student as Student
+    from flaxdistill.experiment.config import Teacher as Teacher
     from flaxdistill.losses.answers import Labels as Labels
     from flaxdistill.losses.answers import SoftLabels as SoftLabels
     from flaxdistill.losses.cosine import Cosine as Cosine
+    from flaxdistill.losses.schedule import Schedule as Schedule
     from flaxdistill.losses.vocab import MaskedLM as MaskedLM
     from flaxdistill.losses.vocab import Vocab as Vocab
-    from flaxdistill.model import Model as Model
-    from flaxdistill.model import load as load
-    from flaxdistill.optim import AdamW as AdamW
-    from flaxdistill.run import Run as Run
-    from flaxdistill.run import distill as distill
-    from flaxdistill.schedule import Schedule as Schedule
-    from flaxdistill.student import Start as Start
+    from flaxdistill.models.student_init import Start as Start
     from flaxdistill.tasks.mlm import MLM as MLM
-    from flaxdistill.tasks.sequence import Classification as Classification
-    from flaxdistill.tasks.sequence import Regression as Regression
-    from flaxdistill.tasks.span import Answering as Answering
-    from flaxdistill.tasks.tokens import Tagging as Tagging
+    from flaxdistill.tasks.question_answering import Answering as Answering
+    from flaxdistill.tasks.text_classification import Classification as Classification
+    from flaxdistill.tasks.text_classification import Regression as Regression
+    from flaxdistill.tasks.token_classification import Tagging as Tagging
+    from flaxdistill.train.optimizer import AdamW as AdamW
 
 _HOMES = {
-    "distill": "run",
-    "load": "model",
-    "Run": "run",
-    "Model": "model",
-    "Experiment": "experiment",
-    "Teacher": "experiment",
-    "Student": "experiment",
-    "Start": "student",
-    "Stage": "experiment",
+    "distill": "api.run",
+    "load": "api.model",
+    "Run": "api.run",
+    "Model": "api.model",
+    "Experiment": "experiment.config",
+    "Teacher": "experiment.config",
+    "Student": "experiment.config",
+    "Start": "models.student_init",
+    "Stage": "experiment.config",
     "Corpus": "data.corpus",
     "Source": "data.sources",
-    "AdamW": "optim",
-    "Schedule": "schedule",
+    "AdamW": "train.optimizer",
+    "Schedule": "losses.schedule",
     "MLM": "tasks.mlm",
-    "Classification": "tasks.sequence",
-    "Regression": "tasks.sequence",
-    "Tagging": "tasks.tokens",
-    "Answering": "tasks.span",
+    "Classification": "tasks.text_classification",
+    "Regression": "tasks.text_classification",
+    "Tagging": "tasks.token_classification",
+    "Answering": "tasks.question_answering",
     "MaskedLM": "losses.vocab",
     "Vocab": "losses.vocab",
     "Cosine": "losses.cosine",

@@ -24,8 +24,8 @@ def make(folder: Path) -> None:
     import jax
     import jax.numpy as jnp
 
-    from flaxdistill import families
-    from flaxdistill.hub import write_model
+    from flaxdistill.hub import families
+    from flaxdistill.hub.checkpoint import write_model
     from flaxdistill.models.config import EncoderConfig
     from flaxdistill.models.encoder import make_apply, make_init
     from flaxdistill.pytrees import Batch

@@ -22,12 +22,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # gcsfs reads it when imported: else it asks Google by gRPC of what kind a bucket is.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
+import dataclasses
+
 import jax
 import pytest
+from helpers.cli import CONFIG, SENTENCES, succeed, write_model
+from helpers.models import KINDS, WORDS
+from helpers.paths import SHARED
+
+from flaxdistill.experiment import config_file
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +41,66 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with text, a teacher and two configs: `alone.py` and `taught.py`."""
+    folder = tmp_path_factory.mktemp("home")
+    documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]
+    (folder / "text.txt").write_text("\n\n".join(documents) + "\n")
+    teacher = write_model(folder / "teacher", ("the", "cat", "dog", "a", "sees"))
+    text = CONFIG.format(text=str(folder / "text.txt"), data=str(folder / "blocks"), teacher=str(teacher))
+    for name in ("alone", "taught"):
+        (folder / f"{name}.py").write_text(f"{text}\nconfig = {name}\n")
+    (folder / "common.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def config(home, tmp_path):
+    """Write a config of one's own after the common lines."""
+
+    def write(lines: str) -> Path:
+        path = tmp_path / "mine.py"
+        path.write_text((home / "common.txt").read_text() + lines + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+
+
+@pytest.fixture(scope="module")
+def finished(home) -> Path:
+    """A finished run with a teacher, which tests only read."""
+    out = succeed("distill", home / "taught.py", "--workdir", home / "finished")
+    assert "read back bit-equal" in out
+    return home / "finished"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    sharp = {"initializer_range": 0.5}  # else all answers are about as likely
+    return {
+        kind: write_model(folder / kind, WORDS, **sharp, **({"max_positions": 64} | changes))
+        for kind, changes in KINDS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def experiments(home):
+    """Two stages of two steps, and where they are run."""
+    taught = config_file.load(home / "taught.py")
+    alone = config_file.load(home / "alone.py")
+    short = {"steps": 2, "data_dir": str(home / "blocks")}
+    return {
+        "student": dataclasses.replace(taught, **short),
+        "control": dataclasses.replace(
+            alone, corpus=dataclasses.replace(taught.corpus, tokenizer=str(home / "teacher")), **short
+        ),
+    }

@@ -52,3 +52,26 @@ class Corpus:
         """Raise UserError for a file that is not there; reads none."""
         for source in (*self.sources, *self.held_out_sources):
             source.check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What turns text into blocks; these are the same, byte by byte, whatever does it."""
+
+    kind: Literal["processes", "beam"] = "processes"
+    processes: int | None = (
+        None  # of this machine; None: one a core, where there are so many shards and the text is long
+    )
+    options: tuple[str, ...] = ()  # of beam, such as runner=FlinkRunner flink_master=host:8081
+
+    def __post_init__(self) -> None:
+        if self.processes is not None and self.processes < 1:
+            raise UserError(f"engine.processes is {self.processes}, but somebody must do the work: raise it")
+        if self.kind == "beam" and self.processes is not None:
+            raise UserError(
+                f"engine.processes is {self.processes}, but beam's runner has its own number: give it in engine.options"
+            )
+        if self.kind != "beam" and self.options:
+            raise UserError(
+                f"engine.options is {' '.join(self.options)}, but only beam has options: set engine.kind to beam"
+            )

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flaxdistill import bucket
-from flaxdistill.data.published import dataset_parts, tfds_parts
-from flaxdistill.data.readers import format_of, known_formats, read_records
-from flaxdistill.data.records import Columns, Record
+from flaxdistill.data.readers.datasets import dataset_parts, tfds_parts
+from flaxdistill.data.readers.formats import format_of, known_formats, read_records
+from flaxdistill.data.readers.records import Columns, Record
 from flaxdistill.errors import UserError
+from flaxdistill.runtime import gcs
 
 PUBLISHED = {"hf": dataset_parts, "tfds": tfds_parts}
 
@@ -83,7 +83,7 @@ class Source:
         if self.path == "docstrings" or self.path.partition(":")[0] in PUBLISHED:
             return False
         folders = {path.parent for _, path in _find_files(self.path)}
-        return any(bucket.reach(folder / VARIED).is_file() for folder in folders)
+        return any(gcs.reach(folder / VARIED).is_file() for folder in folders)
 
     def shards(self) -> list[Shard]:
         """List the pieces of this source, sorted by name; files are read once to fingerprint them.
@@ -188,7 +188,7 @@ def _key(document: str | Example) -> tuple[bytes, str]:
 
 def _find_files(pattern: str) -> list[tuple[str, Path]]:
     """Find files: (name, path) of each, sorted by name; the name is relative to the folder searched."""
-    root = Path(bucket.gather(pattern, format_of))
+    root = Path(gcs.gather(pattern, format_of))
     if root.is_dir():
         visible = (path for path in root.rglob("*") if "/." not in f"/{path.relative_to(root).as_posix()}")
         found = [path for path in visible if path.is_file() and format_of(path)]
@@ -244,7 +244,7 @@ def _hash(parts: Iterable) -> str:
 
 
 def _docstrings_shard(read: Callable[..., Iterator]) -> Shard:
-    from flaxdistill.data.docstrings import read_docstrings
+    from flaxdistill.data.readers.docstrings import read_docstrings
 
     documents = read_docstrings()
     records = partial(_records_of, documents)

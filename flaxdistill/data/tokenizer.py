@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill import address, bucket
 from flaxdistill.errors import UserError
-from flaxdistill.files import read_json
+from flaxdistill.runtime import gcs, gcs_paths
+from flaxdistill.runtime.files import read_json
 
 # The names of each special token in the order they are looked for: BERT's, then RoBERTa's.
 SPECIAL_NAMES = {
@@ -107,8 +107,8 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     UserError for missing or broken files and for a vocabulary without one of the five special tokens.
     """
     folder = os.path.dirname(path) if os.path.basename(path) in LOADERS else path
-    bucket.local(folder, bucket.named("/*.json", "/*.txt"))  # what lies beside it too
-    path = address.here(path)
+    gcs.local(folder, gcs.named("/*.json", "/*.txt"))  # what lies beside it too
+    path = gcs_paths.here(path)
     folder = path if path.is_dir() else path.parent
     names = [path.name] if path.is_file() else list(LOADERS)
     found = next((folder / name for name in names if (folder / name).is_file()), None)

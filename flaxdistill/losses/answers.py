@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss, Terms
+from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.ops.divergence import Divergence, answers_objective
 from flaxdistill.pytrees import Batch, Outputs, Params
-from flaxdistill.schedule import Schedule, constant
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from flaxdistill.errors import UserError
-from flaxdistill.layer_map import Pairs, layer_pairs
 from flaxdistill.losses.base import Loss, Terms, token_mask
+from flaxdistill.losses.layer_map import Pairs, layer_pairs
+from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.pytrees import Batch, Outputs, Params
-from flaxdistill.schedule import Schedule, constant
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

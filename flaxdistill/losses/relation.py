@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from flaxdistill.errors import UserError
-from flaxdistill.layer_map import Pairs, layer_pairs
 from flaxdistill.losses.base import Loss, Terms, token_mask
+from flaxdistill.losses.layer_map import Pairs, layer_pairs
+from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.ops.relation import relation_kl, score_mse
 from flaxdistill.pytrees import Batch, Outputs, Params
-from flaxdistill.schedule import Schedule, constant
 
 NAMES = {"q": "queries", "k": "keys", "v": "values"}
 Tokens = Literal["real", "all"]

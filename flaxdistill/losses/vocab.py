@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss, Terms, token_mask
+from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.ops.divergence import Divergence
 from flaxdistill.ops.vocab import vocab_objective, vocab_statistics
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection, VocabTargets
-from flaxdistill.schedule import Schedule, constant
 
 V = TypeVar("V", VocabProjection, VocabTargets)
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from flaxdistill.hardware import platform
-from flaxdistill.pytrees import ROWS
+from flaxdistill.runtime.backend import platform
+from flaxdistill.runtime.mesh_axes import ROWS
 
 Attention = Literal["auto", "xla", "cudnn", "splash"]
 """Which kernel: ``xla`` runs everywhere and is the reference, ``cudnn`` is for NVIDIA GPUs, ``splash`` for TPUs."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from flaxdistill.hardware import platform
+from flaxdistill.runtime.backend import platform
 
 DType = Literal["auto", "bfloat16", "float32"]
 """What operands are rounded to; ``auto`` is bfloat16 wherever the hardware multiplies it."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdistill.ops.attention import LOWEST
-from flaxdistill.pytrees import devices
+from flaxdistill.runtime.mesh_axes import devices
 
 BLOCK = 2**22
 """Scores of a device that exist at one time, of all its rows and all heads."""

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from flaxdistill.hardware import platform
 from flaxdistill.ops.dense import whole
 from flaxdistill.ops.divergence import Divergence, compare
-from flaxdistill.pytrees import VocabProjection, VocabTargets, devices, spread
+from flaxdistill.pytrees import VocabProjection, VocabTargets
+from flaxdistill.runtime.backend import platform
+from flaxdistill.runtime.mesh_axes import devices, spread
 
 PerToken = dict[str, jax.Array]
 """Named float32 [B, T] values without a gradient."""

@@ -8,19 +8,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flaxdistill import feed, judging, sharding
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Blocks, Store
 from flaxdistill.data.tokenizer import Vocabulary
-from flaxdistill.experiment import Experiment
-from flaxdistill.hub import Model
-from flaxdistill.metrics import plain
-from flaxdistill.prediction import make_predict
-from flaxdistill.questions import joined
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.hub import frozen
+from flaxdistill.hub.checkpoint import Model
+from flaxdistill.inference.answers import joined
+from flaxdistill.inference.predictor import make_predict
 from flaxdistill.report.facts import Disagreement
-from flaxdistill.tasks.span import Answering
-from flaxdistill.tasks.tokens import NOT_ASKED
-from flaxdistill.train import answers
+from flaxdistill.runtime import sharding
+from flaxdistill.tasks.metrics.question_answering import plain
+from flaxdistill.tasks.question_answering import Answering
+from flaxdistill.tasks.token_classification import NOT_ASKED
+from flaxdistill.train import batches
+from flaxdistill.train import predict as answers
 
 LOOKED_AT = 1000
 LISTED = 20
@@ -54,11 +56,11 @@ def _answered(e: Experiment, store: Store, student: Model, teacher: Model) -> It
     """Compare answers to labelled rows, a sentence of several rows in its parts, windows of a text together."""
     rows = _some(store.held_out)
     mesh, models = sharding.make_mesh(), (student, teacher)
-    frozen = [judging.freeze(model, mesh, dtype="float32") for model in models]
+    frozen = [frozen.freeze(model, mesh, dtype="float32") for model in models]
     everywhere = sharding.replicated(mesh)
     predict = [sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a, _ in frozen]
     said, labels = answers.collect(
-        predict, [params for _, params in frozen], feed.bucketed(rows, e.eval_batch_size, mesh)
+        predict, [params for _, params in frozen], batches.bucketed(rows, e.eval_batch_size, mesh)
     )
     if isinstance(e.task, Answering):
         yield from _spans(e.task, store, rows, said)

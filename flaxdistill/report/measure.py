@@ -11,21 +11,22 @@ from pathlib import Path
 
 import jax
 
-from flaxdistill import address, ahead, bucket, build, evaluation, workdir
-from flaxdistill.build import Report
 from flaxdistill.data.store import open_store
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import Experiment
-from flaxdistill.export import EXPORT
-from flaxdistill.hub import Model
+from flaxdistill.experiment import abstract, build, evaluate, results, workdir
+from flaxdistill.experiment.build import Report
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.workdir import EXPORT
+from flaxdistill.hub.checkpoint import Model
+from flaxdistill.hub.families.base import count
 from flaxdistill.metrics import LOWER, worth
+from flaxdistill.param_paths import flatten
 from flaxdistill.report import speed
 from flaxdistill.report.disagreement import disagreements
 from flaxdistill.report.facts import Disagreement, Facts, ModelFacts, RunFacts
-from flaxdistill.stages import count
+from flaxdistill.runtime import gcs, gcs_paths
 from flaxdistill.train.checkpoint import latest_step
 from flaxdistill.train.log import Row, read_rows
-from flaxdistill.tree import flatten
 from flaxdistill.version import __version__
 
 
@@ -77,8 +78,8 @@ def stages_of(given: Path) -> list[Path]:
 
     Raises UserError where there is none with a checkpoint.
     """
-    path = bucket.local(given, bucket.RUN)
-    path = path if address.of(path) else path.resolve()
+    path = gcs.local(given, gcs.RUN)
+    path = path if gcs_paths.of(path) else path.resolve()
     below = [entry for entry in path.iterdir() if workdir.is_workdir(entry)] if path.is_dir() else []
     runs = [path] if workdir.is_workdir(path) else below
     if not runs:
@@ -100,9 +101,9 @@ def stages_of(given: Path) -> list[Path]:
 
 def _source(run: Path, model: str) -> str:
     """Give the place of a model that a run names, a stage's being beside the run; of an id the id itself."""
-    path = run.parent / model[1:] if model.startswith("@") else address.here(model)
-    if address.of(path) or not path.exists():
-        return str(path) if address.of(path) or model.startswith("@") else model
+    path = run.parent / model[1:] if model.startswith("@") else gcs_paths.here(model)
+    if gcs_paths.of(path) or not path.exists():
+        return str(path) if gcs_paths.of(path) or model.startswith("@") else model
     return str(path.resolve())
 
 
@@ -133,14 +134,14 @@ def _run(
     theirs = []
     for source in sources:
         # Of a teacher with several seeds the best one has taught.
-        best = max(evaluation.evaluate(path, source), key=lambda row: worth(row, e.task.figure))
+        best = max(evaluate.evaluate(path, source), key=lambda row: worth(row, e.task.figure))
         theirs.append(_model(names[source], "teacher", models[source], [best], e, None))
-    lanes = evaluation.evaluate(path)[: len(e.lanes())]
+    lanes = evaluate.evaluate(path)[: len(e.lanes())]
     ours = _model(names[str(path)], role, student, lanes, e, theirs[0] if theirs else None)
     looked_at, differ, listed = 0, 0, list[Disagreement]()
     if sources:
         looked_at, differ, listed = disagreements(e, store, student, models[sources[0]])
-    layers = evaluation.align(path) if sources else {}
+    layers = evaluate.align(path) if sources else {}
     return RunFacts(
         name=names[str(path)],
         task=type(e.task).__name__,
@@ -161,10 +162,10 @@ def _model(
     name: str, role: str, model: Model, lanes: Sequence[Row], e: Experiment, teacher: ModelFacts | None
 ) -> ModelFacts:
     figure = e.task.figure
-    rate = evaluation.best_rate(lanes, figure)
+    rate = results.best_rate(lanes, figure)
     seeds = [row for row in lanes if row.get("rate") == rate]
     middle = sorted(seeds, key=lambda row: worth(row, figure))[(len(seeds) - 1) // 2]
-    median = evaluation.median(lanes, figure)
+    median = results.median(lanes, figure)
     figures = {k: v for k, v in median.items() if isinstance(v, float) and k != "rate"}
     shared = figure if figure not in LOWER else "accuracy"  # a share of a loss says nothing
     kept = figures[shared] / teacher.figures[shared] if teacher and teacher.figures[shared] > 0 else math.nan
@@ -199,8 +200,8 @@ def _step_mflop(path: Path, e: Experiment) -> float | None:
         return None
     try:
         earlier = {name: workdir.describe(str(path.parent / name)) for name in e.earlier()}
-        run = ahead.sketch(e, earlier)
+        run = abstract.sketch(e, earlier)
     except (UserError, OSError):
         return None
     tokens = e.batch_size * e.corpus.length * len(e.lanes())
-    return ahead.step_cost(run, e.batch_size).flops / tokens / 1e6
+    return abstract.step_cost(run, e.batch_size).flops / tokens / 1e6

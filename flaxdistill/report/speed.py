@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from flaxdistill import judging, sharding
-from flaxdistill.costs import cost
-from flaxdistill.feed import abstract_batch
-from flaxdistill.hub import Model
+from flaxdistill.hub import frozen
+from flaxdistill.hub.checkpoint import Model
 from flaxdistill.models.encoder import make_frozen, shapes_of
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Batch, Params
+from flaxdistill.runtime import sharding
+from flaxdistill.runtime.costs import cost
+from flaxdistill.train.batches import abstract_batch
 
 BATCHES = (1, 8, 32)
 LENGTHS = (16, 64, 128, 512)
@@ -44,7 +45,7 @@ def milliseconds(
     found: dict[str, dict[str, float]] = {name: {} for name in models}
     calls: dict[str, Callable[[Batch], None]] = {}
     for name, model in models.items():
-        apply, params = judging.freeze(model, mesh, dtype="float32")
+        apply, params = frozen.freeze(model, mesh, dtype="float32")
         run = sharding.jit(lambda p, b, apply=apply: _answer(apply(p, b)), mesh)
         calls[name] = functools.partial(_timed, run, params)
     for rows, length in sizes:

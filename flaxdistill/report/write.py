@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from flaxdistill import address
-from flaxdistill.build import Report
 from flaxdistill.errors import UserError
-from flaxdistill.files import brief
+from flaxdistill.experiment.build import Report
 from flaxdistill.report.facts import Facts
 from flaxdistill.report.figures import figures, png
 from flaxdistill.report.measure import measure
 from flaxdistill.report.page import GENERATOR, page
+from flaxdistill.runtime import gcs_paths
+from flaxdistill.runtime.files import brief
 
 KIND = "flaxdistill report"
 """By which the facts of a report are known."""
@@ -29,10 +29,10 @@ def write_report(
     Writes over an earlier report, and over nothing else. Raises UserError for a name that is not ``.html``, for what lies
     there and is no report, and as ``measure`` does; what was there is then as it was.
     """
-    out = address.here(out)
-    if address.of(out):
+    out = gcs_paths.here(out)
+    if gcs_paths.of(out):
         raise UserError(
-            f"--out is {address.of(out)}; a report is written here first, such as to report.html: copy it then"
+            f"--out is {gcs_paths.of(out)}; a report is written here first, such as to report.html: copy it then"
         )
     if out.suffix != ".html":
         raise UserError(f"--out is {str(out)!r}; a report is a page, so give a name such as report.html")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.tasks.base import Labelled
-from flaxdistill.tasks.sequence import Classification, Regression
+from flaxdistill.tasks.text_classification import Classification, Regression
 
 
 class Glue(NamedTuple):

@@ -18,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from flaxdistill import bucket, processes, tree
+from flaxdistill import param_paths
 from flaxdistill.errors import UserError, out_of_memory
-from flaxdistill.files import brief
 from flaxdistill.pytrees import Params
+from flaxdistill.runtime import gcs, processes
+from flaxdistill.runtime.files import brief
+from flaxdistill.train import checksum
 from flaxdistill.train.state import TrainState
 
 
@@ -34,7 +36,7 @@ class Checkpoints:
     def __init__(self, directory: Path):
         options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
         self.directory = directory / "checkpoints"
-        self._manager = ocp.CheckpointManager(bucket.direct(self.directory), options=options)
+        self._manager = ocp.CheckpointManager(gcs.direct(self.directory), options=options)
 
     def latest(self) -> int | None:
         """Give the newest complete step, or None."""
@@ -79,7 +81,7 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             for bad in damaged if processes.first() else ():
-                folder = bucket.direct(self.directory)
+                folder = gcs.direct(self.directory)
                 (folder / str(bad)).rename(folder / f"damaged-{bad}-{time.time_ns()}")
             if damaged:
                 processes.meet("damaged")
@@ -106,9 +108,7 @@ class Checkpoints:
         restored, wrong = {}, None
         try:
             with _reader() as reader:
-                restored = _read(
-                    reader, bucket.direct(self.directory / str(step)), {**abstract, "sums": sums}
-                )
+                restored = _read(reader, gcs.direct(self.directory / str(step)), {**abstract, "sums": sums})
         except Exception as error:  # as below
             wrong = error
         if not processes.agree(wrong is None):  # a file may be cut short that only one of them reads
@@ -131,29 +131,29 @@ class Checkpoints:
 def latest_step(directory: Path) -> int | None:
     """Find a workdir's newest complete checkpoint without touching one that is being written."""
     folder = directory / "checkpoints"
-    if not bucket.entries(folder):
+    if not gcs.entries(folder):
         return None
-    return max(ocp.utils.checkpoint_steps(bucket.direct(folder)), default=None)
+    return max(ocp.utils.checkpoint_steps(gcs.direct(folder)), default=None)
 
 
 def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False) -> Params:
     """Read only the student's parameters of a checkpoint, the last or the best, as numpy float32 leaves of ``shapes``."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    folder = bucket.direct(directory / "checkpoints" / str(step))
+    folder = gcs.direct(directory / "checkpoints" / str(step))
     part = "best" if best else "params"
     told = {part: jax.ShapeDtypeStruct((len(jax.tree.leaves(shapes)),), jnp.uint32, sharding=here)}
     try:
         with _reader() as reader:
             # Shapes first: what orbax tells of others comes from many threads.
             stored = reader.metadata(folder / "default").item_metadata.tree[part]["student"]
-            if {p: x.shape for p, x in tree.flatten(stored).items()} != {
-                p: x.shape for p, x in tree.flatten(shapes).items()
+            if {p: x.shape for p, x in param_paths.flatten(stored).items()} != {
+                p: x.shape for p, x in param_paths.flatten(shapes).items()
             }:
                 raise ValueError("its arrays have other names or shapes")
             wanted = {part: {"student": shapes}, "sums": told}
             read = _read(reader, folder, wanted)
-        _check(read["sums"], {part: tree.sums(read[part]["student"])})
+        _check(read["sums"], {part: checksum.sums(read[part]["student"])})
         student: Params = jax.device_get(read[part]["student"])
     except Exception as error:  # as above
         _let_through(error, folder)
@@ -186,7 +186,7 @@ def _read(reader: ocp.Checkpointer, folder: Any, wanted: Any) -> Any:
 
 def _let_through(error: Exception, folder: Path) -> None:
     """Raise what is no damage: what may not be read now, and what there is no memory for."""
-    bucket.probe(folder)
+    gcs.probe(folder)
     told = re.search(r"os_error_code='(\w+)'", str(error))  # as tensorstore tells what the system said
     code = told[1] if told else errno.errorcode.get(getattr(error, "errno", None) or 0, "ENOENT")
     if isinstance(error, MemoryError) or out_of_memory(error):
@@ -210,8 +210,8 @@ def _summed(state: Mapping[str, Any]) -> dict[str, Any]:
     students = {name: state[name]["student"] for name in ("params", "best") if name in state}
     others = {name: value for name, value in state.items() if name not in students}
     others |= {name: {k: v for k, v in state[name].items() if k != "student"} for name in students}
-    sums = {name: tree.sums(student) for name, student in students.items()}
-    return {**state, "sums": sums | {"others": tree.sums(others)}}
+    sums = {name: checksum.sums(student) for name, student in students.items()}
+    return {**state, "sums": sums | {"others": checksum.sums(others)}}
 
 
 def _as_dict(state: Any) -> Mapping[str, Any]:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.losses.base import Loss, Terms
-from flaxdistill.pytrees import Batch, Mean, Params
-from flaxdistill.train.step import Apply, Metrics, count_terms
+from flaxdistill.pytrees import Apply, Batch, Mean, Metrics, Params
+from flaxdistill.train.step import count_terms
 
 Evaluate = Callable[[Params, tuple[Params, ...], Batch], Metrics]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill import address, bucket
-from flaxdistill.train.tracker import Tracker
+from flaxdistill.runtime import gcs, gcs_paths
+from flaxdistill.train.wandb_log import Tracker
 
 Row = dict[str, Any]
 
@@ -78,10 +78,10 @@ class Log:
 
     def keep(self) -> None:
         """Send both files where the run lives, if that is a bucket; before a checkpoint, which they must not fall behind."""
-        if self.writes and address.of(self.path):
+        if self.writes and gcs_paths.of(self.path):
             self._events.flush()
-            bucket.send(self.path)
-            bucket.send(max(self.events.iterdir(), key=os.path.getmtime))  # that of this start
+            gcs.send(self.path)
+            gcs.send(max(self.events.iterdir(), key=os.path.getmtime))  # that of this start
 
     def close(self) -> None:
         """Close all of them."""

@@ -15,13 +15,13 @@ import optax
 
 from flaxdistill.data.prefetch import prefetch
 from flaxdistill.errors import UserError
-from flaxdistill.lanes import Lane, split
 from flaxdistill.metrics import worth
 from flaxdistill.pytrees import Batch, Params
 from flaxdistill.train.checkpoint import Checkpoints
+from flaxdistill.train.lanes import Lane, split
 from flaxdistill.train.log import Log, Row
+from flaxdistill.train.profiler import Trace
 from flaxdistill.train.state import TrainState
-from flaxdistill.train.trace import Trace
 
 Show = Callable[[Row], None]
 Report = Callable[[str], None]

@@ -11,12 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from flaxdistill.losses.base import Loss, Terms
-from flaxdistill.pytrees import Batch, Mean, Outputs, Params
-from flaxdistill.sharding import micro_batches
+from flaxdistill.pytrees import Apply, Batch, Mean, Metrics, Outputs, Params
+from flaxdistill.runtime.sharding import micro_batches
 from flaxdistill.train.state import TrainState
-
-Apply = Callable[[Params, Batch], Outputs]
-Metrics = dict[str, Mean]
 
 
 def make_step(

@@ -13,11 +13,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from flaxdistill.data import published
-from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.engine import Engine
-from flaxdistill.data.prepare import prepare
-from flaxdistill.data.readers import READERS
+from flaxdistill.data.corpus import Corpus, Engine
+from flaxdistill.data.preparation.text import prepare
+from flaxdistill.data.readers.formats import READERS
+from flaxdistill.data.readers.formats import datasets as published
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 
@@ -225,7 +224,7 @@ def test_weight_must_be_positive_and_finite(weight):
 
 
 def test_docstrings_are_one_shard(monkeypatch):
-    monkeypatch.setattr("flaxdistill.data.docstrings.read_docstrings", lambda: ["one", "two"])
+    monkeypatch.setattr("flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["one", "two"])
     (shard,) = Source(path="docstrings").shards()
     assert shard.name == "docstrings"
     assert list(shard.documents()) == list(shard.documents()) == ["one", "two"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.prepare import prepare
+from flaxdistill.data.preparation.text import prepare
 from flaxdistill.data.sources import Source
 from flaxdistill.data.store import FORMAT, open_store
 from flaxdistill.errors import UserError

@@ -3,16 +3,15 @@
 import json
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import SHARED
 
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.data.wordpiece import train_wordpiece
 from flaxdistill.errors import UserError
 
-SHARED = Path(__file__).parents[2].parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="no ../shared")
 BERT = SHARED / "tokenizers" / "bert-base-uncased"
 ROBERTA = SHARED / "tokenizers" / "roberta-base"

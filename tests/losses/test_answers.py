@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from outputs import labelled_batch, random_outputs
+from helpers.outputs import labelled_batch, random_outputs
 
 from flaxdistill.errors import UserError
 from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.models.heads import NO_ANSWER
-from flaxdistill.schedule import Schedule, constant
 
 CLOSE = 1e-5  # max|a - b| / max|b| per tensor
 KNOWN = np.array([[0, 2, -1], [1, -2, -1], [-2, -2, -2], [3, 0, 1], [2, 2, 2]])

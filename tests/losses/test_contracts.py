@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from outputs import COUNTS, SEQUENCES, WEIGHT, labelled_batch, per_row, random_outputs
+from helpers.outputs import COUNTS, SEQUENCES, WEIGHT, labelled_batch, per_row, random_outputs
 
-from flaxdistill import losses, sharding, tree
+from flaxdistill import losses, param_paths
 from flaxdistill.losses.base import Loss, token_mask
-from flaxdistill.schedule import Schedule
+from flaxdistill.losses.schedule import Schedule
+from flaxdistill.runtime import sharding
 
 CLOSE = 1e-5  # max|a - b| / max|b|, float32
 SUPERVISED = {"mlm"}  # terms of a `match` loss that read labels
@@ -103,8 +104,8 @@ def base(name: str):
 
 
 def close(ours, theirs, within: float = CLOSE):
-    theirs = tree.flatten(theirs)
-    for path, a in tree.flatten(ours).items():
+    theirs = param_paths.flatten(theirs)
+    for path, a in param_paths.flatten(ours).items():
         a, b = np.asarray(a, np.float32), np.asarray(theirs[path], np.float32)
         assert a.shape == b.shape, path
         assert np.abs(a - b).max(initial=0) <= within * np.abs(b).max(initial=0) + 1e-7, path
@@ -112,7 +113,9 @@ def close(ours, theirs, within: float = CLOSE):
 
 def finite(result):
     bad = [
-        path for path, x in tree.flatten(result).items() if not np.isfinite(np.asarray(x, np.float32)).all()
+        path
+        for path, x in param_paths.flatten(result).items()
+        if not np.isfinite(np.asarray(x, np.float32)).all()
     ]
     assert not bad, bad
 

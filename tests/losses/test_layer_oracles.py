@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from outputs import SEQUENCES, WEIGHT, labelled_batch, random_outputs
+from helpers.outputs import SEQUENCES, WEIGHT, labelled_batch, random_outputs
 
 from flaxdistill.errors import UserError
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.named import Named
 from flaxdistill.losses.relation import Relation, Scores
-from flaxdistill.schedule import constant
+from flaxdistill.losses.schedule import constant
 
 pytestmark = pytest.mark.torch
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from outputs import COUNTS, LABELS, SEQUENCES, WEIGHT, labelled_batch, random_outputs
+from helpers.outputs import COUNTS, LABELS, SEQUENCES, WEIGHT, labelled_batch, random_outputs
 
 from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.schedule import Schedule
 from flaxdistill.losses.vocab import MaskedLM, Vocab
-from flaxdistill.schedule import Schedule
 
 pytestmark = pytest.mark.torch
 

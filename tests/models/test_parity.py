@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdistill import families
-from flaxdistill.hub import Model, read_model
+from flaxdistill.hub import families
+from flaxdistill.hub.checkpoint import Model, read_model
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply
 from flaxdistill.pytrees import Batch

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxdistill import sharding
 from flaxdistill.ops.vocab import vocab_objective, vocab_statistics, vocab_top
 from flaxdistill.pytrees import VocabProjection
+from flaxdistill.runtime import sharding
 
 B, T, D, V = 2, 7, 3, 13
 CLOSE = 1e-5  # max|a - b| / max|b|

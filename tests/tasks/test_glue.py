@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from flaxdistill import configuration
-from flaxdistill.data.examples import prepare_examples
+from flaxdistill.data.preparation.labelled import prepare_examples
+from flaxdistill.experiment import config_file
 from flaxdistill.tasks.glue import GLUE
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two"]
@@ -74,7 +74,7 @@ def test_a_task_by_datasets(tmp_path, monkeypatch, name):
     monkeypatch.setattr(
         datasets, "load_dataset", lambda path, config, split: load(local[path], config, split=split)
     )
-    check(name, configuration.load(configuration.find("glue")), tmp_path)
+    check(name, config_file.load(config_file.find("glue")), tmp_path)
 
 
 @pytest.mark.hf
@@ -91,4 +91,4 @@ def test_a_task_by_tensorflow_datasets(tmp_path, monkeypatch, name):
     monkeypatch.setattr(Glue, "_split_generators", written)
     monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "tfds"))  # TFDS_DATA_DIR, when it was imported
     Glue(config=name, file_format="array_record").download_and_prepare()
-    check(name, configuration.load(configuration.find("glue_tfds")), tmp_path)
+    check(name, config_file.load(config_file.find("glue_tfds")), tmp_path)

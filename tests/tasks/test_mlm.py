@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import WORDS, batch_of
+from helpers.tiny import WORDS, batch_of
 
 from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch

@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from flaxdistill import sharding
 from flaxdistill.errors import UserError
+from flaxdistill.runtime import sharding
 from flaxdistill.train import checkpoint
 from flaxdistill.train.checkpoint import Checkpoints, latest_step, read_student
+from flaxdistill.train.checksum import sums
 from flaxdistill.train.state import make_state
-from flaxdistill.tree import sums
 
 SIZE = (300, 500)
 

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import batch_of, tiny_config
+from helpers.tiny import batch_of, tiny_config
 
-from flaxdistill import sharding, tree
+from flaxdistill import param_paths
 from flaxdistill.losses.cosine import Cosine
 from flaxdistill.losses.vocab import MaskedLM, Vocab
 from flaxdistill.models.encoder import make_apply, make_init, untied
+from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
@@ -102,17 +103,17 @@ QUICK = [
 def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp, tensor):
     state, metrics = reference(tokens)
     other, other_metrics = run(devices, accumulate, fsdp=fsdp, tensor=tensor, tokens=tokens)
-    for path, a in tree.flatten(state.params).items():
-        b = tree.flatten(other.params)[path]
+    for path, a in param_paths.flatten(state.params).items():
+        b = param_paths.flatten(other.params)[path]
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max() + 1e-7, path
     for term, mean in metrics.items():
         np.testing.assert_allclose(mean.value(), other_metrics[term].value(), rtol=1e-5, err_msg=term)
 
 
 def test_every_student_parameter_moves_and_the_state_advances():
-    before = tree.flatten(jax.jit(make_init(STUDENT))(jax.random.key(0)))
+    before = param_paths.flatten(jax.jit(make_init(STUDENT))(jax.random.key(0)))
     state, metrics = run(1, 1, steps=1, dropout=False)
-    after = tree.flatten(state.params["student"])
+    after = param_paths.flatten(state.params["student"])
     # A key bias adds the same to every score of a query, which softmax ignores.
     still = [p for p in before if np.array_equal(before[p], after[p]) and not p.endswith("key/bias")]
     assert not still

@@ -1,0 +1,1 @@
+"""What Python users call: load, distill, Run and Model."""

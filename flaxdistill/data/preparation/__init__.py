@@ -1,0 +1,1 @@
+"""From documents and labelled rows to stored blocks of tokens."""

@@ -1,0 +1,1 @@
+"""File and dataset formats, read into records."""

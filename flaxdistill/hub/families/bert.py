@@ -1,0 +1,107 @@
+"""BERT (Devlin et al., 2019), as Hugging Face's ``BertModel`` and ``BertForMaskedLM``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxdistill.errors import UserError
+from flaxdistill.hub.families.base import Family
+from flaxdistill.hub.families.config_values import refuse_unless, take
+from flaxdistill.models.config import EncoderConfig
+
+
+def read_config(given: Mapping[str, Any]) -> EncoderConfig:
+    """Read config.json; raises UserError for arithmetic we do not have."""
+    refuse_unless(given, "hidden_act", "gelu", "gelu_new", "relu")
+    refuse_unless(given, "position_embedding_type", "absolute")
+    refuse_unless(given, "is_decoder", False)
+    eps = take(given, "layer_norm_eps", float, 1e-12)
+    return EncoderConfig(
+        vocab_size=take(given, "vocab_size", int),
+        hidden_size=take(given, "hidden_size", int),
+        num_layers=take(given, "num_hidden_layers", int),
+        num_heads=take(given, "num_attention_heads", int),
+        intermediate_size=take(given, "intermediate_size", int),
+        max_positions=take(given, "max_position_embeddings", int, 512),
+        type_vocab_size=take(given, "type_vocab_size", int, 2),
+        activation=given.get("hidden_act", "gelu"),
+        norm_eps=eps,
+        head_norm_eps=eps,
+        tied_head=take(given, "tie_word_embeddings", bool, True),
+        dropout=take(given, "hidden_dropout_prob", float, 0.1),
+        attention_dropout=take(given, "attention_probs_dropout_prob", float, 0.1),
+        initializer_range=take(given, "initializer_range", float, 0.02),
+        pad_id=take(given, "pad_token_id", int, 0),
+    )
+
+
+def write_config(c: EncoderConfig) -> dict[str, Any]:
+    """Write config.json's fields; raises UserError for what a BERT cannot be."""
+    if not c.type_vocab_size:
+        raise UserError("a bert has token types and the model has none; export it as distilbert")
+    if c.norm_eps != c.head_norm_eps:
+        raise UserError(
+            f"a bert has one epsilon for all its norms and the model has {c.norm_eps:g} and, in its head, "
+            f"{c.head_norm_eps:g}; make head_norm_eps equal to norm_eps"
+        )
+    return {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "intermediate_size": c.intermediate_size,
+        "max_position_embeddings": c.max_positions,
+        "type_vocab_size": c.type_vocab_size,
+        "hidden_act": c.activation,
+        "layer_norm_eps": c.norm_eps,
+        "hidden_dropout_prob": c.dropout,
+        "attention_probs_dropout_prob": c.attention_dropout,
+        "initializer_range": c.initializer_range,
+        "pad_token_id": c.pad_id,
+        "position_embedding_type": "absolute",
+    }
+
+
+FAMILY = Family(
+    model_type="bert",
+    prefix="bert.",
+    architectures={
+        "none": "BertModel",
+        "mlm": "BertForMaskedLM",
+        "sequence": "BertForSequenceClassification",
+        "tokens": "BertForTokenClassification",
+        "span": "BertForQuestionAnswering",
+    },
+    read_config=read_config,
+    write_config=write_config,
+    encoder={
+        "embeddings/word": "embeddings.word_embeddings",
+        "embeddings/position": "embeddings.position_embeddings",
+        "embeddings/token_type": "embeddings.token_type_embeddings",
+        "embeddings/norm": "embeddings.LayerNorm",
+        "layer_{i}/query": "encoder.layer.{i}.attention.self.query",
+        "layer_{i}/key": "encoder.layer.{i}.attention.self.key",
+        "layer_{i}/value": "encoder.layer.{i}.attention.self.value",
+        "layer_{i}/attention": "encoder.layer.{i}.attention.output.dense",
+        "layer_{i}/attention_norm": "encoder.layer.{i}.attention.output.LayerNorm",
+        "layer_{i}/inner": "encoder.layer.{i}.intermediate.dense",
+        "layer_{i}/outer": "encoder.layer.{i}.output.dense",
+        "layer_{i}/norm": "encoder.layer.{i}.output.LayerNorm",
+    },
+    pooler="bert.pooler.dense",
+    pooler_activation="tanh",
+    classifiers={"sequence": "classifier", "tokens": "classifier", "span": "qa_outputs"},
+    mlm={
+        "mlm/transform": "cls.predictions.transform.dense",
+        "mlm/norm": "cls.predictions.transform.LayerNorm",
+    },
+    mlm_bias="cls.predictions.bias",
+    decoder="cls.predictions.decoder",
+    ignored=(
+        r"bert\.embeddings\.position_ids",
+        r"bert\.pooler\.dense\.(weight|bias)",
+        r"cls\.seq_relationship\.(weight|bias)",
+    ),
+    token_type_ids=True,
+)

@@ -1,0 +1,98 @@
+"""DistilBERT (Sanh et al., 2019), as Hugging Face's ``DistilBertModel`` and ``DistilBertForMaskedLM``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxdistill.errors import UserError
+from flaxdistill.hub.families.base import Family
+from flaxdistill.hub.families.config_values import refuse_unless, take
+from flaxdistill.models.config import EncoderConfig
+
+
+def read_config(given: Mapping[str, Any]) -> EncoderConfig:
+    """Read config.json; raises UserError for arithmetic we do not have."""
+    refuse_unless(given, "activation", "gelu", "gelu_new", "relu")
+    return EncoderConfig(
+        vocab_size=take(given, "vocab_size", int),
+        hidden_size=take(given, "dim", int),
+        num_layers=take(given, "n_layers", int),
+        num_heads=take(given, "n_heads", int),
+        intermediate_size=take(given, "hidden_dim", int),
+        max_positions=take(given, "max_position_embeddings", int, 512),
+        type_vocab_size=0,
+        activation=given.get("activation", "gelu"),
+        tied_head=take(given, "tie_word_embeddings", bool, True),
+        dropout=take(given, "dropout", float, 0.1),
+        attention_dropout=take(given, "attention_dropout", float, 0.1),
+        initializer_range=take(given, "initializer_range", float, 0.02),
+        pad_id=take(given, "pad_token_id", int, 0),
+    )
+
+
+def write_config(c: EncoderConfig) -> dict[str, Any]:
+    """Write config.json's fields; raises UserError for what a DistilBERT cannot be."""
+    if c.type_vocab_size:
+        raise UserError(
+            "a distilbert has no token types; start the student as family distilbert, or export it as bert"
+        )
+    if c.pooler and c.head != "sequence":
+        raise UserError(
+            "a distilbert has no pooler and the model has one; set pooler to false, or export it as bert"
+        )
+    if (c.norm_eps, c.head_norm_eps) != (1e-12, 1e-12):
+        raise UserError(
+            f"distilbert fixes the norms' epsilon at 1e-12 and the model has {c.norm_eps:g}; export "
+            "it as bert"
+        )
+    return {
+        "vocab_size": c.vocab_size,
+        "dim": c.hidden_size,
+        "n_layers": c.num_layers,
+        "n_heads": c.num_heads,
+        "hidden_dim": c.intermediate_size,
+        "max_position_embeddings": c.max_positions,
+        "sinusoidal_pos_embds": False,
+        "activation": c.activation,
+        "dropout": c.dropout,
+        "attention_dropout": c.attention_dropout,
+        "initializer_range": c.initializer_range,
+        "pad_token_id": c.pad_id,
+    }
+
+
+FAMILY = Family(
+    model_type="distilbert",
+    prefix="distilbert.",
+    architectures={
+        "none": "DistilBertModel",
+        "mlm": "DistilBertForMaskedLM",
+        "sequence": "DistilBertForSequenceClassification",
+        "tokens": "DistilBertForTokenClassification",
+        "span": "DistilBertForQuestionAnswering",
+    },
+    read_config=read_config,
+    write_config=write_config,
+    encoder={
+        "embeddings/word": "embeddings.word_embeddings",
+        "embeddings/position": "embeddings.position_embeddings",
+        "embeddings/norm": "embeddings.LayerNorm",
+        "layer_{i}/query": "transformer.layer.{i}.attention.q_lin",
+        "layer_{i}/key": "transformer.layer.{i}.attention.k_lin",
+        "layer_{i}/value": "transformer.layer.{i}.attention.v_lin",
+        "layer_{i}/attention": "transformer.layer.{i}.attention.out_lin",
+        "layer_{i}/attention_norm": "transformer.layer.{i}.sa_layer_norm",
+        "layer_{i}/inner": "transformer.layer.{i}.ffn.lin1",
+        "layer_{i}/outer": "transformer.layer.{i}.ffn.lin2",
+        "layer_{i}/norm": "transformer.layer.{i}.output_layer_norm",
+    },
+    pooler="pre_classifier",
+    pooler_activation="relu",
+    classifiers={"sequence": "classifier", "tokens": "classifier", "span": "qa_outputs"},
+    mlm={"mlm/transform": "vocab_transform", "mlm/norm": "vocab_layer_norm"},
+    mlm_bias="vocab_projector.bias",
+    decoder="vocab_projector",
+    ignored=(r"distilbert\.embeddings\.position_ids",),
+    token_type_ids=False,
+)

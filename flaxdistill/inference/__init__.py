@@ -1,0 +1,1 @@
+"""From texts to answers: predictions, mask filling, data augmentation."""

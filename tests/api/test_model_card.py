@@ -1,0 +1,94 @@
+"""The card of an export tells what is known of it, and nothing of this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import pytest
+from helpers.cli import rows_of, succeed, write_model
+from helpers.models import HEADS, made
+from huggingface_hub import ModelCard
+
+from flaxdistill.api.model_card import write_card
+from flaxdistill.hub import checkpoint
+
+pytestmark = pytest.mark.slow
+
+CLASSES = """
+from dataclasses import replace
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.models.student_init import Start
+from flaxdistill.tasks.text_classification import Classification
+
+rows = Source(path={rows!r}, label="label")
+teacher = Experiment(
+    student=Student(start=Start(path={model!r})),
+    corpus=Corpus(sources=(rows,), held_out_sources=(rows,), length=16),
+    task=Classification(), losses={{"labels": Labels()}},
+    batch_size=8, steps=2, eval_batch_size=8, log_every=1, doctor=False, keep="best", eval_every=1,
+)
+config = {{"teacher": teacher, "student": replace(
+    teacher, teacher=Teacher(path=Stage("teacher")), student=Student(num_layers=1, start=Start(path="teacher")),
+    losses={{"soft": SoftLabels()}},
+)}}
+"""
+
+
+def test_of_a_run(finished, tmp_path):
+    card = ModelCard.load(finished / "export" / "README.md")
+    assert card.data.pipeline_tag == "fill-mask"
+    assert "knowledge-distillation" in card.data.tags
+    (row,) = rows_of(finished, "held_out")
+    for figure in ("mlm", "kl", "agreement"):
+        assert f"| {figure} | {row[figure]:.4f} |" in card.text
+    assert checkpoint.read_model(str(finished / "export")).digest in card.text
+    assert checkpoint.read_model(str(finished.parent / "teacher")).digest in card.text
+    assert re.search(r"text 1 \| text\.txt, sha256 [0-9a-f]{64}", card.text)
+    assert str(finished.parent) not in str(card)
+    succeed("export", finished, tmp_path / "named")
+    assert "# named\n" in (tmp_path / "named" / "README.md").read_text()
+
+
+@pytest.mark.hf
+@pytest.mark.torch
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("head", HEADS)
+def test_its_lines_run_as_they_stand(finished, tmp_path, family, head):
+    model = made(tmp_path, family, max_positions=64, **HEADS[head])
+    card = write_card(finished, model, str(model.directory))
+    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict = {}
+    if model.config.head == "span":
+        exec(lines.replace('"A text."', '"A text. " * 30'), names)  # longer than it reads
+    exec(lines, names)
+    shells = re.findall(r"`flaxdistill (predict .*?)`", card)
+    told = [json.loads(succeed(*shlex.split(shell))) for shell in shells]
+    assert len(told) == (model.config.head != "none")
+    if model.config.head == "span":
+        assert names["answer"] == told[0]["answer"] != ""
+
+
+@pytest.fixture
+def stages(tmp_path):
+    rows, model = tmp_path / "reviews.tsv", tmp_path / "base"
+    write_model(model, ("good", "bad", "film"))
+    rows.write_text("text\tlabel\n" + "good film\tyes\nbad film\tno\n" * 8)
+    (tmp_path / "c.py").write_text(CLASSES.format(rows=str(rows), model=str(model)))
+    succeed("distill", tmp_path / "c.py", "--workdir", tmp_path / "w")
+    return tmp_path / "w"
+
+
+def test_of_a_task(stages):
+    card = ModelCard.load(stages / "student" / "export" / "README.md")
+    assert card.data.pipeline_tag == "text-classification"
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.dataset_name) == ("accuracy", "reviews.tsv (held out)")
+    accuracies = [row["accuracy"] for row in rows_of(stages / "student", "held_out")]
+    assert result.metric_value == max(accuracies)
+    assert "| teacher | teacher, sha256" in card.text and str(stages.parent) not in str(card)
+    assert "trained without a teacher" in (stages / "teacher" / "export" / "README.md").read_text()

@@ -1,0 +1,448 @@
+"""The scripts that rent, start and watch: what a dry run prints is what a real one does, on tools that only write down."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.paths import ROOT
+
+from flaxdistill.errors import Lost, UserError
+
+SCRIPTS = ROOT / "tpu_scripts"
+RUN = [
+    "distill",
+    "my folder/my config.py",
+    "--workdir",
+    "gs://bucket/run",
+    "--teacher.path",
+    """a "b" \\c & it's $d""",
+]
+SETTINGS = {
+    "NAME": "pod",
+    "PROJECT": "project",
+    "ZONE": "us-east5-b",
+    "PACKAGE": "dist/flaxdistill-0.1.0-py3-none-any.whl",
+    "TOPOLOGY": "2x2",
+    "CLUSTER": "cluster",
+    "LOCATION": "us-east5",
+    "IMAGE": "region-docker.pkg.dev/project/images/flaxdistill:1",
+    "GCLUSTER_IMAGE_REPO": "images",
+    "POLL": "0",
+}
+ACCELERATOR = {"queued.sh": "v6e-16", "group.sh": "v6e", "gke.sh": "v6e", "toolkit.sh": "v6e-16"}
+
+# Writes down its words, and answers as the next line of a file of its own says, or as if all were well.
+TOOL = r"""#!/usr/bin/env bash
+{ printf '%s\0' "${0##*/}" "$@"; printf '\1'; } >>log
+case "$*" in
+  *describe*) kind=state answer=ACTIVE ;;
+  *list-instances*) kind=state answer='INSTANCE RUNNING' ;;
+  *"get jobset"*) kind=state answer='0 Completed' ;;
+  *status*) kind=status answer='worker a ended 0' ;;
+  *) kind=other answer= ;;
+esac
+[[ $* != *--filename=-* ]] || cat >applied
+if [[ -s $kind ]]; then answer=$(head -n 1 $kind); sed -i 1d $kind; fi
+printf '%b\n' "$answer"
+[[ $answer != ERROR* ]]
+"""
+
+
+class Desk:
+    """A folder to work in, with a config, a wheel and tools that only write down."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for tool in ("gcloud", "kubectl", "gcluster"):
+            self.put(f"bin/{tool}", TOOL)
+        self.put(RUN[1], "config = 1\n")
+        self.put(SETTINGS["PACKAGE"], "")
+
+    def put(self, path: str, text: str) -> None:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o755)
+
+    def run(self, script: str, *words: object, path: str | None = None, **settings: str | None):
+        path = path or f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        told = SETTINGS | {"ACCELERATOR": ACCELERATOR.get(script)} | settings
+        environment = {name: value for name, value in told.items() if value is not None}
+        return subprocess.run(
+            ["bash", str(SCRIPTS / script), *map(str, words)],
+            cwd=self.folder,
+            env={"PATH": path, "HOME": str(self.folder)} | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def dry(self, script: str, verb: str, *words: str, **settings: str | None) -> list[list[str]]:
+        """Give the commands that a dry run prints, as words; what they are fed aside."""
+        done = self.run(script, "--dry-run", verb, *words, **settings)
+        assert done.returncode == 0, done.stderr
+        assert not (self.folder / "log").exists(), "a dry run runs nothing"
+        text = re.sub(r" <<'EOF'\n.*?\nEOF\n", "\n", done.stdout, flags=re.DOTALL)
+        return [shlex.split(line) for line in text.splitlines()]
+
+    def log(self) -> list[list[str]]:
+        file = self.folder / "log"
+        records = file.read_text().split("\1")[:-1] if file.exists() else []
+        file.unlink(missing_ok=True)
+        return [record.split("\0")[:-1] for record in records]
+
+
+@pytest.fixture
+def desk(tmp_path) -> Desk:
+    return Desk(tmp_path)
+
+
+def words_of(verb: str) -> list[str]:
+    return [verb, *(RUN if verb in ("launch", "resume") else [])]
+
+
+VERBS = [
+    (script, verb)
+    for script in ACCELERATOR
+    for verb in ("create", "launch", "watch", "resume", "stop", "delete")
+]
+
+
+@pytest.mark.parametrize(("script", "verb"), VERBS)
+def test_a_dry_run_prints_what_is_done(desk, script, verb):
+    told = desk.dry(script, *words_of(verb))
+    if verb == "resume" and script in ("queued.sh", "group.sh"):
+        missing = "ERROR: NOT_FOUND" if script == "queued.sh" else "INSTANCE TERMINATED"
+        (desk.folder / "state").write_text(f"{missing}\n")
+    done = desk.run(script, *words_of(verb))
+    assert done.returncode == 0, done.stderr
+    assert desk.log() == told
+    assert told, "every verb does something"
+
+
+@pytest.mark.parametrize(
+    ("script", "verb", "settings", "words"),
+    [
+        (
+            "queued.sh",
+            "create",
+            {},
+            "--zone=us-east5-b --accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e --spot --node-id=pod",
+        ),
+        (
+            "queued.sh",
+            "create",
+            {"ACCELERATOR": "v4-32", "CAPACITY": "reserved"},
+            "--runtime-version=tpu-ubuntu2204-base --reserved",
+        ),
+        ("queued.sh", "create", {"ACCELERATOR": "v5litepod-16"}, "--runtime-version=v2-alpha-tpuv5-lite"),
+        (
+            "queued.sh",
+            "create",
+            {"ACCELERATOR": "v5p-8", "SLICES": "2"},
+            "--runtime-version=v2-alpha-tpuv5 --node-count=2 --node-prefix=pod",
+        ),
+        ("queued.sh", "launch", {}, "--worker=all pod:flaxdistill/ dist/flaxdistill-0.1.0-py3-none-any.whl"),
+        ("queued.sh", "launch", {"SLICES": "2"}, "pod-0:flaxdistill/ pod-1:flaxdistill/"),
+        ("queued.sh", "delete", {}, "queued-resources delete pod --force --project=project"),
+        (
+            "group.sh",
+            "create",
+            {},
+            "--machine-type=ct6e-standard-4t --provisioning-model=SPOT --size=1 --target-size-policy-mode=bulk",
+        ),
+        (
+            "group.sh",
+            "create",
+            {"ACCELERATOR": "v5p", "TOPOLOGY": "2x2x4"},
+            "--machine-type=ct5p-hightpu-4t --size=4",
+        ),
+        (
+            "group.sh",
+            "create",
+            {"ACCELERATOR": "tpu7x", "CAPACITY": "flex-start"},
+            "--image-family=ubuntu-accel-2404-amd64-tpu-tpu7x --max-run-duration=7d",
+        ),
+        ("group.sh", "delete", {}, "instance-groups instance-templates resource-policies --region=us-east5"),
+        (
+            "gke.sh",
+            "create",
+            {"SLICES": "2", "TOPOLOGY": "4x4"},
+            "pod-0 pod-1 --machine-type=ct6e-standard-4t --tpu-topology=4x4 --num-nodes=4 --spot",
+        ),
+        (
+            "gke.sh",
+            "create",
+            {"ACCELERATOR": "tpu7x", "TOPOLOGY": "2x2x2"},
+            "--placement-policy=pod --region=us-east5 --machine-type=tpu7x-standard-4t",
+        ),
+        (
+            "group.sh",
+            "launch",
+            {},
+            "INSTANCE:flaxdistill/ my\0folder/my\0config.py dist/flaxdistill-0.1.0-py3-none-any.whl",
+        ),
+        ("gke.sh", "launch", {}, "--from-file=config.py=my folder/my config.py".replace(" ", "\0")),
+        (
+            "toolkit.sh",
+            "launch",
+            {},
+            "--compute-type=v6e-16 --num-slices=1 --restarts=3 --build-context=my\0folder",
+        ),
+    ],
+)
+def test_what_must_be_there(desk, script, verb, settings, words):
+    commands = desk.dry(script, *words_of(verb), **settings)
+    told = [word for command in commands for word in command]
+    assert {word.replace("\0", " ") for word in words.split()} <= set(told)
+    assert "--spot" not in told or settings.get("CAPACITY") is None
+    assert all("--worker=all" in command for command in commands if "tpu-vm" in command)
+
+
+def test_the_command_line_reaches_the_program_as_it_was_told(desk):
+    """Through this shell, gcloud and the worker's shell; through JSON in a JobSet; through gcluster's shell."""
+    expected = ["distill", None, *RUN[2:]]
+    for script, config in (
+        ("queued.sh", "./my config.py"),
+        ("group.sh", "./my config.py"),
+        ("toolkit.sh", "my config.py"),
+    ):
+        *_, last = desk.dry(script, *words_of("launch"))
+        (command,) = (word.partition("=")[2] for word in last if word.startswith("--command="))
+        told = subprocess.run(
+            ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True
+        )
+        assert told.stdout.split("\0")[-len(RUN) - 1 : -1] == ["distill", config, *expected[2:]], script
+    assert desk.run("gke.sh", *words_of("launch")).returncode == 0
+    (job,) = yaml.safe_load((desk.folder / "applied").read_text())["spec"]["replicatedJobs"]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["distill", "/config/config.py", *expected[2:]]
+
+
+@pytest.mark.parametrize(
+    ("states", "report", "restarts", "code", "resumed"),
+    [
+        (["ACTIVE"], ["worker a ended 0\\nworker b ended 0"], 5, 0, 0),
+        (
+            ["WAITING_FOR_RESOURCES", "ACTIVE"],
+            ["step 3\\nworker a running\\nworker b ended 1", "worker a ended 0"],
+            0,
+            0,
+            0,
+        ),
+        (["ACTIVE"], ["flaxdistill: no\\nworker a ended 2\\nworker b ended 1"], 5, 2, 0),
+        (["ACTIVE"], ["worker a ended 1\\nworker b ended 137"], 0, 1, 0),
+        (["ACTIVE"] * 4, ["worker a ended 0\\nworker b ended 143", "worker a ended 0"], 1, 0, 1),
+        (["ACTIVE"] * 9, ["worker a ended 1", "worker a idle", "worker a ended 0"], 2, 0, 2),
+        (["ACTIVE"] * 5, ["worker a ended 1", "worker a ended 1"], 1, 1, 1),
+        (["SUSPENDED"], [], 0, 1, 0),
+        (["SUSPENDED", "SUSPENDED", "PROVISIONING", "ACTIVE"], ["worker a ended 0"], 1, 0, 1),
+        (["SUSPENDED", "SUSPENDED", "FAILED"], [], 5, 1, 0),
+        (["ERROR: no network", "ACTIVE"], ["worker a ended 0"], 0, 0, 0),
+    ],
+)
+def test_watching(desk, states, report, restarts, code, resumed):
+    (desk.folder / "state").write_text("\n".join(states) + "\n")
+    (desk.folder / "status").write_text("".join(f"{line}\n" for line in report))
+    done = desk.run("queued.sh", "watch", *RUN, RESTARTS=str(restarts))
+    assert done.returncode == code, done.stderr
+    commands = desk.log()
+    assert sum("worker.sh start" in command[-1] for command in commands) == resumed
+    lost = restarts and states[0] == "SUSPENDED"
+    assert sum("delete" in command for command in commands) == bool(lost)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "settings", "sentence"),
+    [
+        ("queued.sh", [], {}, "give one of: create launch watch resume stop delete"),
+        ("queued.sh", ["lunch"], {}, "give one of: create launch"),
+        ("queued.sh", ["create", "now"], {}, "create takes nothing more, and was given: now"),
+        ("queued.sh", ["--dryrun", "create"], {}, "there is no flag --dryrun here"),
+        (
+            "queued.sh",
+            ["create"],
+            {"ZONE": None},
+            "ZONE is not set: where it is, such as us-east5-b; export ZONE=...",
+        ),
+        (
+            "queued.sh",
+            ["create"],
+            {"ACCELERATOR": "tpu7x-16"},
+            "ACCELERATOR is tpu7x-16; queued resources are v4-N",
+        ),
+        (
+            "queued.sh",
+            ["create"],
+            {"CAPACITY": "cheap"},
+            "CAPACITY is cheap; it is spot, on-demand or reserved",
+        ),
+        ("queued.sh", ["launch"], {}, "say what flaxdistill is to do: launch distill CONFIG"),
+        (
+            "queued.sh",
+            ["launch", *RUN[:2], "--workdir", "runs/x"],
+            {},
+            "--workdir is 'runs/x', which each worker would have for itself",
+        ),
+        ("queued.sh", ["launch", "distill", "none.py", *RUN[2:]], {}, "there is no file none.py to copy"),
+        ("queued.sh", ["launch", *RUN], {"PACKAGE": "none.whl"}, "there is no wheel none.whl"),
+        (
+            "queued.sh",
+            ["launch", *RUN],
+            {"PACKAGE": "newest"},
+            "PACKAGE is newest; give the path of a wheel, or a version",
+        ),
+        ("group.sh", ["create"], {"TOPOLOGY": "4"}, "TOPOLOGY is 4; write it as 4x4 or 2x2x4"),
+        ("group.sh", ["create"], {"TOPOLOGY": "1x1"}, "TOPOLOGY 1x1 has 1 chips; hosts have 4 of them each"),
+        ("group.sh", ["create"], {"ACCELERATOR": "v4"}, "ACCELERATOR is v4; groups are of v5p, v6e or tpu7x"),
+        ("gke.sh", ["create"], {"CLUSTER": None}, "CLUSTER is not set"),
+        ("toolkit.sh", ["launch", *RUN], {"GCLUSTER_IMAGE_REPO": None}, "GCLUSTER_IMAGE_REPO is not set"),
+    ],
+)
+def test_a_mistake_is_one_sentence(desk, script, words, settings, sentence):
+    done = desk.run(script, *words, **settings)
+    assert done.returncode == 2
+    assert sentence in done.stderr and done.stderr.count("\n") == 1
+    assert desk.log() == []
+
+
+def test_a_launch_before_the_chips_have_come(desk):
+    (desk.folder / "state").write_text("WAITING_FOR_RESOURCES\n")
+    done = desk.run("queued.sh", *words_of("launch"))
+    assert done.returncode == 2 and "pod is waiting and not ready" in done.stderr
+    assert len(desk.log()) == 1
+
+
+@pytest.mark.parametrize("script", ACCELERATOR)
+def test_a_tool_that_is_missing(desk, script):
+    for tool in ("bash", "dirname", "sed", "grep", "cat"):
+        (desk.folder / "few").mkdir(exist_ok=True)
+        (desk.folder / "few" / tool).symlink_to(shutil.which(tool))
+    done = desk.run(script, "create", path=str(desk.folder / "few"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{'gcluster' if script == 'toolkit.sh' else 'gcloud'} is not installed" in done.stderr
+    help_ = desk.run(script, "--help", path=str(desk.folder / "few"))
+    assert help_.returncode == 0 and f"{script} launch COMMAND CONFIG --workdir W" in help_.stdout
+
+
+def test_the_jobset(desk):
+    """What JobSet v1alpha2 and Job demand, and that its rules read the exit codes that the program has."""
+    assert desk.run("gke.sh", *words_of("launch"), TOPOLOGY="4x4", SLICES="2").returncode == 0
+    text = (desk.folder / "applied").read_text()
+    assert "${" not in text
+    jobset = yaml.safe_load(text)
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert jobset["metadata"]["name"] == "pod"
+    (slices,) = jobset["spec"]["replicatedJobs"]
+    job, pod = slices["template"]["spec"], slices["template"]["spec"]["template"]["spec"]
+    assert slices["replicas"] == 2 and job["parallelism"] == job["completions"] == 4
+    assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == container["resources"]["requests"] == {"google.com/tpu": 4}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+
+    policy, rules = jobset["spec"]["failurePolicy"], job["podFailurePolicy"]["rules"]
+    assert policy["maxRestarts"] == 10
+    assert [rule["action"] for rule in policy["rules"]] == ["FailJobSet", "RestartJobSetAndIgnoreMaxRestarts"]
+    assert {rule["action"] for rule in rules} == {"FailJob"}
+    assert all(
+        rule["onExitCodes"]["containerName"] == container["name"] for rule in rules if "onExitCodes" in rule
+    )
+    assert container["env"] == [{"name": "FLAXDISTILL_STOPPED", "value": str(128 + signal.SIGTERM)}]
+    assert re.search(r"^ENV FLAXDISTILL_STOPPED=143$", (SCRIPTS / "Dockerfile").read_text(), re.MULTILINE)
+    codes = [rule["onExitCodes"]["values"] if "onExitCodes" in rule else None for rule in rules]
+    assert codes == [[UserError.code], None, [128 + signal.SIGTERM]]
+    assert Lost.code not in (UserError.code, 128 + signal.SIGTERM)
+    (pattern,) = policy["rules"][0]["onJobFailureMessagePatterns"]
+    message = "Container flaxdistill for pod default/pod-slice-0-0 failed with exit code 2 matching FailJob rule at index "
+    assert re.search(pattern, message + "0") and not re.search(pattern, message + "10")
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "asked", "ends"),
+    [
+        (0, 0, False, 0),
+        (2, 0, False, 2),
+        (143, 99, True, 0),
+        (1, 0, True, 0),
+        (137, 2, True, 0),
+        (137, 3, False, 137),
+    ],
+)
+def test_slurm(desk, code, before, asked, ends):
+    desk.put("bin/srun", f'#!/bin/sh\nprintf "%s\\n" "$@" $FLAXDISTILL_STOPPED >ran\nexit {code}\n')
+    desk.put("bin/scontrol", '#!/bin/sh\necho "$@" >asked\n')
+    desk.put("bin/flaxdistill", "#!/bin/sh\n")
+    done = desk.run("slurm.sbatch", *RUN, SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(before))
+    assert done.returncode == ends, done.stderr
+    assert (desk.folder / "ran").read_text().splitlines() == ["flaxdistill", *RUN, "143"]
+    assert (desk.folder / "asked").exists() == asked
+    assert not asked or (desk.folder / "asked").read_text() == "requeue 7\n"
+
+
+def test_slurm_refuses(desk):
+    assert "say what flaxdistill is to do" in desk.run("slurm.sbatch").stderr
+    assert "this is for sbatch" in desk.run("slurm.sbatch", *RUN).stderr
+    done = desk.run("slurm.sbatch", *RUN, SLURM_JOB_ID="7", VENV="none")
+    assert done.returncode == 2 and "VENV is none, which holds no virtual environment" in done.stderr
+    given = re.findall(r"^#SBATCH (\S+)$", (SCRIPTS / "slurm.sbatch").read_text(), re.MULTILINE)
+    assert {"--requeue", "--signal=TERM@120", "--gpus-per-node=8", "--ntasks-per-node=8"} <= set(given)
+
+
+def test_a_worker(desk):
+    """It runs on without the shell that started it, one at a time, and is stopped by SIGTERM."""
+    worker = ["bash", str(desk.folder / "flaxdistill" / "worker.sh")]
+    desk.put("flaxdistill/worker.sh", (SCRIPTS / "worker.sh").read_text())
+    stop = "trap 'echo saved; exit ${FLAXDISTILL_STOPPED:-0}' TERM"
+    program = f'#!/bin/bash\n{stop}\necho "$@"\nfor i in {{1..600}}; do sleep 0.05; done\n'
+    desk.put("flaxdistill/venv/bin/flaxdistill", program)
+
+    def say(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([*worker, *words], capture_output=True, text=True, timeout=20)
+
+    def wait_for(ending: str) -> str:
+        deadline = time.monotonic() + 20
+        while not (told := say("status").stdout).endswith(f" {ending}\n"):
+            assert time.monotonic() < deadline, told
+            time.sleep(0.05)
+        return told
+
+    assert wait_for("idle").startswith("worker ")
+    try:
+        assert "started" in say("start", "distill", "./my config.py").stdout
+        while "distill ./my config.py" not in wait_for("running"):
+            pass
+        again = say("start", "distill", "other.py")
+        assert again.returncode == 2 and "a run is at work" in again.stderr
+    finally:
+        assert say("stop").returncode == 0
+    assert wait_for("ended 143").startswith("saved\n")
+
+
+def test_everything_is_looked_at():
+    """The linter is told every script by name; what images and workers install are extras that there are."""
+    entry = re.search(r"entry: shellcheck (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
+    scripts = {
+        path.relative_to(ROOT).as_posix() for path in SCRIPTS.iterdir() if path.suffix in (".sh", ".sbatch")
+    }
+    assert scripts | {".ci/run"} == {word for word in entry[1].split() if not word.startswith("-")}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = (SCRIPTS / "Dockerfile").read_text() + (SCRIPTS / "vms.sh").read_text()
+    named = re.findall(r"EXTRAS=([a-z0-9,]+)", text) + re.findall(r"\[([a-z,]+)\][=\"]", text)
+    assert len(named) == 4
+    assert {extra for names in named for extra in names.split(",")} <= set(extras)
+    assert (SCRIPTS / "Dockerfile.dockerignore").read_text().splitlines()[-2:] == [
+        "*",
+        "!dist/flaxdistill-*.whl",
+    ]

@@ -1,0 +1,116 @@
+"""Runs commands in this process, and writes the small models, texts and configs they need."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from flaxdistill.cli import main
+from flaxdistill.hub import checkpoint as hub
+from flaxdistill.hub import families
+from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.encoder import make_init
+from helpers.paths import ROOT
+
+WHO = ("the cat", "a dog", "the old man", "my sister", "one bird", "the teacher", "a student", "our house")
+
+
+DOES = ("sees", "finds", "likes", "follows", "hears", "teaches", "carries", "forgets", "paints")
+
+
+HOW = ("in the morning", "near the water", "without a word", "after the rain", "on the hill", "with care")
+
+
+SENTENCES = [f"{who} {does} {whom} {how}." for who, does, whom, how in itertools.product(WHO, DOES, WHO, HOW)]
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz."
+
+
+CONFIG = """
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.train.optimizer import AdamW
+from flaxdistill.models.student_init import Start
+
+corpus = Corpus(sources=(Source(path={text!r}),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8)
+student = Student(
+    start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=16,
+    dtype="float32",
+)
+common = dict(
+    corpus=corpus, optim=AdamW(rate=1e-3, warmup=0.0, decay="constant"), batch_size=8, steps=4, log_every=1,
+    eval_batch_size=8, data_dir={data!r}, doctor=False,
+)
+alone = Experiment(student=student, losses={{"mlm": MaskedLM()}}, **common)
+taught = Experiment(
+    teacher=Teacher(path={teacher!r}, dtype="float32"),
+    student=Student(dtype="float32"),
+    losses={{"vocab": Vocab(tokens="masked"), "cosine": Cosine()}},
+    **common,
+)
+"""
+
+
+def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path:
+    """Write a random teacher whose vocabulary is letters and some words."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *LETTERS, *(f"##{c}" for c in LETTERS)]
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 32, "max_positions": 16}
+    config = EncoderConfig(vocab_size=len(tokens), **(sizes | changes))
+    params = jax.tree.map(np.asarray, make_init(config)(jax.random.key(0)))
+    tokenizer = directory.parent / f"{directory.name}-tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    hub.write_model(
+        directory,
+        family=families.family("bert" if config.type_vocab_size else "distilbert"),
+        config=config,
+        params=params,
+        tokenizer=tokenizer,
+    )
+    return directory
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """Run a verb here: its exit code and all it printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), pytest.raises(SystemExit) as ended:
+        main.main([str(argument) for argument in arguments])
+    return ended.value.code, out.getvalue()
+
+
+def refused(*arguments: object) -> str:
+    """Run a verb that a mistake must end with exit code 2, and give the sentence."""
+    code, out = run(*arguments)
+    assert code == 2, out
+    assert "Traceback" not in out
+    return out
+
+
+def succeed(*arguments: object) -> str:
+    code, out = run(*arguments)
+    assert code == 0, out
+    return out
+
+
+def rows_of(workdir: Path, split: str | None = None) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row.get("split") == split]
+    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """A child's: this process's, XLA's flags and devices with it."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return os.environ | {"PYTHONPATH": path} | more

@@ -1,0 +1,54 @@
+"""Random models of every head and family, and texts for them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flaxdistill.hub import checkpoint, families
+from flaxdistill.param_paths import flatten, unflatten
+from helpers.cli import write_model
+
+TEXTS = ["the cat sees a dog", "a", "dogs, cats and the bee", "", "cab bad the the the the", "a dog!"]
+
+
+WORDS = ("the", "cat", "dog", "a", "sees", ",", "!", ".")
+
+
+KINDS = {
+    "sequence": {"head": "sequence", "labels": ("bad", "good", "so-so"), "pooler": True},
+    "number": {"head": "sequence", "labels": ("score",), "pooler": True},
+    "tokens": {"head": "tokens", "labels": ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")},
+    "plain": {"head": "tokens", "labels": ("NOUN", "VERB", "DET")},
+    "span": {"head": "span"},
+    "mlm": {},
+}
+
+HEADS = {
+    "MaskedLM": {},
+    "": {"head": "none", "pooler": True},
+    "SequenceClassification": {"head": "sequence", "labels": ("bad", "good", "so-so"), "pooler": True},
+    "TokenClassification": {"head": "tokens", "labels": ("O", "B-PER")},
+    "QuestionAnswering": {"head": "span"},
+}
+
+
+def made(folder, family: str, **changes) -> checkpoint.Model:
+    """Write a random model of a family, and read it."""
+    model = checkpoint.read_model(str(write_model(folder / "bert", initializer_range=0.5, **changes)))
+    if family == "bert":
+        return model
+    flat = flatten(model.params)
+    pooler = model.config.head == "sequence"  # the only head below which a DistilBERT has one
+    left_out = ("embeddings/token_type", *(() if pooler else ("pooler",)))
+    params = unflatten({path: leaf for path, leaf in flat.items() if not path.startswith(left_out)})
+    config = dataclasses.replace(
+        model.config, type_vocab_size=0, pooler=pooler, pooler_activation="relu" if pooler else "tanh"
+    )
+    checkpoint.write_model(
+        folder / family,
+        family=families.family(family),
+        config=config,
+        params=params,
+        tokenizer=model.directory,
+    )
+    return checkpoint.read_model(str(folder / family))

@@ -1,0 +1,7 @@
+"""Where the checkout and the real data are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"
+"""Real data for tests, which may be absent."""

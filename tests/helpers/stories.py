@@ -1,0 +1,65 @@
+"""Runs to report on, one of each kind of task."""
+
+from __future__ import annotations
+
+import json
+
+from helpers.cli import write_model
+from helpers.models import WORDS
+
+STORY = """
+from dataclasses import replace
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.models.student_init import Start
+from flaxdistill.tasks.text_classification import Classification, Regression
+from flaxdistill.tasks.question_answering import Answering
+from flaxdistill.tasks.token_classification import Tagging
+
+rows = Source(path={rows!r}, {columns})
+common = Experiment(
+    student=Student(start=Start(path={model!r})), corpus=Corpus(sources=(rows,), held_out_sources=(rows,), length=16),
+    task={task}, losses={{"labels": Labels()}}, batch_size=8, steps=2, eval_batch_size=8, log_every=1, doctor=False,
+)
+small = Student(num_layers=1, start=Start(path=Stage("big"), layers="random"))
+taught = replace(
+    common, teacher=Teacher(path=Stage("big")), student=small, losses={{"soft": SoftLabels({how})}}, seeds=(0, 1),
+)
+alone = replace(common, student=small, judge=Stage("big"))
+config = {{"big": common, "taught": taught, "alone": alone}}
+"""
+
+
+SHARP = {"initializer_range": 0.5}  # else all answers are about as likely
+
+
+def write(folder, kind: str):
+    """Write rows of a task, and a config of it for two steps."""
+    write_model(folder / "model", WORDS, **SHARP)
+    texts = [f"{'good' if n % 3 else 'bad'} film <b> {'cat ' * (n % 4)}& dog" for n in range(24)]
+    columns, task, how, rows = 'label="label"', "Classification()", "", folder / "rows.jsonl"
+    if kind == "classes":
+        made = [{"text": text, "label": "yes" if "good" in text else "no"} for text in texts]
+    elif kind == "numbers":
+        made, task = [{"text": text, "label": float(len(text))} for text in texts], "Regression()"
+        how = 'divergence="mse"'
+    elif kind == "tags":
+        tags = [["B-X" if word == "good" else "O" for word in text.split()] for text in texts]
+        made = [{"text": text.split(), "label": label} for text, label in zip(texts, tags, strict=True)]
+        task = "Tagging()"
+    else:
+        columns, task = 'column="question", pair="context", label="answers"', "Answering(stride=2)"
+        made = [
+            {
+                "question": "film",
+                "context": text,
+                "answers": [{"text": "film", "answer_start": text.find("film")}],
+            }
+            for text in texts
+        ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
+    (folder / "c.py").write_text(
+        STORY.format(rows=str(rows), columns=columns, model=str(folder / "model"), task=task, how=how)
+    )

@@ -1,0 +1,26 @@
+"""Runs to report on, one of each kind of task."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.cli import succeed
+from helpers.stories import *
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """Three stages on classes: teacher, two seeds of a student, control."""
+    folder = tmp_path_factory.mktemp("story")
+    write(folder, "classes")
+    succeed("distill", folder / "c.py", "--workdir", folder / "w")
+    return folder / "w"
+
+
+@pytest.fixture(scope="module")
+def told(story):
+    """The report of the story: what was printed, its page, and its facts."""
+    out = story.parent / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "250")
+        printed = succeed("report", story, "--out", out, "--times", 2)
+    return printed, out, json.loads(out.with_suffix(".json").read_text())

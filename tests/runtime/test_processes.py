@@ -1,0 +1,145 @@
+"""Several processes of one run: how they are told of each other, and that they give what one gives."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from helpers.cli import SENTENCES
+from helpers.processes import close, finish, printed, rows_of, start
+
+from flaxdistill.errors import UserError
+from flaxdistill.runtime import processes
+
+CONFIG = """
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.sources import Source
+from flaxdistill.experiment.config import Experiment, Student
+from flaxdistill.losses.vocab import MaskedLM
+from flaxdistill.train.optimizer import AdamW
+from flaxdistill.models.student_init import Start
+
+config = Experiment(
+    student=Student(
+        start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, dtype="float32"
+    ),
+    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8),
+    losses={{"mlm": MaskedLM()}},
+    optim=AdamW(rate=1e-2, warmup=0.0),
+    batch_size=16,
+    eval_batch_size=8,
+    steps=6,
+    log_every=1,
+    eval_every=6,
+    save_every=3,
+    doctor=False,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]
+    (folder / "text.txt").write_text("\n\n".join(documents) + "\n")
+    (folder / "config.py").write_text(CONFIG.format(text=str(folder / "text.txt")))
+    return folder / "config.py"
+
+
+@pytest.fixture(scope="module")
+def alone(config) -> Path:
+    workdir = config.parent / "alone"
+    assert finish(start(config, workdir, 1, 4)) == [0], printed(workdir)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("number", "devices", "flags"),
+    [
+        pytest.param(2, 2, [], marks=pytest.mark.slow),
+        pytest.param(2, 1, ["--fsdp", 2], marks=pytest.mark.slow),
+        (2, 2, ["--tensor", 2, "--accumulate", 2]),
+        pytest.param(4, 1, ["--fsdp", 2], marks=pytest.mark.slow),
+    ],
+)
+def test_several_processes_give_what_one_gives(config, alone, tmp_path, number, devices, flags):
+    workdir = tmp_path / "run"
+    assert finish(start(config, workdir, number, devices, *flags)) == [0] * number, printed(workdir)
+    close(rows_of(workdir), rows_of(alone))
+    assert "read back bit-equal" in printed(workdir)
+    assert "step" not in printed(workdir, 1), "only the first tells"
+    exported = "export/model.safetensors"
+    assert (workdir / exported).stat().st_size == (alone / exported).stat().st_size
+
+
+@pytest.mark.slow
+def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
+    """A SIGTERM to one of two: both save the same step and end; one process with other devices goes on from there."""
+    workdir = tmp_path / "run"
+    steps = ["--steps", 4000, "--save-every", 4000, "--eval-every", 4000]
+    children = start(config, workdir, 2, 2, *steps)
+    deadline = time.monotonic() + 200
+    while not ((workdir / "metrics.jsonl").exists() and len(rows_of(workdir)) > 3):
+        assert time.monotonic() < deadline and all(child.poll() is None for child in children), printed(
+            workdir
+        )
+        time.sleep(0.2)
+    children[1].send_signal(signal.SIGTERM)
+    assert finish(children) == [0, 0], printed(workdir) + printed(workdir, 1)
+    (step,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert f"stopped after step {step}, which is saved" in printed(workdir)
+    before = rows_of(workdir)
+    more = ["--steps", step + 2, "--save-every", 4000, "--eval-every", 4000]
+    assert finish(start(config, workdir, 1, 4, *more)) == [0], printed(workdir)
+    assert f"goes on from step {step}" in printed(workdir)
+    assert rows_of(workdir)[: len(before)] == before
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_cannot_read_is_none(config, tmp_path):
+    """What only the second process reads is cut short: all go back to the checkpoint before."""
+    workdir = tmp_path / "run"
+    assert finish(start(config, workdir, 2, 1, "--fsdp", 2)) == [0, 0], printed(workdir)
+    before = rows_of(workdir)
+    theirs = (workdir / "checkpoints" / "6" / "default" / "ocdbt.process_1").rglob("*")
+    largest = max((file for file in theirs if file.is_file()), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    assert finish(start(config, workdir, 2, 1, "--fsdp", 2, "--steps", 7)) == [0, 0], printed(workdir)
+    assert "checkpoints/6 is damaged" in printed(workdir) and "goes on from step 3" in printed(workdir)
+    assert rows_of(workdir)[:3] == before[:3]
+
+
+@pytest.mark.slow
+def test_one_that_dies_ends_the_others(config, tmp_path):
+    workdir = tmp_path / "run"
+    children = start(config, workdir, 2, 1, "--steps", 100000, "--eval-every", 100000, "--save-every", 100000)
+    deadline = time.monotonic() + 200
+    while not ((workdir / "metrics.jsonl").exists() and len(rows_of(workdir)) > 3):
+        assert time.monotonic() < deadline and all(child.poll() is None for child in children), printed(
+            workdir
+        )
+        time.sleep(0.2)
+    children[1].kill()
+    assert finish(children, 90) == [1, -signal.SIGKILL], printed(workdir)
+    assert "another process of this run is gone" in printed(workdir)
+    assert "Traceback" not in printed(workdir)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (("h:1", None, None), "--processes.number and --processes.index must be given too"),
+        (("h:1", 2, 2), "--processes.index is 2, of 2 processes; they count from 0 to 1"),
+        (("h", 2, 0), "--processes.coordinator is 'h'; write it as host:port"),
+    ],
+)
+def test_what_processes_are_told(told, words):
+    with pytest.raises(UserError, match=words):
+        processes.join(*told)
+
+
+def test_a_lone_process_is_alone():
+    processes.join()
+    assert processes.first()
+    with processes.in_turn("alone"):
+        processes.meet("alone")

@@ -1,0 +1,234 @@
+"""Tags of words: rows, broken entities, and figures that are seqeval's."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+
+from flaxdistill.data.corpus import Corpus
+from flaxdistill.data.order import Order, rows
+from flaxdistill.data.preparation.labelled import prepare_examples
+from flaxdistill.data.sources import Source
+from flaxdistill.data.tokenizer import load_vocabulary
+from flaxdistill.errors import UserError
+from flaxdistill.tasks.token_classification import Tagging
+from flaxdistill.tasks.word_splitting import word_places
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(10)), "##a", "##b"]
+TRAIN = "-DOCSTART- O\n\nw0 B-PER\nw1ab I-PER\nw2 O\n\nw3 B-LOC\n☃ O\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (tmp_path / "train.txt").write_text(TRAIN)
+    return tmp_path
+
+
+def prepared(folder, task=None, name="train.txt", column="0", label="-1", dev=None):
+    source = Source(path=str(folder / name), column=column, label=label)
+    held_out = dataclasses.replace(source, path=str(folder / (dev or name)))
+    corpus = Corpus(
+        sources=(source,), held_out_sources=(held_out,), tokenizer=str(folder / "vocab.txt"), length=16
+    )
+    return prepare_examples(corpus, (task or Tagging()).reading(), folder / "stores")
+
+
+def every_row(blocks, length=0):
+    order = Order((len(blocks),), (1.0,), seed=0, shuffle=False)
+    return rows((blocks,), order, np.arange(len(blocks)), length=length)
+
+
+def test_a_word_is_asked_about_at_its_first_token(folder):
+    store = prepared(folder)
+    assert store.labels == ("O", "B-LOC", "B-PER", "I-PER")
+    made = every_row(store.train[0], length=8)
+    w = {word: n for n, word in enumerate(WORDS)}
+    assert made["input_ids"].tolist() == [
+        [2, w["w0"], w["w1"], w["##a"], w["##b"], w["w2"], 3, 0],
+        [2, w["w3"], w["[UNK]"], 3, 0, 0, 0, 0],
+    ]
+    assert made["labels"].tolist() == [[-1, 2, 3, -1, -1, 0, -1, -1], [-1, 1, 0, -1, -1, -1, -1, -1]]
+
+
+def test_a_long_sentence_goes_on_in_the_next_row(folder):
+    (folder / "long.txt").write_text("".join(f"w{i % 10} O\n" for i in range(33)) + "w1ab B-X\n")
+    store = prepared(folder, name="long.txt")
+    made = every_row(store.train[0])
+    assert made["labels"].shape == (3, 16)
+    assert [(row >= 0).sum() for row in made["labels"]] == [14, 14, 6]
+    assert made["segment_ids"].sum(1).tolist() == [16, 16, 10]
+
+
+def test_spaces_and_tabs_alone_part_words(folder):
+    """Blank lines may hold them, and other white space is part of a word."""
+    text = "-DOCSTART- -X- O\n\nw0  A O\nw1\u00a0w2 A B-X\n \t\nw3\tA\tO\nw4 w5\tA\tO\n\t\t\n \n\u2028 A O\n"
+    (folder / "s.txt").write_text(text)
+    source = Source(path=str(folder / "s.txt"), column="0", label="-1")
+    found = [(e.text, e.label) for shard in source.labelled() for e in shard.documents()]
+    assert found == [
+        (["w0", "w1\u00a0w2"], ["O", "B-X"]), (["w3", "w4 w5"], ["O", "O"]), (["\u2028"], ["O"])
+    ]  # fmt: skip
+
+
+def test_lists_of_words_and_rows_without_tags(folder):
+    lines = [{"words": ["w0", "w1"], "tags": ["O", "B-X"]}, {"words": ["w2"], "tags": None}]
+    (folder / "l.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "dev.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    store = prepared(folder, name="l.jsonl", column="words", label="tags", dev="dev.jsonl")
+    assert every_row(store.train[0], length=5)["labels"].tolist() == [
+        [-1, 0, 1, -1, -1],
+        [-1, -2, -1, -1, -1],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Jean-Claude (of AT&T) paid 1,000.50, or 3/4!", "Jean-Claude|(|of|AT&T|)|paid|1,000.50|,|or|3/4|!"),
+        ("The U.S. and J. Doe; a bank.", "The|U.S.|and|J.|Doe|;|a|bank|."),
+        ("O'Brien's 'yes' -- no...", "O'Brien's|'|yes|'|-|-|no|.|.|."),
+        ("cats,dogs: at 9:30,000", "cats|,|dogs|:|at|9:30,000"),
+        ("Paris—London, and -5 to x_1.", "Paris|—|London|,|and|-|5|to|x_1|."),
+        ("今天，明天。A-", "今天|，|明天|。|A|-"),
+        ("", ""),
+    ],
+)
+def test_words_are_cut_as_conll_cuts_them(folder, text, words):
+    places = word_places(text, load_vocabulary(str(folder / "vocab.txt")))
+    assert "|".join(text[a:b] for a, b in places) == words
+
+
+def test_plain_text_teaches_without_tags(folder, monkeypatch):
+    """In as many rows as its words need, whatever holds them."""
+    monkeypatch.setattr("flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["w0, w1ab!"])
+    (folder / "raw.txt").write_text("w0 w1ab,\nw2\n\n" + "w3 " * 30 + "\n")
+    (folder / "raw.jsonl").write_text(json.dumps({"text": "w5 w6"}) + '\n{"text": " "}\n{"text": ["w7"]}\n')
+    labelled = Source(path=str(folder / "train.txt"), column="0", label="-1")
+    more = [Source(path=path) for path in ("docstrings", str(folder / "raw.txt"), str(folder / "raw.jsonl"))]
+    # The words of a tagged file without their tags.
+    more.append(dataclasses.replace(labelled, label=None))
+    corpus = Corpus(
+        sources=(labelled, *more),
+        held_out_sources=(labelled,),
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    store = prepare_examples(corpus, Tagging().reading(), folder / "stores")
+    tagged, docstrings, text, lines, words = (every_row(blocks) for blocks in store.train)
+    w = {word: n for n, word in enumerate(WORDS)}
+    unk = w["[UNK]"]
+    assert docstrings["input_ids"][0, :8].tolist() == [2, w["w0"], unk, w["w1"], w["##a"], w["##b"], unk, 3]
+    assert docstrings["labels"][0, :8].tolist() == [-1, -2, -2, -2, -1, -1, -2, -1]
+    assert text["segment_ids"].sum(1).tolist() == [8, 16, 16, 4]
+    assert (text["labels"] == -2).sum(1).tolist() == [4, 14, 14, 2]
+    assert lines["segment_ids"].sum(1).tolist() == [4, 3]
+    assert (words["input_ids"] == tagged["input_ids"]).all() and set(words["labels"].ravel()) == {-1, -2}
+
+
+def test_blanks_around_tabs_are_no_part_of_a_tag(folder):
+    (folder / "train.txt").write_text("w0\tB-X \n w1 \tO\n")
+    store = prepared(folder)
+    assert store.labels == ("O", "B-X")
+    ids = every_row(store.train[0])["input_ids"]
+    assert ids[0, :4].tolist() == [2, WORDS.index("w0"), WORDS.index("w1"), 3]
+
+
+def test_what_is_held_out_as_words_is_not_taught_as_text(folder):
+    words = [[f"w{n % 6}", f"w{n // 6 % 6}", f"w{n // 36}"] for n in range(216)]
+    lines = [{"words": pair, "tags": ["O", "O", "B-X"]} for pair in words]
+    (folder / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "all.txt").write_text("\n\n".join(" ".join(pair) for pair in words))
+    labelled = Source(path=str(folder / "all.jsonl"), column="words", label="tags")
+    corpus = Corpus(
+        sources=(labelled, Source(path=str(folder / "all.txt"))),
+        held_out=0.3,
+        tokenizer=str(folder / "vocab.txt"),
+        length=16,
+    )
+    store = prepare_examples(corpus, Tagging().reading(), folder / "stores")
+    judged, *taught = (
+        {tuple(row) for row in every_row(b)["input_ids"]} for b in (store.held_out, *store.train)
+    )
+    assert len(judged) > 20 and not any(judged & side for side in taught)
+
+
+MISTAKES = {
+    "inside first": ("w0 O\nw1 I-X\n", r"line 2, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
+    "inside another": ("w0 B-Y\nw1 I-X\n", r"word 2 'w1': the tag I-X follows B-Y"),
+    "first of all": ("\n\nw0 I-X\n", r"line 3, word 1 'w0': the tag I-X follows nothing"),
+    "other scheme": ("w0 S-X\nw1 O\n", r"the tag 'S-X' is neither O nor B-\.\.\. nor I-\.\.\.; mend it, or set"),
+    "ragged": ("w0 O\nw1\n", r"train\.txt, line 2: 1 fields, of which 0 and -1 are asked for"),
+    "own line": ("w0 O\n\n\nw0 O\nw1 O\nw2 I-X\n", r"train\.txt, line 6, word 3 'w2': the tag I-X follows O"),
+    "last field lacks": (
+        "w0 NN B-NP O\nw1 NN I-NP\n",
+        r"train\.txt, line 2: 3 fields, and the first word's line has 4; give every line as many",
+    ),
+    "a comment": ("# by hand w\nw0 O\n", r"train\.txt, line 2: 2 fields, and the first word's line has 4"),
+    "a no-break space alone": ("w0 O\n\u00a0\nw1 O\n", r"train\.txt, line 2: 1 fields, of which"),
+    "one tag": ("w0 O\n", "the training rows hold the tag O; there is nothing to choose between"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_names_the_word(folder, text, message):
+    (folder / "train.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        prepared(folder)
+
+
+def test_other_mistakes(folder):
+    (folder / "dev.txt").write_text("w0 B-ORG\n")
+    with pytest.raises(
+        UserError, match=r"dev\.txt, line 1, word 1 'w0': the tag 'B-ORG' is none of O, B-LOC"
+    ):
+        prepared(folder, dev="dev.txt")
+    with pytest.raises(UserError, match="whose columns have numbers and no names"):
+        prepared(folder, column="word")
+    for line, said in (
+        ({"words": "w0", "tags": ["O"]}, "expected a list of words but found 'w0'"),
+        ({"words": ["w0"], "tags": "O"}, "expected a list of tags but found 'O'"),
+        ({"words": ["w0", "w1"], "tags": ["O"]}, "2 words and 1 tags; give every word one"),
+    ):
+        (folder / "bad.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(UserError, match=said):
+            prepared(folder, name="bad.jsonl", column="words", label="tags")
+    prepared(folder, Tagging(scheme="plain", labels=("O", "B-PER", "I-PER", "B-LOC")))
+
+
+def test_figures():
+    rows_ = types.SimpleNamespace(beside={"example": np.array([0, 1])})
+    names = types.SimpleNamespace(labels=("O", "B-X", "I-X", "B-Y"), held_out=rows_)
+    gold = [np.array([-1, 1, 2, -1, 0, -1]), np.array([-1, 3, 0, 1, -1])]
+    said = [np.array([0, 1, 2, 3, 0, 0]), np.array([0, 0, 0, 1, 0])]
+    logits = [np.eye(4)[row] for row in said]
+    scores = Tagging().score(logits, gold, names).figures
+    # Of 3 entities 2 are found, and nothing else.
+    assert scores["precision"] == 1.0 and scores["recall"] == pytest.approx(2 / 3)
+    assert scores["f1"] == pytest.approx(0.8) and scores["accuracy"] == pytest.approx(5 / 6)
+    assert scores["f1_X"] == 1.0 and scores["f1_Y"] == 0.0
+    assert Tagging(scheme="plain").score(logits, gold, names).figures["accuracy"] == pytest.approx(5 / 6)
+    # The second row goes on with the first one's sentence: an entity across both is one.
+    one = types.SimpleNamespace(
+        labels=names.labels, held_out=types.SimpleNamespace(beside={"example": np.array([0, 0])})
+    )
+    cut = [np.array([-1, 1, 2]), np.array([-1, 2, 0])]
+    missed = [np.eye(4)[[0, 1, 2]], np.eye(4)[[0, 0, 0]]]
+    assert Tagging().score(missed, cut, one).figures["f1"] == 0.0
+
+
+def test_conll(shared, tmp_path):
+    source = Source(path=str(shared / "data/conll2003/test.txt"), column="0", label="-1")
+    corpus = Corpus(
+        sources=(source,),
+        held_out_sources=(source,),
+        tokenizer=str(shared / "tokenizers/bert-base-uncased"),
+        length=128,
+    )
+    store = prepare_examples(corpus, Tagging().reading(), tmp_path)
+    labels = every_row(store.held_out)["labels"]
+    assert np.count_nonzero(labels >= 0) == 46_435 and len(store.labels) == 9
+    begins = [n for n, name in enumerate(store.labels) if name.startswith("B-")]
+    assert np.isin(labels, begins).sum() == 5_648

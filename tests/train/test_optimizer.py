@@ -1,0 +1,162 @@
+"""AdamW: its rate, what it decays, what it clips and what it skips."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flaxdistill import param_paths
+from flaxdistill.errors import UserError
+from flaxdistill.train.optimizer import AdamW, decayed
+
+PARAMS = {
+    "student": {
+        "layer_0": {"query": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}},
+        "embeddings": {
+            "word": {"embedding": np.ones((3, 2), np.float32)},
+            "norm": {"scale": np.ones(2, np.float32), "bias": np.ones(2, np.float32)},
+        },
+        "mlm": {"bias": np.ones(3, np.float32)},
+    },
+    "losses": {"hidden": {"projection": {"kernel": np.ones((2, 4), np.float32)}}},
+}
+KEPT = {
+    "student/layer_0/query/kernel",
+    "student/embeddings/word/embedding",
+    "losses/hidden/projection/kernel",
+}
+
+
+def rates(optim: AdamW, steps: int) -> list[float]:
+    return np.asarray(jax.vmap(optim.schedule(steps))(jnp.arange(steps + 1))).tolist()
+
+
+def test_warm_up_moves_at_once_and_peaks_at_the_rate():
+    got = rates(AdamW(rate=1.0, warmup=4, decay="linear"), 10)
+    np.testing.assert_allclose(got, [0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "first", "last"),
+    [
+        ({"decay": "linear"}, 0.1, 0.0),
+        ({"decay": "cosine"}, 0.1, 0.0),
+        ({"decay": "linear", "end": 0.25}, 0.1, 0.25),
+        ({"decay": "cosine", "end": 0.25}, 0.1, 0.25),
+        ({"decay": "constant"}, 0.1, 1.0),
+        ({"decay": "linear", "warmup": 0.0}, 1.0, 0.0),
+        ({"warmup": 1}, 1.0, 0.0),
+        ({"warmup": 500, "decay": "constant"}, 0.005, 1.0),
+    ],
+)
+def test_rate_begins_peaks_and_ends(fields, first, last):
+    got = rates(AdamW(**{"rate": 1.0, "warmup": 0.05} | fields), 200)  # 0.05 of 200 is 10 steps
+    np.testing.assert_allclose([got[0], max(got), got[200]], [first, 1.0, last], atol=1e-6)
+    assert min(got[:200]) > 0, "every step moves"
+
+
+def test_cosine_is_half_way_down_in_the_middle():
+    got = rates(AdamW(rate=2.0, warmup=0.0, decay="cosine", end=0.1), 100)
+    np.testing.assert_allclose(got[50], (2.0 + 0.2) / 2, rtol=1e-6)
+
+
+def test_a_warm_up_as_long_as_the_run():
+    got = rates(AdamW(rate=1.0, warmup=50), 8)
+    np.testing.assert_allclose(got[:8], np.arange(1, 9) / 8, rtol=1e-6)
+
+
+def test_decay_spares_biases_and_norms():
+    marks = param_paths.flatten(decayed(PARAMS))
+    assert {path for path, touched in marks.items() if touched} == KEPT
+
+
+@functools.cache
+def updates(optim: AdamW, steps: int = 100):
+    tx = optim.build(steps)
+    return tx.init(PARAMS), jax.jit(tx.update)
+
+
+def full(value: float):
+    return jax.tree.map(lambda x: np.full_like(x, value), PARAMS)
+
+
+def test_golden_against_plain_optax():
+    """Three steps of clip, Adam, decoupled decay and the rate, written out with optax's smallest parts."""
+    optim = AdamW(rate=0.01, weight_decay=0.1, warmup=2, clip=1.0)
+    parts = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-6),
+        optax.add_decayed_weights(0.1, param_paths.map_with_path(lambda path, _: path in KEPT, PARAMS)),
+        optax.scale_by_schedule(lambda count: -jnp.asarray([0.005, 0.01, 0.01])[count]),
+    )
+    state, update = updates(optim)
+    theirs, plain, params = parts.init(PARAMS), jax.jit(parts.update), PARAMS
+    for step in range(3):
+        rng = np.random.default_rng(step)
+        gradient = jax.tree.map(lambda x, rng=rng: rng.standard_normal(x.shape, np.float32), PARAMS)
+        got, state = update(gradient, state, params)
+        expected, theirs = plain(gradient, theirs, params)
+        for path, a in param_paths.flatten(got).items():
+            np.testing.assert_allclose(
+                a, param_paths.flatten(expected)[path], rtol=1e-5, atol=1e-9, err_msg=path
+            )
+        params = jax.device_get(optax.apply_updates(params, expected))
+
+
+def test_clipping_bounds_the_global_norm():
+    """Adam forgets a gradient's size; its first moment does not."""
+    size = sum(x.size for x in jax.tree.leaves(PARAMS))
+    for clip, expected in ((2.0, 2.0), (0.0, 10.0 * size**0.5)):
+        state, update = updates(AdamW(clip=clip))
+        _, state = update(full(10.0), state, PARAMS)
+        norm = float(np.sqrt(sum(np.sum(np.square(m)) for m in jax.tree.leaves(state.mu)))) / 0.1
+        np.testing.assert_allclose(norm, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
+    state, update = updates(AdamW(warmup=0.0, weight_decay=0.1))
+    gradient = full(1.0)
+    first, state = update(gradient, state, PARAMS)
+    assert all(np.all(np.asarray(leaf) < 0) for leaf in jax.tree.leaves(first))
+    broken = full(1.0)
+    broken["student"]["mlm"]["bias"][0] = bad
+    skipped, after = update(broken, state, PARAMS)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(skipped)), "nothing moves, not even by decay"
+    assert int(after.total_notfinite) == int(after.notfinite_count) == 1
+    before = param_paths.flatten((state.step, state.mu, state.nu))
+    for path, leaf in param_paths.flatten((after.step, after.mu, after.nu)).items():
+        np.testing.assert_array_equal(leaf, before[path], err_msg=path)
+    again, last = update(gradient, after, PARAMS)
+    assert int(last.total_notfinite) == 1 and int(last.notfinite_count) == 0
+    assert all(np.all(np.asarray(leaf) < 0) for leaf in jax.tree.leaves(again))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rate": 0.0}, "optim.rate is 0.0; it must be above 0"),
+        ({"rate": float("nan")}, "optim.rate is nan; it must be a finite number"),
+        ({"warmup": -1.0}, "optim.warmup is -1.0; it must be 0 or above"),
+        ({"end": -0.1}, "optim.end is -0.1; it must be 0 or above"),
+        ({"clip": -1.0}, "optim.clip is -1.0; it must be 0 or above"),
+        ({"weight_decay": -0.01}, "optim.weight_decay is -0.01; it must be 0 or above"),
+    ],
+)
+def test_refusals(fields, message):
+    with pytest.raises(UserError) as error:
+        AdamW(**fields)
+    assert str(error.value) == message
+
+
+def test_lamb_moves_each_tensor_by_the_rate_times_its_norm():
+    """You et al., 2020, algorithm 2, by hand: the first step of Adam is the sign of the gradient."""
+    params = {"a": {"kernel": jnp.full((4, 4), 3.0)}, "b": {"kernel": jnp.full((2, 2), 0.01)}}
+    gradient = {"a": {"kernel": jnp.full((4, 4), 1e-3)}, "b": {"kernel": jnp.full((2, 2), -5.0)}}
+    tx = AdamW(rate=0.1, warmup=0.0, decay="constant", clip=0.0, lamb=True, eps=1e-12).build(10)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.1 * 3.0, rtol=1e-5)
+    np.testing.assert_allclose(updates["b"]["kernel"], 0.1 * 0.01, rtol=1e-5)
