@@ -66,7 +66,9 @@ def ours(kernel: Attention, *, packed: bool) -> Callable[..., Inputs]:
     """Compile what gives the result and the gradients of query, key and value."""
 
     def run(q, k, v, g, segments) -> Inputs:
-        out, pull = jax.vjp(lambda *x: attention(*x, segments, kernel=kernel, packed=packed), q, k, v)
+        out, pull = jax.vjp(
+            lambda *x: attention(*x, segments, kernel=kernel, packed=packed), q, k, v
+        )
         return out, *pull(g)
 
     return sharding.jit(run, sharding.make_mesh())
@@ -80,7 +82,9 @@ def by_torch(inputs: Inputs, device: str) -> tuple[Callable[..., Any], ...]:
 
     def forward() -> torch.Tensor:
         heads = (x.transpose(1, 2) for x in (q, k, v))
-        return torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2)
+        return torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(
+            1, 2
+        )
 
     def gradient(forward: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
         out = forward()
@@ -97,13 +101,20 @@ def check_equal(case: Case, dtype: Any, device: str) -> float:
     for layout in ("packed", "padded"):
         inputs, packed = case.inputs(layout, dtype), layout == "packed"
         forward, gradient = by_torch(inputs, device)
-        results = {kernel: ours(kernel, packed=packed)(*inputs) for kernel in KERNELS[jax.default_backend()]}
+        results = {
+            kernel: ours(kernel, packed=packed)(*inputs)
+            for kernel in KERNELS[jax.default_backend()]
+        }
         results["torch"] = gradient(forward)
         real = np.asarray(inputs[-1] > 0)
-        results = {name: [bench.numbers(x)[real] for x in result] for name, result in results.items()}
+        results = {
+            name: [bench.numbers(x)[real] for x in result] for name, result in results.items()
+        }
         for name, result in results.items():
             where = f"{case}, {layout} rows, {name} against xla"
-            off.append(bench.difference(where, result, results["xla"], tolerance=TOLERANCE[dtype.name]))
+            off.append(
+                bench.difference(where, result, results["xla"], tolerance=TOLERANCE[dtype.name])
+            )
     return max(off)
 
 

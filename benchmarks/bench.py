@@ -52,8 +52,18 @@ def surroundings() -> Row:
     """Tell where and with what is measured: device, cores, versions, commit."""
     import jax
 
-    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True, check=False).stdout.strip()
+    git = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+    ]
+    commit = subprocess.run(
+        [*git, "--exclude=*"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     versions = {}
     for name in PACKAGES:
         try:
@@ -72,9 +82,13 @@ def surroundings() -> Row:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+    name = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU"
+    )
     flags = next((line for line in lines if line.startswith("flags")), "").split()
-    best = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
+    best = next(
+        (flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), ""
+    )
     return f"{name} ({best})" if best else name
 
 
@@ -86,7 +100,9 @@ def interleave(
     Every turn repeats a call until ``least`` seconds have passed. A call must wait for its own result.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for call in runs.values():  # warm: what is compiled or cached at the first call is no part of a speed
+    for (
+        call
+    ) in runs.values():  # warm: what is compiled or cached at the first call is no part of a speed
         call()
     for _ in range(pairs):
         for name, call in runs.items():
@@ -122,9 +138,11 @@ def against_torch(
     return best, interleave({**calls, "torch": theirs[best]}, options.pairs, least=options.least)
 
 
-def compared(seconds: dict[str, list[float]], amount: float, unit: str) -> Row:
+def reference_models(seconds: dict[str, list[float]], amount: float, unit: str) -> Row:
     """Give what each does in a second, where a call does ``amount``, and how many times faster ours is than PyTorch."""
-    rates = {f"{name}_{unit}_per_second": amount / statistics.median(s) for name, s in seconds.items()}
+    rates = {
+        f"{name}_{unit}_per_second": amount / statistics.median(s) for name, s in seconds.items()
+    }
     return rates | {"ratio": ratio(seconds["ours"], seconds["torch"]), "turns_seconds": seconds}
 
 
@@ -156,7 +174,9 @@ def difference(name: str, ours: Iterable[Any], theirs: Iterable[Any], *, toleran
     pairs = [(numbers(a), numbers(b)) for a, b in zip(ours, theirs, strict=True)]
     off = float(np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs]))
     if not off <= tolerance:
-        raise SystemExit(f"{name}: off by {off:.1e} of the largest entry; {tolerance:.0e} is allowed")
+        raise SystemExit(
+            f"{name}: off by {off:.1e} of the largest entry; {tolerance:.0e} is allowed"
+        )
     return off
 
 
@@ -186,7 +206,12 @@ def show(title: str, rows: Iterable[Row], columns: dict[str, str]) -> None:
 
 
 def keep(
-    options: argparse.Namespace, rows: list[Row], where: Row, *, bars: Sequence[str] = (), curves: str = ""
+    options: argparse.Namespace,
+    rows: list[Row],
+    where: Row,
+    *,
+    bars: Sequence[str] = (),
+    curves: str = "",
 ) -> None:
     """Write the rows with their surroundings as JSON, and draw the fields ``bars`` side by side, where asked to.
 
@@ -201,9 +226,13 @@ def keep(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 5 if curves else 1 + 0.6 * len(rows)), layout="constrained")
+    figure, axes = pyplot.subplots(
+        figsize=(9, 5 if curves else 1 + 0.6 * len(rows)), layout="constrained"
+    )
     for number, row in enumerate(rows if curves else ()):
-        axes.plot(row[curves], label=row["name"], linewidth=1 + 0.8 * (len(rows) - number), alpha=0.7)
+        axes.plot(
+            row[curves], label=row["name"], linewidth=1 + 0.8 * (len(rows) - number), alpha=0.7
+        )
     height = 0.8 / max(len(bars), 1)
     for number, bar in enumerate(bars):
         drawn = [(at, row[bar]) for at, row in enumerate(rows) if row.get(bar) is not None]
@@ -214,7 +243,9 @@ def keep(
             label=bar.replace("_", " "),
         )
     if bars:
-        axes.set_yticks([at + 0.4 - height / 2 for at in range(len(rows))], [row["name"] for row in rows])
+        axes.set_yticks(
+            [at + 0.4 - height / 2 for at in range(len(rows))], [row["name"] for row in rows]
+        )
         axes.invert_yaxis()
     axes.legend()
     axes.set_title(f"{where['device']}, commit {where['commit']}", fontsize="small")

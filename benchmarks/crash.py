@@ -24,15 +24,17 @@ from pathlib import Path
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.student_init import Start
 
 teacher = Experiment(
     student=Student(
         start=Start(path=None), num_layers=4, hidden_size=768, num_heads=12, intermediate_size=3072
     ),
-    corpus=Corpus(sources=(Source(path="docstrings"),), vocab_size=2048, length=32, held_out_blocks=16),
+    corpus=Corpus(
+        sources=(Source(path="docstrings"),), vocab_size=2048, max_length=32, held_out_blocks=16
+    ),
     losses={"mlm": MaskedLM()},
     batch_size=4,
     steps=1,
@@ -41,7 +43,7 @@ student = dataclasses.replace(
     teacher,
     teacher=Teacher(path=Stage("teacher")),
     student=Student(num_layers=3),
-    losses={"vocab": Vocab(tokens="masked"), "cosine": Cosine()},
+    losses={"vocab": VocabKD(tokens="masked"), "cosine": HiddenCosine()},
     steps=120,
     log_every=1,
     save_every=4,
@@ -61,8 +63,20 @@ class Child:
     @classmethod
     def start(cls, workdir: Path, number: int, cache: Path) -> Child:
         log = workdir.parent / f"{workdir.name}-{number}.log"
-        command = [sys.executable, "-m", "flaxdistill", "distill", __file__, "--workdir", str(workdir)]
-        told = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_LOG_COMPILES": "1", "XDG_CACHE_HOME": str(cache)}
+        command = [
+            sys.executable,
+            "-m",
+            "flaxdistill",
+            "distill",
+            __file__,
+            "--workdir",
+            str(workdir),
+        ]
+        told = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_LOG_COMPILES": "1",
+            "XDG_CACHE_HOME": str(cache),
+        }
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=told)
         return cls(workdir, process, log)
@@ -124,8 +138,13 @@ def kill(child: Child, where: str, number: int, draw: random.Random) -> dict[str
 
 
 def figures(workdir: Path) -> list[dict[str, object]]:
-    rows = [json.loads(line) for line in (workdir / "student" / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+    rows = [
+        json.loads(line)
+        for line in (workdir / "student" / "metrics.jsonl").read_text().splitlines()
+    ]
+    return [
+        {name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows
+    ]
 
 
 def main() -> None:
@@ -141,7 +160,9 @@ def main() -> None:
     print(f"{bench.describe(where)}; seed {options.seed}", flush=True)
     draw = random.Random(options.seed)
     wanted = (
-        ["save"] * options.saves + ["compilation"] * options.compilations + ["anywhere"] * options.anywhere
+        ["save"] * options.saves
+        + ["compilation"] * options.compilations
+        + ["anywhere"] * options.anywhere
     )
     draw.shuffle(wanted)
     root = Path(tempfile.mkdtemp(prefix="crash-"))
@@ -161,7 +182,9 @@ def main() -> None:
             child.process.wait()
         said = child.said()
         went_on = (
-            int(said.partition("goes on from step ")[2].split(" ")[0] or 0) if "goes on from" in said else 0
+            int(said.partition("goes on from step ")[2].split(" ")[0] or 0)
+            if "goes on from" in said
+            else 0
         )
         lost += went_on < before or "damaged" in said
         if told is None:
@@ -169,13 +192,22 @@ def main() -> None:
                 sys.exit(f"ended before it was killed, or wrongly: {said[-2000:]}")
             break
         before = child.complete()
-        rows.append({"name": f"kill {number + 1}", "from": went_on, **told, "complete_after": before})
+        rows.append(
+            {"name": f"kill {number + 1}", "from": went_on, **told, "complete_after": before}
+        )
         print(rows[-1], flush=True)
         shutil.rmtree(root / f"cache-{number}", ignore_errors=True)
     right, found = figures(root / "whole"), figures(root / "killed")
-    differences = sum(a != b for a, b in zip(right, found, strict=False)) + abs(len(right) - len(found))
-    size = sum(f.stat().st_size for f in (root / "whole/student/checkpoints/120").rglob("*") if f.is_file())
-    counts = {spot: sum(row["where"] == spot for row in rows) for spot in ("save", "compilation", "anywhere")}
+    differences = sum(a != b for a, b in zip(right, found, strict=False)) + abs(
+        len(right) - len(found)
+    )
+    size = sum(
+        f.stat().st_size for f in (root / "whole/student/checkpoints/120").rglob("*") if f.is_file()
+    )
+    counts = {
+        spot: sum(row["where"] == spot for row in rows)
+        for spot in ("save", "compilation", "anywhere")
+    }
     total: bench.Row = {
         "name": f"seed {options.seed}",
         "kills": len(rows),

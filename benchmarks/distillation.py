@@ -12,8 +12,8 @@ from dataclasses import replace
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.student_init import Start
 from flaxdistill.train.optimizer import AdamW
 
@@ -29,18 +29,18 @@ student = Experiment(
             Source(path="../shared/data/corpus/wikipedia-train.parquet"),
             Source(path="../shared/data/corpus/novels.parquet"),
         ),
-        length=128,
+        max_length=128,
         held_out=0.01,
         held_out_blocks=512,
     ),
-    losses={"vocab": Vocab(tokens="masked"), "cosine": Cosine()},
-    optim=AdamW(rate=4e-4, clip=1.0),
+    losses={"vocab": VocabKD(tokens="masked"), "cosine": HiddenCosine()},
+    optim=AdamW(learning_rate=4e-4, clip=1.0),
     batch_size=16,
     steps=STEPS,
     eval_every=STEPS * 10,
     save_every=STEPS // 2,
 )
-control = replace(student, teacher=None, judge=TEACHER, losses={"mlm": MaskedLM()})
+control = replace(student, teacher=None, reference=TEACHER, losses={"mlm": MaskedLM()})
 
 config = {}
 for seed in range(3):

@@ -39,9 +39,13 @@ class Pair:
         }[side]
         self.params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
         self.batch = ours.batch
-        self.program = sharding.jit(lambda params, batch: apply(params, batch).hidden[-1], ours.mesh)
+        self.program = sharding.jit(
+            lambda params, batch: apply(params, batch).hidden[-1], ours.mesh
+        )
         kind = torch.bfloat16 if dtype == jnp.bfloat16 else torch.float32
-        self.model = train_step._transformers(config, family, params).base_model.to(device, kind).eval()
+        self.model = (
+            train_step._transformers(config, family, params).base_model.to(device, kind).eval()
+        )
         self.ids = bench.tensor(ours.batch.input_ids, device).long()
         self.name = f"{config.num_layers} x {config.hidden_size} {family}, batch {ours.case.rows}"
 
@@ -90,7 +94,9 @@ def main() -> None:
         "ours_ms": ",.2f", "torch_ms": ",.2f", "dtype": "", "torch": "", "difference": ".0e",
     }  # fmt: skip
     bench.show("one forward pass to the last hidden state", rows, columns)
-    bench.keep(options, rows, where, bars=("ours_sentences_per_second", "torch_sentences_per_second"))
+    bench.keep(
+        options, rows, where, bars=("ours_sentences_per_second", "torch_sentences_per_second")
+    )
 
 
 if __name__ == "__main__":

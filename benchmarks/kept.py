@@ -53,7 +53,9 @@ def in_transformers(export: Path, e: Experiment, store: Store) -> Score:
     def predict(params: Any, batch: Batch) -> tuple[Any, ...]:
         rows = {"input_ids": batch.input_ids, "attention_mask": batch.segment_ids}
         rows |= {"token_type_ids": batch.token_type_ids} if knows_types else {}
-        said = model(**{name: torch.tensor(np.asarray(value)).long() for name, value in rows.items()})
+        said = model(
+            **{name: torch.tensor(np.asarray(value)).long() for name, value in rows.items()}
+        )
         if e.task.head == "span":
             logits = torch.stack([said.start_logits, said.end_logits], 1)
         else:
@@ -70,8 +72,8 @@ def in_transformers(export: Path, e: Experiment, store: Store) -> Score:
 def logged(path: Path, e: Experiment) -> float:
     """Read the figure of what a run of one seed has exported."""
     log = read_rows(path / "metrics.jsonl")
-    figures = [row[e.task.figure] for row in log if row.get("split") == "held_out"]
-    return max(figures) if e.keep == "best" else figures[-1]
+    figures = [row[e.task.metric] for row in log if row.get("split") == "held_out"]
+    return max(figures) if e.select == "best" else figures[-1]
 
 
 def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
@@ -91,41 +93,45 @@ def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
 
 
 def judged(names: list[str], root: Path) -> Iterator[bench.Row]:
-    """Judge a task's teacher, which comes first, and its students."""
+    """Evaluator a task's teacher, which comes first, and its students."""
     scored: dict[str, list[Score]] = {}
     whole = 0.0
     for name in names:
         path, plain = root / name, f"{name.rpartition('_')[0]}_plain"
         e = workdir.read_experiment(path)
-        export, figure = path / stages.EXPORT, e.task.figure
+        export, metric = path / stages.EXPORT, e.task.metric
         store = store_of(path)
         theirs = in_transformers(export, e, store)
         several = len(e.lanes()) > 1
-        lanes = sorted(evaluate.alone(path) if several else [theirs], key=lambda lane: lane.figures[figure])
-        scored[name], parts = lanes, [lane.parts[figure] for lane in lanes]
-        scores = [lane.figures[figure] for lane in lanes]
+        lanes = sorted(
+            evaluate.alone(path) if several else [theirs], key=lambda lane: lane.metrics[metric]
+        )
+        scored[name], parts = lanes, [lane.per_example[metric] for lane in lanes]
+        scores = [lane.metrics[metric] for lane in lanes]
         middle, best = scores[(len(lanes) - 1) // 2], scores[-1] if several else logged(path, e)
-        if not abs(theirs.figures[figure] - best) <= TOLERANCE:
+        if not abs(theirs.metrics[metric] - best) <= TOLERANCE:
             raise SystemExit(
-                f"{name}: transformers gives {figure} {theirs.figures[figure]:.4f}, we {best:.4f}"
+                f"{name}: transformers gives {metric} {theirs.metrics[metric]:.4f}, we {best:.4f}"
             )
         whole = whole or middle  # the teacher comes first
         row: bench.Row = {
             "name": name,
-            "figure": figure,
+            "metric": metric,
             "parameters": base.count(checkpoint.read_model(str(export)).config),
             "mb": sum(file.stat().st_size for file in export.glob("*.safetensors")) / 1e6,
             "score": middle,
             "interval": interval([parts[scores.index(middle)]]),
             "scores": scores,
-            "transformers": theirs.figures[figure],
+            "transformers": theirs.metrics[metric],
             "kept": middle / whole,
         }
         if plain in scored and plain != name:  # it comes before others of its size
-            above = statistics.mean(scores) - statistics.mean(s.figures[figure] for s in scored[plain])
-            apart = interval(parts, [s.parts[figure] for s in scored[plain]])
+            above = statistics.mean(scores) - statistics.mean(
+                s.metrics[metric] for s in scored[plain]
+            )
+            apart = interval(parts, [s.per_example[metric] for s in scored[plain]])
             row |= {"above_plain": above, "above_plain_interval": apart}
-        print(f"{name}: {figure} {middle:.4f}, in transformers as well", flush=True)
+        print(f"{name}: {metric} {middle:.4f}, in transformers as well", flush=True)
         yield row
 
 

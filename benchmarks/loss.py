@@ -77,7 +77,9 @@ def plain(student: VocabProjection, teacher: VocabProjection, labels: jax.Array)
 
 def by_torch(inputs: Inputs, device: str) -> tuple[Callable[..., Any], ...]:
     """Make PyTorch's objective, and what gives its value and gradients."""
-    student, teacher = ([bench.tensor(x, device) for x in jax.tree.leaves(head)] for head in inputs[:2])
+    student, teacher = (
+        [bench.tensor(x, device) for x in jax.tree.leaves(head)] for head in inputs[:2]
+    )
     labels = bench.tensor(inputs[2], device).flatten().long()
     at = torch.nonzero(labels >= 0)[:, 0]
     labels = labels[at]
@@ -111,7 +113,8 @@ def measure(case: Case, options: Any, device: str) -> bench.Row:
     inputs = case.inputs(operand_dtype("auto"))
     mesh = sharding.make_mesh()
     programs = {
-        f.__name__: sharding.jit(jax.value_and_grad(f), mesh).lower(*inputs).compile() for f in (ours, plain)
+        f.__name__: sharding.jit(jax.value_and_grad(f), mesh).lower(*inputs).compile()
+        for f in (ours, plain)
     }
     calls = {name: lambda p=p: jax.block_until_ready(p(*inputs)) for name, p in programs.items()}
     torch_setting, seconds = bench.against_torch(calls, *by_torch(inputs, device), options)

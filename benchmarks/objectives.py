@@ -14,17 +14,20 @@ from dataclasses import replace
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.hidden import HiddenMSE
-from flaxdistill.losses.relation import Relation, Scores
+from flaxdistill.losses.relation import AttentionScores, Relation
 from flaxdistill.losses.schedule import constant
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.student_init import Start
 from flaxdistill.train.optimizer import AdamW
 
 TEACHER = "../shared/models/minilm-l6-mlm"
 STEPS = 80
-BEST = {"wide": ("triple", "kl", "pkd"), "narrow": ("jsd", "kl", "triple")}  # of seed 0, by the held-out loss
+BEST = {
+    "wide": ("triple", "kl", "pkd"),
+    "narrow": ("jsd", "kl", "triple"),
+}  # of seed 0, by the held-out loss
 
 base = Experiment(
     teacher=Teacher(path=TEACHER),
@@ -34,11 +37,11 @@ base = Experiment(
             Source(path="../shared/data/corpus/wikipedia-train.parquet"),
             Source(path="../shared/data/corpus/novels.parquet"),
         ),
-        length=128,
+        max_length=128,
         held_out=0.01,
         held_out_blocks=256,
     ),
-    optim=AdamW(rate=4e-4, clip=1.0),
+    optim=AdamW(learning_rate=4e-4, clip=1.0),
     batch_size=16,
     steps=STEPS,
     eval_every=STEPS * 10,
@@ -51,7 +54,7 @@ widths = {
         hidden_size=192,
         num_heads=12,
         intermediate_size=768,
-        start=Start(path=TEACHER, narrow="truncate"),
+        start=Start(path=TEACHER, shrink="truncate"),
     ),
 }
 LAYERS = "0:0,1:2,2:4,3:6"
@@ -62,17 +65,18 @@ def recipes(width: str) -> dict:
     mlm, project = {"mlm": MaskedLM()}, "no" if width == "wide" else "shared"
     return {
         "mlm": mlm,
-        "kl": {"vocab": Vocab(tokens="masked")},
-        "ce_without_square": {"vocab": Vocab(tokens="masked", divergence="ce", squared=False)},
-        "jsd": {"vocab": Vocab(tokens="masked", divergence="jsd", kl=constant(20.0))},
-        "logit_mse": {"vocab": Vocab(tokens="masked", divergence="mse", kl=constant(1e-4))},
-        "triple": {"vocab": Vocab(tokens="masked"), "cosine": Cosine(project=project)},
-        "cosine_of_layers": mlm | {"cosine": Cosine(layers=LAYERS, project=project)},
+        "kl": {"vocab": VocabKD(tokens="masked")},
+        "ce_without_square": {"vocab": VocabKD(tokens="masked", divergence="ce", squared=False)},
+        "jsd": {"vocab": VocabKD(tokens="masked", divergence="jsd", kl=constant(20.0))},
+        "logit_mse": {"vocab": VocabKD(tokens="masked", divergence="mse", kl=constant(1e-4))},
+        "triple": {"vocab": VocabKD(tokens="masked"), "cosine": HiddenCosine(project=project)},
+        "cosine_of_layers": mlm | {"cosine": HiddenCosine(layers=LAYERS, project=project)},
         "pkd": {
-            "vocab": Vocab(tokens="masked"),
-            "cosine": Cosine(layers="skip", tokens="first", project=project),
+            "vocab": VocabKD(tokens="masked"),
+            "cosine": HiddenCosine(layers="skip", tokens="first", project=project),
         },
-        "tinybert": mlm | {"scores": Scores(), "hidden": HiddenMSE(layers=LAYERS, project=project)},
+        "tinybert": mlm
+        | {"scores": AttentionScores(), "hidden": HiddenMSE(layers=LAYERS, project=project)},
         "minilm": mlm | {"relation": Relation(relations="qk,vv")},
         "minilm_v2": mlm | {"relation": Relation(relations="qq,kk,vv", heads=48)},
     }
@@ -82,7 +86,7 @@ config = {}
 for seed in range(3):  # every recipe once, then the control and the best again
     for width, student in widths.items():
         for name, losses in recipes(width).items():
-            alone = {"teacher": None, "judge": TEACHER} if name == "mlm" else {}
+            alone = {"teacher": None, "reference": TEACHER} if name == "mlm" else {}
             run = replace(base, student=student, losses=losses, seed=seed, **alone)
             if seed == 0 or name in ("mlm", *BEST[width]):
                 config[f"{width}_{name}_{seed}"] = run

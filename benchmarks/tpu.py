@@ -50,7 +50,9 @@ def measure(name: str, fsdp: int, accumulate: int) -> bench.Row:
         "temp_gib": memory.temp_size_in_bytes / 2**30,
         "alone_temp_gib": alone.memory_analysis().temp_size_in_bytes / 2**30,
         "flop_ratio": program.cost_analysis()["flops"] / alone.cost_analysis()["flops"],
-        "vocabulary_rows": scaling.most_rows(text, CASE.student.vocab_size, besides=CASE.student.hidden_size),
+        "vocabulary_rows": scaling.most_rows(
+            text, CASE.student.vocab_size, besides=CASE.student.hidden_size
+        ),
         "chunk_rows": CHUNK * ROWS // accumulate,
         "collectives_mib": outside / 2**20,
         "collectives_in_loops_mib": inside / 2**20,

@@ -31,8 +31,8 @@ import torch.nn.functional as F
 
 from flaxdistill.hub import checkpoint
 from flaxdistill.hub.families import family as find_family
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, make_init
 from flaxdistill.ops.dense import DType, operand_dtype
@@ -84,11 +84,18 @@ class Case:
 
 
 def _bert(layers: int, width: int, heads: int, vocab: int = 30522) -> EncoderConfig:
-    sizes = {"hidden_size": width, "num_layers": layers, "num_heads": heads, "intermediate_size": 4 * width}
+    sizes = {
+        "hidden_size": width,
+        "num_layers": layers,
+        "num_heads": heads,
+        "intermediate_size": 4 * width,
+    }
     return EncoderConfig(vocab_size=vocab, dropout=0.0, attention_dropout=0.0, **sizes)
 
 
-def _cases(name: str, teacher: EncoderConfig, layers: int, family: str, rows: int, length: int) -> list[Case]:
+def _cases(
+    name: str, teacher: EncoderConfig, layers: int, family: str, rows: int, length: int
+) -> list[Case]:
     types = 0 if family == "distilbert" else 2
     student = dataclasses.replace(teacher, num_layers=layers, type_vocab_size=types)
     return [
@@ -119,10 +126,12 @@ class Ours:
 
     def __init__(self, case: Case, dtype: DType):
         self.case, self.dtype, self.mesh = case, operand_dtype(dtype), sharding.make_mesh()
-        self.loss = Vocab(tokens=case.tokens)
+        self.loss = VocabKD(tokens=case.tokens)
         teacher, student = make_apply(case.teacher, dtype), make_apply(case.student, dtype)
         self.applies = (lambda p, b: student(p, b, None), (lambda p, b: teacher(p, b, None),))
-        self.prepare = MLM().make_masks(counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS)
+        self.prepare = MLM().make_masks(
+            counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS
+        )
         self.params = make_init(case.student)(jax.random.key(1))
         self.teacher_params = make_init(case.teacher)(jax.random.key(0))
         random = np.random.default_rng(0)
@@ -147,13 +156,17 @@ class Ours:
 
     def gradient(self) -> tuple[float, dict[str, np.ndarray]]:
         """Take the loss and its gradient, by Hugging Face's tensor names."""
-        state, metrics = jax.jit(self._step(KEEP))(self._state(KEEP), (self.teacher_params,), self.batch)
+        state, metrics = jax.jit(self._step(KEEP))(
+            self._state(KEEP), (self.teacher_params,), self.batch
+        )
         gradient = jax.tree.map(np.asarray, state.opt_state["student"])
-        return float(metrics["loss"].total), find_family(self.case.family).write(self.case.student, gradient)
+        return float(metrics["loss"].total), find_family(self.case.family).write(
+            self.case.student, gradient
+        )
 
     def compile(self) -> None:
         """Compile the training step, and make its state."""
-        tx = AdamW(rate=RATE, clip=CLIP, warmup=0.0, decay="constant").build(1000)
+        tx = AdamW(learning_rate=RATE, clip=CLIP, warmup=0.0, decay="constant").build(1000)
         shapes = jax.eval_shape(lambda: self._state(tx))
         shardings = sharding.state_shardings(shapes, self.mesh)
         self.state = jax.device_put(self._state(tx), shardings)
@@ -169,7 +182,9 @@ class Ours:
 
     def _step(self, tx: optax.GradientTransformation) -> Callable[..., Any]:
         student, teachers = self.applies
-        return make_step(student, teachers, self.prepare, {"vocab": self.loss, "cosine": Cosine()}, tx)
+        return make_step(
+            student, teachers, self.prepare, {"vocab": self.loss, "cosine": HiddenCosine()}, tx
+        )
 
     def _state(self, tx: optax.GradientTransformation) -> TrainState:
         return make_state({"student": self.params, "losses": {"vocab": {}, "cosine": {}}}, tx)
@@ -183,7 +198,9 @@ class Torch:
         self.device, self.low = device, low
         case, self.tokens = ours.case, ours.case.tokens
         kind = torch.bfloat16 if low else torch.float32
-        self.teacher = _transformers(case.teacher, "bert", ours.teacher_params).to(device, kind).eval()
+        self.teacher = (
+            _transformers(case.teacher, "bert", ours.teacher_params).to(device, kind).eval()
+        )
         self.student = _transformers(case.student, case.family, ours.params).to(device)
         batch = ours.masked()
         self.ids = torch.tensor(np.asarray(batch.input_ids), dtype=torch.long, device=device)
@@ -194,7 +211,9 @@ class Torch:
         self.adam = torch.optim.AdamW(
             self.student.parameters(), RATE, (0.9, 0.98), 1e-6, weight_decay=0.0, fused=True
         )
-        self.objective = torch.compile(self._objective, dynamic=False) if compiled else self._objective
+        self.objective = (
+            torch.compile(self._objective, dynamic=False) if compiled else self._objective
+        )
 
     def gradient(self) -> tuple[float, dict[str, np.ndarray]]:
         """Take the loss and its gradient by tensor name."""
@@ -202,7 +221,9 @@ class Torch:
         loss = self.objective()
         loss.backward()
         named = self.student.named_parameters()
-        return loss.item(), {n: p.grad.float().cpu().numpy() for n, p in named if p.grad is not None}
+        return loss.item(), {
+            n: p.grad.float().cpu().numpy() for n, p in named if p.grad is not None
+        }
 
     def train(self) -> None:
         """Take one step and wait for it."""
@@ -247,7 +268,9 @@ def _transformers(config: EncoderConfig, family: str, params: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         leaves = jax.tree.map(np.asarray, params)
-        checkpoint.write_model(path, family=find_family(family), config=config, params=leaves, tokenizer=None)
+        checkpoint.write_model(
+            path, family=find_family(family), config=config, params=leaves, tokenizer=None
+        )
         return AutoModelForMaskedLM.from_pretrained(path, attn_implementation="sdpa")
 
 
@@ -259,7 +282,8 @@ def check_equal(ours: Ours, theirs: Torch) -> bench.Row:
     # Where logits of equal words are close to no gradient, a tensor's own scale would be noise.
     largest = max(np.abs(g).max() for g in their.values())
     worst, name = max(
-        (float(np.abs(mine[n] - g).max() / max(np.abs(g).max(), 1e-3 * largest)), n) for n, g in their.items()
+        (float(np.abs(mine[n] - g).max() / max(np.abs(g).max(), 1e-3 * largest)), n)
+        for n, g in their.items()
     )
     off = abs(our_loss - their_loss) / abs(their_loss)
     if max(off, worst) > TOLERANCE:
@@ -302,7 +326,9 @@ def peak_flops(dtype: Any, device: str) -> float:
     n = 8192 if device == "cuda" else 2048
     a = jnp.ones((n, n), dtype)
     product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32).astype(dtype))
-    b = torch.ones((n, n), dtype=torch.bfloat16 if dtype == jnp.bfloat16 else torch.float32, device=device)
+    b = torch.ones(
+        (n, n), dtype=torch.bfloat16 if dtype == jnp.bfloat16 else torch.float32, device=device
+    )
 
     def torch_product() -> None:
         torch.matmul(b, b)
@@ -318,7 +344,9 @@ def peak_flops(dtype: Any, device: str) -> float:
 def measure(case: Case, options: Any, device: str) -> bench.Row:
     """Compare, choose PyTorch's best setting, and time the pairs: one row of the table."""
     print(f"{case.name} ...", flush=True)
-    same = check_equal(Ours(case, "float32"), Torch(Ours(case, "float32"), device, low=False, compiled=False))
+    same = check_equal(
+        Ours(case, "float32"), Torch(Ours(case, "float32"), device, low=False, compiled=False)
+    )
     ours = Ours(case, "auto")
     ours.compile()
     best, settings = None, {}
@@ -338,7 +366,9 @@ def measure(case: Case, options: Any, device: str) -> bench.Row:
             best = theirs
         torch.compiler.reset() if compiled and best is not theirs else None
     assert best is not None
-    seconds = bench.interleave({"ours": ours.train, "torch": best.train}, options.pairs, least=options.least)
+    seconds = bench.interleave(
+        {"ours": ours.train, "torch": best.train}, options.pairs, least=options.least
+    )
     tokens, ours_s = case.rows * case.length, statistics.median(seconds["ours"])
     memory = ours.program.memory_analysis()
     return {

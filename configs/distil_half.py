@@ -11,16 +11,16 @@ device wants ``--accumulate 4``, which changes nothing but memory.
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.train.optimizer import AdamW
 
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),
     student=Student(),
-    corpus=Corpus(sources=(Source(path="docstrings"),), length=128),
-    losses={"vocab": Vocab(), "cosine": Cosine()},
-    optim=AdamW(rate=5e-4, clip=1.0),
+    corpus=Corpus(sources=(Source(path="docstrings"),), max_length=128),
+    losses={"vocab": VocabKD(), "cosine": HiddenCosine()},
+    optim=AdamW(learning_rate=5e-4, clip=1.0),
     batch_size=256,
     steps=10_000,
     eval_every=1000,

@@ -15,9 +15,9 @@ are exact over the update, not means of micro-batch means, and blocks are packed
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.schedule import constant
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.optimizer import AdamW
@@ -32,15 +32,24 @@ config = Experiment(
     corpus=Corpus(
         sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),),
         held_out=0.001,
-        length=512,
+        max_length=512,
     ),
     task=MLM(rate=0.15, scope="batch", smoothing=0.7, random_specials=True),
     losses={
-        "vocab": Vocab(kl=constant(5.0), mlm=constant(2.0), temperature=constant(2.0), tokens="real"),
-        "cosine": Cosine(weight=constant(1.0)),
+        "vocab": VocabKD(
+            kl=constant(5.0), mlm=constant(2.0), temperature=constant(2.0), tokens="real"
+        ),
+        "cosine": HiddenCosine(weight=constant(1.0)),
     },
     optim=AdamW(
-        rate=5e-4, b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.0, warmup=0.05, decay="linear", clip=5.0
+        learning_rate=5e-4,
+        b1=0.9,
+        b2=0.98,
+        eps=1e-6,
+        weight_decay=0.0,
+        warmup=0.05,
+        decay="linear",
+        clip=5.0,
     ),
     batch_size=4096,
     accumulate=16,

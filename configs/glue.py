@@ -26,14 +26,16 @@ for name, glue in GLUE.items():
         corpus=glue.corpus(name),
         task=glue.task,
         losses={"labels": Labels()},
-        optim=AdamW(rate=3e-5, b2=0.999, weight_decay=0.01, warmup=0.1, clip=1.0),
+        optim=AdamW(learning_rate=3e-5, b2=0.999, weight_decay=0.01, warmup=0.1, clip=1.0),
         batch_size=32,
         steps=steps,
         eval_every=max(steps // 6, 1),
-        keep="best",
+        select="best",
     )
     # A number has no distribution: its teacher is matched by squares.
-    soft = SoftLabels(weight=constant(0.5), divergence="mse" if isinstance(glue.task, Regression) else "kl")
+    soft = SoftLabels(
+        weight=constant(0.5), divergence="mse" if isinstance(glue.task, Regression) else "kl"
+    )
     student = replace(
         teacher,
         teacher=Teacher(path=Stage(f"{name}_teacher")),
@@ -41,5 +43,7 @@ for name, glue in GLUE.items():
         losses={"labels": Labels(weight=constant(0.5)), "soft": soft},
         seeds=(0, 1, 2, 3, 4),
     )
-    control = replace(student, teacher=None, judge=Stage(f"{name}_teacher"), losses={"labels": Labels()})
+    control = replace(
+        student, teacher=None, reference=Stage(f"{name}_teacher"), losses={"labels": Labels()}
+    )
     config |= {f"{name}_teacher": teacher, f"{name}_student": student, f"{name}_control": control}

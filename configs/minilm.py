@@ -22,12 +22,18 @@ from flaxdistill.train.optimizer import AdamW
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),
     student=Student(
-        num_layers=6, hidden_size=384, num_heads=12, intermediate_size=1536, start=Start(layers="random")
+        num_layers=6,
+        hidden_size=384,
+        num_heads=12,
+        intermediate_size=1536,
+        start=Start(layers="random"),
     ),
-    corpus=Corpus(sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, length=512),
+    corpus=Corpus(
+        sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, max_length=512
+    ),
     task=MLM(rate=0.0),
     losses={"relation": Relation(relations="qk,vv")},
-    optim=AdamW(rate=3e-4, b2=0.999, warmup=4000, weight_decay=0.01, clip=1.0),
+    optim=AdamW(learning_rate=3e-4, b2=0.999, warmup=4000, weight_decay=0.01, clip=1.0),
     batch_size=256,
     steps=400_000,
     log_every=50,

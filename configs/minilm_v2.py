@@ -22,12 +22,18 @@ from flaxdistill.train.optimizer import AdamW
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),
     student=Student(
-        num_layers=6, hidden_size=384, num_heads=12, intermediate_size=1536, start=Start(layers="random")
+        num_layers=6,
+        hidden_size=384,
+        num_heads=12,
+        intermediate_size=1536,
+        start=Start(layers="random"),
     ),
-    corpus=Corpus(sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, length=128),
+    corpus=Corpus(
+        sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, max_length=128
+    ),
     task=MLM(rate=0.0),
     losses={"relation": Relation(relations="qq,kk,vv", heads=48)},
-    optim=AdamW(rate=6e-4, b2=0.98, warmup=4000, weight_decay=0.01, clip=1.0),
+    optim=AdamW(learning_rate=6e-4, b2=0.98, warmup=4000, weight_decay=0.01, clip=1.0),
     batch_size=1024,
     steps=400_000,
     log_every=50,

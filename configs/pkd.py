@@ -12,21 +12,23 @@ tokens, at 640 MFLOP a token half an hour of one H100 at 30 % of its peak; not r
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.schedule import constant
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.models.student_init import Start
 from flaxdistill.train.optimizer import AdamW
 
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),
     student=Student(num_layers=6, start=Start(layers="0,1,2,3,4,5")),
-    corpus=Corpus(sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, length=128),
+    corpus=Corpus(
+        sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, max_length=128
+    ),
     losses={
-        "vocab": Vocab(kl=constant(0.7), mlm=constant(0.3), temperature=constant(10.0)),
-        "cosine": Cosine(weight=constant(20.0), layers="skip", tokens="first"),
+        "vocab": VocabKD(kl=constant(0.7), mlm=constant(0.3), temperature=constant(10.0)),
+        "cosine": HiddenCosine(weight=constant(20.0), layers="skip", tokens="first"),
     },
-    optim=AdamW(rate=5e-5, b2=0.999, warmup=0.1, weight_decay=0.01, clip=1.0),
+    optim=AdamW(learning_rate=5e-5, b2=0.999, warmup=0.1, weight_decay=0.01, clip=1.0),
     batch_size=256,
     steps=20_000,
     eval_every=1000,

@@ -9,12 +9,14 @@ of half its depth, and trains the same student from the same start without the t
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.student_init import Start
 from flaxdistill.train.optimizer import AdamW
 
-corpus = Corpus(sources=(Source(path="docstrings"),), vocab_size=2048, length=64, held_out_blocks=256)
+corpus = Corpus(
+    sources=(Source(path="docstrings"),), vocab_size=2048, max_length=64, held_out_blocks=256
+)
 
 teacher = Experiment(
     corpus=corpus,
@@ -28,7 +30,7 @@ teacher = Experiment(
         attention_dropout=0.0,
     ),
     losses={"mlm": MaskedLM()},
-    optim=AdamW(rate=1e-3, warmup=0.1, clip=1.0),
+    optim=AdamW(learning_rate=1e-3, warmup=0.1, clip=1.0),
     batch_size=32,
     steps=500,
 )
@@ -37,14 +39,14 @@ student = Experiment(
     teacher=Teacher(path=Stage("teacher")),
     corpus=corpus,
     student=Student(start=Start(path=Stage("teacher")), dropout=0.0, attention_dropout=0.0),
-    losses={"vocab": Vocab(tokens="masked"), "cosine": Cosine()},
-    optim=AdamW(rate=1e-3, clip=1.0),
+    losses={"vocab": VocabKD(tokens="masked"), "cosine": HiddenCosine()},
+    optim=AdamW(learning_rate=1e-3, clip=1.0),
     batch_size=32,
     steps=160,
 )
 
 control = Experiment(
-    judge=Stage("teacher"),
+    reference=Stage("teacher"),
     corpus=corpus,
     student=student.student,
     losses={"mlm": MaskedLM()},

@@ -24,11 +24,11 @@ teacher = Experiment(
     corpus=Corpus(
         sources=(Source(path="train.tsv", column="sentence", label="label"),),
         held_out_sources=(Source(path="dev.tsv", column="sentence", label="label"),),
-        length=128,
+        max_length=128,
     ),
     task=Classification(),
     losses={"labels": Labels()},
-    optim=AdamW(rate=5e-5, weight_decay=0.01, clip=1.0),
+    optim=AdamW(learning_rate=5e-5, weight_decay=0.01, clip=1.0),
     batch_size=64,
     steps=2000,
 )
@@ -38,6 +38,6 @@ student = replace(
     student=Student(start=Start(path=Stage("teacher"))),
     losses={"labels": Labels(weight=constant(0.5)), "soft": SoftLabels(weight=constant(0.5))},
 )
-control = replace(student, teacher=None, judge=Stage("teacher"), losses={"labels": Labels()})
+control = replace(student, teacher=None, reference=Stage("teacher"), losses={"labels": Labels()})
 
 config = {"teacher": teacher, "student": student, "control": control}

@@ -17,7 +17,7 @@ from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Student, Teacher
 from flaxdistill.losses.hidden import HiddenMSE
-from flaxdistill.losses.relation import Scores
+from flaxdistill.losses.relation import AttentionScores
 from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.optimizer import AdamW
@@ -25,15 +25,21 @@ from flaxdistill.train.optimizer import AdamW
 config = Experiment(
     teacher=Teacher(path="google-bert/bert-base-uncased"),
     student=Student(
-        num_layers=4, hidden_size=312, num_heads=12, intermediate_size=1200, start=Start(layers="random")
+        num_layers=4,
+        hidden_size=312,
+        num_heads=12,
+        intermediate_size=1200,
+        start=Start(layers="random"),
     ),
-    corpus=Corpus(sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, length=128),
+    corpus=Corpus(
+        sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, max_length=128
+    ),
     task=MLM(rate=0.0),
     losses={
-        "scores": Scores(layers="uniform"),
+        "scores": AttentionScores(layers="uniform"),
         "hidden": HiddenMSE(layers="0:0,1:3,2:6,3:9,4:12", project="shared"),
     },
-    optim=AdamW(rate=5e-5, b2=0.999, warmup=0.1, weight_decay=0.01, clip=1.0),
+    optim=AdamW(learning_rate=5e-5, b2=0.999, warmup=0.1, weight_decay=0.01, clip=1.0),
     batch_size=256,
     steps=300_000,
     log_every=50,

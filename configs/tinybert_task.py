@@ -30,7 +30,7 @@ from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.losses.answers import Labels, SoftLabels
 from flaxdistill.losses.hidden import HiddenMSE
-from flaxdistill.losses.relation import Scores
+from flaxdistill.losses.relation import AttentionScores
 from flaxdistill.losses.schedule import constant
 from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.text_classification import Classification
@@ -39,13 +39,15 @@ from flaxdistill.train.optimizer import AdamW
 train = Source(path="train.tsv", column="sentence", label="label")
 teacher = Experiment(
     student=Student(start=Start(path="google-bert/bert-base-uncased")),
-    corpus=Corpus(sources=(train,), held_out_sources=(replace(train, path="dev.tsv"),), length=64),
+    corpus=Corpus(
+        sources=(train,), held_out_sources=(replace(train, path="dev.tsv"),), max_length=64
+    ),
     task=Classification(),
     losses={"labels": Labels()},
-    optim=AdamW(rate=3e-5, b2=0.999, weight_decay=0.01, warmup=0.1, clip=1.0),
+    optim=AdamW(learning_rate=3e-5, b2=0.999, weight_decay=0.01, warmup=0.1, clip=1.0),
     batch_size=32,
     steps=6000,
-    keep="best",
+    select="best",
 )
 intermediate = replace(
     teacher,
@@ -53,13 +55,15 @@ intermediate = replace(
     student=Student(start=Start(path="runs/tinybert4"), num_layers=4),
     corpus=replace(teacher.corpus, sources=(replace(train, path="augmented"),)),
     losses={
-        "scores": Scores(layers="uniform"),
+        "scores": AttentionScores(layers="uniform"),
         "hidden": HiddenMSE(layers="0:0,1:3,2:6,3:9,4:12", project="shared"),
     },
-    optim=AdamW(rate=5e-5, b2=0.999, weight_decay=0.01, warmup=0.1, decay="constant", clip=1.0),
+    optim=AdamW(
+        learning_rate=5e-5, b2=0.999, weight_decay=0.01, warmup=0.1, decay="constant", clip=1.0
+    ),
     steps=200_000,
     eval_every=20_000,
-    keep="last",
+    select="last",
 )
 prediction = replace(
     intermediate,
@@ -68,7 +72,7 @@ prediction = replace(
     optim=teacher.optim,
     steps=30_000,
     eval_every=2000,
-    keep="best",
+    select="best",
 )
 
 config = {"teacher": teacher, "intermediate": intermediate, "prediction": prediction}

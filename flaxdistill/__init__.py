@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from flaxdistill.experiment.config import Teacher as Teacher
     from flaxdistill.losses.answers import Labels as Labels
     from flaxdistill.losses.answers import SoftLabels as SoftLabels
-    from flaxdistill.losses.cosine import Cosine as Cosine
+    from flaxdistill.losses.cosine import HiddenCosine as HiddenCosine
     from flaxdistill.losses.schedule import Schedule as Schedule
     from flaxdistill.losses.vocab import MaskedLM as MaskedLM
-    from flaxdistill.losses.vocab import Vocab as Vocab
+    from flaxdistill.losses.vocab import VocabKD as VocabKD
     from flaxdistill.models.student_init import Start as Start
     from flaxdistill.tasks.mlm import MLM as MLM
-    from flaxdistill.tasks.question_answering import Answering as Answering
+    from flaxdistill.tasks.question_answering import QuestionAnswering as QuestionAnswering
     from flaxdistill.tasks.text_classification import Classification as Classification
     from flaxdistill.tasks.text_classification import Regression as Regression
-    from flaxdistill.tasks.token_classification import Tagging as Tagging
+    from flaxdistill.tasks.token_classification import TokenClassification as TokenClassification
     from flaxdistill.train.optimizer import AdamW as AdamW
 
 _HOMES = {
@@ -55,11 +55,11 @@ _HOMES = {
     "MLM": "tasks.mlm",
     "Classification": "tasks.text_classification",
     "Regression": "tasks.text_classification",
-    "Tagging": "tasks.token_classification",
-    "Answering": "tasks.question_answering",
+    "TokenClassification": "tasks.token_classification",
+    "QuestionAnswering": "tasks.question_answering",
     "MaskedLM": "losses.vocab",
-    "Vocab": "losses.vocab",
-    "Cosine": "losses.cosine",
+    "VocabKD": "losses.vocab",
+    "HiddenCosine": "losses.cosine",
     "Labels": "losses.answers",
     "SoftLabels": "losses.answers",
     "UserError": "errors",

@@ -1,6 +1,6 @@
 """``python -m flaxdistill``."""
 
-from flaxdistill.cli import main
+from flaxdistill.cli.main import main
 
 if __name__ == "__main__":
     main()

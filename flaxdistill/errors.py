@@ -11,7 +11,7 @@ class UserError(Exception):
     code = 2
 
 
-class Lost(UserError):  # noqa: N818 - no mistake of the user's
+class PeersLost(UserError):  # noqa: N818 - no mistake of the user's
     """Other processes of a run are gone, or were not met: the same command, started again, may well succeed."""
 
     code = 1

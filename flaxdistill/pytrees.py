@@ -50,7 +50,7 @@ class Batch:
         following = jnp.pad(self.segment_ids[:, 1:], ((0, 0), (0, 1)))
         return jnp.where((self.positions > 0) & (following == self.segment_ids), self.real(), 0.0)
 
-    def keys(self, seed: int) -> jax.Array:
+    def prng_keys(self, seed: int) -> jax.Array:
         """Make one key per row from (seed, example, epoch), the same on any device and in any batch. [B]."""
         return jax.vmap(
             lambda example, epoch: jax.random.fold_in(
@@ -74,12 +74,12 @@ class VocabProjection:
 class VocabTargets:
     """A vocabulary distribution cut to its likeliest words, at the temperature it was taken at.
 
-    ``words`` int32 and ``log_shares`` float32, [B, T, k]: logarithms of their probabilities; what these leave of 1
+    ``token_ids`` int32 and ``log_probs`` float32, [B, T, k]: logarithms of their probabilities; what these leave of 1
     belongs to all other words together.
     """
 
-    words: jax.Array
-    log_shares: jax.Array
+    token_ids: jax.Array
+    log_probs: jax.Array
 
 
 @jax.tree_util.register_dataclass

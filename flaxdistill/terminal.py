@@ -117,8 +117,17 @@ class Bar:
 def terms(row: Mapping[str, Any]) -> str:
     """Write the numbers of a row on one line."""
     parts = [f"{row['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in row else []
-    hidden = ("step", "split", "tokens_per_second", "learning_rate", "grad_norm", "skipped", "seed", "rate")
-    parts += [f"{name} {row[name]:g}" for name in ("seed", "rate") if name in row]
+    hidden = (
+        "step",
+        "split",
+        "tokens_per_second",
+        "learning_rate",
+        "grad_norm",
+        "skipped",
+        "seed",
+        "learning_rate",
+    )
+    parts += [f"{name} {row[name]:g}" for name in ("seed", "learning_rate") if name in row]
     parts += [f"{name} {value:.4f}" for name, value in row.items() if name not in hidden]
     return "  ".join(parts + ([f"skipped {row['skipped']}"] if row.get("skipped") else []))
 
@@ -147,14 +156,17 @@ def cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
 def evaluations(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     """Make the table of models side by side and, where there are such, of each class and of no answer."""
     yield results(rows)
-    if any("kinds" in row for row in rows):
+    if any("per_class" in row for row in rows):
         yield _kinds(rows)
     if told := [row for row in rows if any(name in row for name in UNANSWERED)]:
         table = Table(
-            "SQuAD 2", *(Column(head, justify="right", no_wrap=True) for head, _ in UNANSWERED.values())
+            "SQuAD 2",
+            *(Column(head, justify="right", no_wrap=True) for head, _ in UNANSWERED.values()),
         )
         for row in told:
-            written = (write(row[name]) if name in row else "" for name, (_, write) in UNANSWERED.items())
+            written = (
+                write(row[name]) if name in row else "" for name, (_, write) in UNANSWERED.items()
+            )
             table.add_row(escape(row["name"]), *written)
         yield table
 
@@ -165,9 +177,11 @@ def _kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
     titles = (Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shares)
     table = Table("", "class", *titles, Column("rows", justify="right", no_wrap=True))
     for row in rows:
-        for n, (name, kind) in enumerate(row.get("kinds", {}).items()):
+        for n, (name, kind) in enumerate(row.get("per_class", {}).items()):
             told = (COLUMNS[share][1](kind[share]) for share in shares)
-            table.add_row("" if n else escape(row["name"]), escape(name), *told, f"{kind['support']:,}")
+            table.add_row(
+                "" if n else escape(row["name"]), escape(name), *told, f"{kind['support']:,}"
+            )
         table.add_section()
     return table
 

@@ -12,7 +12,20 @@ from pathlib import Path
 import numpy as np
 
 SENTENCE = "the cat sat on the mat"
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "dog", "##s")
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "dog",
+    "##s",
+)
 IDS = [2, *(WORDS.index(word) for word in SENTENCE.split()), 3]
 CLOSE = 1e-4
 
@@ -38,7 +51,9 @@ def make(folder: Path) -> None:
     ids = np.asarray([IDS], np.int32)
     none, row = np.zeros_like(ids), np.zeros((1,), np.int32)
     positions = np.arange(len(IDS), dtype=np.int32)[None]
-    batch = Batch(ids, none + 1, positions, none, none[:, :0], none[:, :0], row + np.float32(1), row, row)
+    batch = Batch(
+        ids, none + 1, positions, none, none[:, :0], none[:, :0], row + np.float32(1), row, row
+    )
     for name in families.known():
         family = families.family(name)
         for tied in (True, False):
@@ -75,7 +90,8 @@ def check(directory: Path) -> None:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     ids, logits = (
-        np.load(directory.parent / f"{directory.name}.{kind}.npy") for kind in ("input_ids", "logits")
+        np.load(directory.parent / f"{directory.name}.{kind}.npy")
+        for kind in ("input_ids", "logits")
     )
     model, info = AutoModelForMaskedLM.from_pretrained(directory, output_loading_info=True)
     assert not any(info.values()), info

@@ -50,7 +50,9 @@ def home(tmp_path_factory) -> Path:
     documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]
     (folder / "text.txt").write_text("\n\n".join(documents) + "\n")
     teacher = write_model(folder / "teacher", ("the", "cat", "dog", "a", "sees"))
-    text = CONFIG.format(text=str(folder / "text.txt"), data=str(folder / "blocks"), teacher=str(teacher))
+    text = CONFIG.format(
+        text=str(folder / "text.txt"), data=str(folder / "blocks"), teacher=str(teacher)
+    )
     for name in ("alone", "taught"):
         (folder / f"{name}.py").write_text(f"{text}\nconfig = {name}\n")
     (folder / "common.txt").write_text(text)
@@ -101,6 +103,8 @@ def experiments(home):
     return {
         "student": dataclasses.replace(taught, **short),
         "control": dataclasses.replace(
-            alone, corpus=dataclasses.replace(taught.corpus, tokenizer=str(home / "teacher")), **short
+            alone,
+            corpus=dataclasses.replace(taught.corpus, tokenizer=str(home / "teacher")),
+            **short,
         ),
     }

@@ -175,11 +175,11 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "context.argmax(0)": "context[::-1].argmax(0)",
     },
     ("evaluation.py", "test_tasks.py"): {
-        "-m if name in LOWER else m": "m",
+        "-m if name in LOWER_IS_BETTER else m": "m",
         "rates, key=lambda rate: _middle([": "rates, key=lambda rate: -_middle([",
     },
     ("ahead.py", "test_tasks.py"): {
-        "config.labels == fit.UNSETTLED and known": "False",
+        "config.labels == fit.UNKNOWN_LABELS and known": "False",
     },
     ("models/encoder.py", "train/test_step.py"): {
         '{"decoder": student["embeddings"]["word"]}': '{"decoder": jax.lax.stop_gradient(student["embeddings"]["word"])}',
@@ -242,11 +242,11 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "(how.length - 3) // 2": "how.length - 3",
     },
     ("train/state.py", "test_tasks.py"): {
-        '(worth > state.best["worth"])': '(worth < state.best["worth"])',
+        '(worth > state.best["score"])': '(worth < state.best["score"])',
     },
     ("program.py", "test_tasks.py"): {
-        "rows.keys(2 * lane.seed + 1)": "rows.keys(2 * e.lanes()[0].seed + 1)",
-        "e.losses,\n                    e.optim.build(e.steps, lane.rate)": "e.losses, e.optim.build(e.steps, e.optim.rate)",
+        "rows.prng_keys(2 * lane.seed + 1)": "rows.prng_keys(2 * e.lanes()[0].seed + 1)",
+        "e.losses,\n                    e.optim.build(e.steps, lane.learning_rate)": "e.losses, e.optim.build(e.steps, e.optim.learning_rate)",
     },
     ("train/log.py", "test_fuzz.py"): {
         " and _is_row(row)": "",
@@ -255,7 +255,7 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "        _check(manifest, blocks)\n": "",
     },
     ("build.py", "test_bad_inputs.py"): {
-        "settle(e, judges, start, load_vocabulary(given) if given else None, None)": "None",
+        "resolve_student(e, references, start, load_vocabulary(given) if given else None, None)": "None",
     },
     ("stages.py", "test_tasks.py"): {
         "    _check_sizes(stages, root)\n": "",
@@ -267,7 +267,7 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "                path.rmdir()": "                pass",
     },
     ("workdir.py", "test_tasks.py"): {
-        "worths.index(max(worths))": "worths.index(min(worths))",
+        "scores.index(max(scores))": "scores.index(min(scores))",
     },
     ("bucket.py", "test_bucket.py"): {
         "files.sort(key=lambda file: file.name in LAST)": "files.sort()",
@@ -323,7 +323,9 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
 
 def main(words: list[str]) -> None:
     """Run the tests on one broken copy after the other; exits 1 where a mistake goes unnoticed."""
-    every = [(*where, *change) for where, changes in MUTATIONS.items() for change in changes.items()]
+    every = [
+        (*where, *change) for where, changes in MUTATIONS.items() for change in changes.items()
+    ]
     chosen = [m for m in every if not words or any(word in " ".join(m) for word in words)]
     missed = []
     with tempfile.TemporaryDirectory() as folder:
@@ -337,7 +339,16 @@ def main(words: list[str]) -> None:
             if source.count(right) < 1:
                 sys.exit(f"{name} no longer holds {right!r}: mend this list")
             path.write_text(source.replace(right, wrong))
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{tests}"]
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"tests/{tests}",
+            ]
             run = subprocess.run(
                 command, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True
             )

@@ -133,20 +133,35 @@ def test_runs_no_text(file):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in CALLS, f"{file}:{node.lineno}"
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-            assert isinstance(node.value, ast.Constant) and node.value.value is False, f"{file}:{node.lineno}"
+            assert isinstance(node.value, ast.Constant) and node.value.value is False, (
+                f"{file}:{node.lineno}"
+            )
 
 
 def test_walls():
     """What ARCHITECTURE.md says in words, beside the table."""
     assert {row for _, row, third in FLOORS if "flax" in third} == {"models/"}
-    beams = [file for file in FILES if any(name.startswith("apache_beam") for name in imported(parse(file)))]
+    beams = [
+        file
+        for file in FILES
+        if any(name.startswith("apache_beam") for name in imported(parse(file)))
+    ]
     assert beams == ["data/preparation/beam.py"]
     for file in FILES:
         if file.startswith("data/"):
             others = {other for other in own(file) if not other.startswith("data/")}
-            assert others <= {"errors.py", "runtime/gcs_paths.py", "runtime/gcs.py", "runtime/files.py"}, file
+            assert others <= {
+                "errors.py",
+                "runtime/gcs_paths.py",
+                "runtime/gcs.py",
+                "runtime/files.py",
+            }, file
         if file.startswith("train/"):
-            assert not {row_of(other) for other in own(file)} & {"models/", "tasks/", "hub/families/"}, file
+            assert not {row_of(other) for other in own(file)} & {
+                "models/",
+                "tasks/",
+                "hub/families/",
+            }, file
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -171,7 +186,9 @@ def test_public_things_have_docstrings(file):
         if isinstance(node, ast.ClassDef) and not node.bases:
             for method in _public(node.body):
                 if isinstance(method, ast.FunctionDef):
-                    assert ast.get_docstring(method), f"{file}:{method.lineno} {node.name}.{method.name}"
+                    assert ast.get_docstring(method), (
+                        f"{file}:{method.lineno} {node.name}.{method.name}"
+                    )
 
 
 def _public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.ClassDef]:

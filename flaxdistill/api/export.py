@@ -53,5 +53,7 @@ def export(
             commit = push.push(folder, f"{push.name}, by flaxdistill {__version__}")
             done.append(f"pushed to {push.name} as {commit[:12]}")
 
-    write(model, out, write_card(path, model, push.name if push else name, portable=portable), finish)
+    write(
+        model, out, write_card(path, model, push.name if push else name, portable=portable), finish
+    )
     return f"exported {model.source} to {out} ({model.family.model_type}), {', '.join(done)}"

@@ -74,7 +74,9 @@ class Model:
     def __call__(self, texts: str, pair: str | None = None) -> Answer: ...  # type: ignore[overload-overlap] # a str is an Iterable of str, too
 
     @overload
-    def __call__(self, texts: Iterable[str], pair: str | Iterable[str] | None = None) -> list[Answer]: ...
+    def __call__(
+        self, texts: Iterable[str], pair: str | Iterable[str] | None = None
+    ) -> list[Answer]: ...
 
     def __call__(
         self, texts: str | Iterable[str], pair: str | Iterable[str] | None = None
@@ -83,7 +85,7 @@ class Model:
 
         A class is ``{"label", "score", "scores"}``, a number ``{"score"}``, tags are ``{"entities"}`` or ``{"words"}``, a
         span of ``pair`` is ``{"answer", "start", "end", "score", "answers"}``, the words for each mask are ``{"masks"}``.
-        Scores but that of a number are probabilities, of spans among the n best; places count characters. ``pair`` is the
+        AttentionScores but that of a number are probabilities, of spans among the n best; places count characters. ``pair`` is the
         second text of all, or of each. Raises UserError for what is no text, for a text without a mask where words are
         asked for, and for a model without a head.
         """
@@ -94,7 +96,9 @@ class Model:
     def hidden(self, texts: str, pair: str | None = None) -> np.ndarray: ...  # type: ignore[overload-overlap] # a str is an Iterable of str, too
 
     @overload
-    def hidden(self, texts: Iterable[str], pair: str | Iterable[str] | None = None) -> list[np.ndarray]: ...
+    def hidden(
+        self, texts: Iterable[str], pair: str | Iterable[str] | None = None
+    ) -> list[np.ndarray]: ...
 
     def hidden(
         self, texts: str | Iterable[str], pair: str | Iterable[str] | None = None
@@ -106,7 +110,9 @@ class Model:
         told = [states for _, states in self._states(_examples(texts, pair))]
         return told[0] if isinstance(texts, str) else told
 
-    def encode(self, texts: str | Iterable[str], pair: str | Iterable[str] | None = None) -> np.ndarray:
+    def encode(
+        self, texts: str | Iterable[str], pair: str | Iterable[str] | None = None
+    ) -> np.ndarray:
         """Give a vector for a text, or for each of several: float32 [D] or [N, D], the mean of the last layer's states.
 
         So Sentence-BERT pools (Reimers and Gurevych, 2019); lengths are left as they are. Raises UserError for what is no

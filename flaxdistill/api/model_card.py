@@ -61,9 +61,9 @@ def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -
     e, digests = workdir.read_experiment(path), workdir.read_inputs(path)
     rows = read_rows(path / "metrics.jsonl")
     seen = workdir.evaluations(path)
-    scores = seen[workdir.best_lane(seen, e.task.figure)]
-    judges = {role: judge.path for role, judge in e.compared().items()}
-    public = [judge for judge in judges.values() if not _is_local(judge)]
+    scores = seen[workdir.best_lane(seen, e.task.metric)]
+    references = {role: reference.path for role, reference in e.reference_models().items()}
+    public = [reference for reference in references.values() if not _is_local(reference)]
     title = name.rpartition("/")[2]
     data = ModelCardData(
         library_name="transformers",
@@ -85,7 +85,10 @@ def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -
         "## How good it is",
         _scores(e, scores),
         "## Where it comes from",
-        _table({**_origins(path, e, digests, judges), "weights, sha256": model.digest}, ("what", "which")),
+        _table(
+            {**_origins(path, e, digests, references), "weights, sha256": model.digest},
+            ("what", "which"),
+        ),
         "## How it learned",
         _lanes(e, scores) + _curve([row for row in rows if "split" not in row]),
         "## Limits",
@@ -119,7 +122,7 @@ def _public(value: Any) -> Any:
 def _results(e: Experiment, scores: Row, model: Model) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    value = scores.get(e.task.figure)
+    value = scores.get(e.task.metric)
     if value is None or not isinstance(e.task, Labelled):
         return []
     sources = e.corpus.held_out_sources or e.corpus.sources
@@ -130,7 +133,7 @@ def _results(e: Experiment, scores: Row, model: Model) -> list[Any]:
             task_type=kind,
             dataset_type=Path(named).stem or "held-out",
             dataset_name=f"{named} (held out)",
-            metric_type=e.task.figure,
+            metric_type=e.task.metric,
             metric_value=float(value),
         )
     ]
@@ -160,26 +163,31 @@ def _portable(model: Model) -> str:
 
 
 def _scores(e: Experiment, scores: Row) -> str:
-    figures = {
+    metrics = {
         name: f"{value:.4f}"
         for name, value in numbers(scores).items()
-        if name not in ("step", "seed", "rate")
+        if name not in ("step", "seed", "learning_rate")
     }
-    if not figures:
+    if not metrics:
         return "It was not evaluated."
     return (
         f"On rows held out of training, at step {scores['step']}"
-        + (", the best of the run's evaluations, by which it was chosen" if e.keep == "best" else "")
+        + (
+            ", the best of the run's evaluations, by which it was chosen"
+            if e.select == "best"
+            else ""
+        )
         + ":\n\n"
-        + _table(figures, ("figure", "value"))
+        + _table(metrics, ("metric", "value"))
     )
 
 
 def _origins(
-    path: Path, e: Experiment, digests: Mapping[str, str], judges: Mapping[str, str]
+    path: Path, e: Experiment, digests: Mapping[str, str], references: Mapping[str, str]
 ) -> dict[str, str]:
     found = {
-        role: f"{_named(judge)}, sha256 {digests.get(role, 'unknown')}" for role, judge in judges.items()
+        role: f"{_named(reference)}, sha256 {digests.get(role, 'unknown')}"
+        for role, reference in references.items()
     }
     if start := e.start_path():
         found["first weights"] = f"{_named(start)}" + (
@@ -213,15 +221,20 @@ def _curve(rows: list[Row]) -> str:
     if not rows:
         return "No step was logged."
     shown = (
-        [rows[round(n * (len(rows) - 1) / (CURVE - 1))] for n in range(CURVE)] if len(rows) > CURVE else rows
+        [rows[round(n * (len(rows) - 1) / (CURVE - 1))] for n in range(CURVE)]
+        if len(rows) > CURVE
+        else rows
     )
-    lines = [f"| {row['step']:,} | {row['loss']:.4f} | {row.get('learning_rate', 0):.2e} |" for row in shown]
+    lines = [
+        f"| {row['step']:,} | {row['loss']:.4f} | {row.get('learning_rate', 0):.2e} |"
+        for row in shown
+    ]
     return "\n".join(["| step | loss | rate |", "|---|---|---|", *lines])
 
 
 def _limits(e: Experiment, model: Model) -> str:
     told = [
-        f"* It was trained on rows of at most {e.corpus.length} tokens, and reads {model.config.max_positions} at most.",
+        f"* It was trained on rows of at most {e.corpus.max_length} tokens, and reads {model.config.max_positions} at most.",
         "* Its figures are those of the held-out rows named above; nothing is known of texts of other kinds.",
     ]
     if e.teacher:

@@ -79,7 +79,9 @@ def follow(
                 report=report,
             )
         except stages.Stopped as stopped:
-            report(f"stopped after step {stopped.step}, which is saved; the same command goes on from there")
+            report(
+                f"stopped after step {stopped.step}, which is saved; the same command goes on from there"
+            )
             raise
     console.print(terminal.results(rows))
     return rows
@@ -106,9 +108,9 @@ class Run:
         return load(self.path)
 
     @property
-    def figures(self) -> Row:
+    def metrics(self) -> Row:
         """What the closing table tells of it: parameters, and medians of tokens a second and of the best rate's seeds."""
-        return results.figures(self.path)
+        return results.summary(self.path)
 
     @property
     def history(self) -> list[Row]:
@@ -133,7 +135,9 @@ class Run:
         are those of ``Source`` in which it differs from the run's own rows: ``column``, ``pair``, ``label``, ``split``,
         ``header``. Raises UserError for models of another vocabulary or head.
         """
-        asked, other, rows = (None if what is None else str(what) for what in (model, against, data))
+        asked, other, rows = (
+            None if what is None else str(what) for what in (model, against, data)
+        )
         with library_logging.quiet():
             return evaluation.evaluate(
                 self.path,
@@ -145,7 +149,12 @@ class Run:
             )
 
     def export(
-        self, out: str | Path, *, stablehlo: bool = False, push: str | None = None, private: bool = False
+        self,
+        out: str | Path,
+        *,
+        stablehlo: bool = False,
+        push: str | None = None,
+        private: bool = False,
     ) -> Path:
         """Write the student as a Hugging Face directory with its card, as the verb does; returns where it is.
 

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from flaxdistill.api.export import export
-from flaxdistill.errors import Lost, UserError, out_of_memory
+from flaxdistill.errors import PeersLost, UserError, out_of_memory
 from flaxdistill.experiment import abstract, build, evaluate, workdir
 from flaxdistill.experiment.config import Experiment
-from flaxdistill.experiment.results import figures
+from flaxdistill.experiment.results import summary
 from flaxdistill.experiment.workdir import EXPORT
 from flaxdistill.hub.checkpoint import Model
 from flaxdistill.hub.families.base import count
@@ -83,7 +83,9 @@ def prepare(stages: Stages, root: Path, *, report: build.Report) -> None:
             path, given = earlier.model_path(), given or earlier.corpus.tokenizer
         corpus = dataclasses.replace(experiment.corpus, tokenizer=given)
         model = build.read(path, root / name, report) if path and not given else None
-        build.prepare_blocks(dataclasses.replace(experiment, corpus=corpus), root / "data", model, report)
+        build.prepare_blocks(
+            dataclasses.replace(experiment, corpus=corpus), root / "data", model, report
+        )
 
 
 def _reach(root: Path) -> None:
@@ -102,14 +104,17 @@ def table(stages: Stages, root: Path) -> list[Row]:
         teacher = experiment.teacher.path if experiment.teacher else "@"
         if not teacher.startswith("@") and teacher not in seen:
             parameters = {"parameters": count(workdir.read_model(teacher).config)}
-            judged = evaluate.judge(path, teacher).figures
+            judged = evaluate.reference(path, teacher).metrics
             rows.append({"name": f"teacher {Path(teacher).name}"} | parameters | judged)
             seen.add(teacher)
         lanes = workdir.evaluations(path)
         for lane, row in zip(experiment.lanes(), lanes, strict=True) if len(lanes) > 1 else ():
-            rows.append(row | {"name": f"{name or 'student'}, seed {lane.seed}, rate {lane.rate:g}"})
-        found = figures(path)
-        at = f", rate {found['rate']:g}" if "rate" in found else ""
+            rows.append(
+                row
+                | {"name": f"{name or 'student'}, seed {lane.seed}, rate {lane.learning_rate:g}"}
+            )
+        found = summary(path)
+        at = f", rate {found['learning_rate']:g}" if "learning_rate" in found else ""
         rows.append({"name": f"{name or 'student'}{at}"} | found)
     return rows
 
@@ -137,7 +142,7 @@ def _train(
                 raise _memory(experiment) from None
             if jax.process_count() == 1:
                 raise
-            raise Lost(
+            raise PeersLost(
                 f"another process of this run is gone ({brief(error)}); start all of them again: they go on from step "
                 f"{latest_step(path) or 0}"
             ) from error
@@ -151,14 +156,20 @@ def _memory(experiment: Experiment) -> UserError:
     parts = next((n for n in range(2, rows + 1) if rows % n == 0), 1)
     least = f"try --accumulate {experiment.accumulate * parts}"
     less = f"{least}, which gives the same result with {rows // parts} rows at a time"
-    more = less if rows > 1 else "a row a device is the least: use a smaller model, shorter blocks or --fsdp"
-    return UserError(f"the device is out of memory with micro-batches of {rows} rows a device; {more}")
+    more = (
+        less
+        if rows > 1
+        else "a row a device is the least: use a smaller model, shorter blocks or --fsdp"
+    )
+    return UserError(
+        f"the device is out of memory with micro-batches of {rows} rows a device; {more}"
+    )
 
 
 def _check_inputs(path: Path, experiment: Experiment) -> None:
     """Raise UserError if an earlier stage has changed since a finished one learnt from it."""
     stored = workdir.read_inputs(path)
-    paths = {name: teacher.path for name, teacher in experiment.compared().items()}
+    paths = {name: teacher.path for name, teacher in experiment.reference_models().items()}
     paths["start"] = experiment.start_path() or ""
     now = {
         name: build.read(source, path).digest
@@ -172,7 +183,9 @@ def _check_earlier(name: str, experiment: Experiment, names: list[str]) -> None:
     before = names[: names.index(name)]
     for earlier in experiment.earlier():
         if earlier not in before:
-            choices = f"earlier stages are {', '.join(before)}" if before else "there is no earlier stage"
+            choices = (
+                f"earlier stages are {', '.join(before)}" if before else "there is no earlier stage"
+            )
             raise UserError(f"stage {name!r} needs stage {earlier!r}, but {choices}")
 
 
@@ -182,7 +195,9 @@ def _check_sizes(stages: Stages, root: Path) -> None:
     for name, experiment in stages.items() if len(stages) > 1 else ():
         begun = workdir.is_workdir(root / name)
         students[name] = (
-            workdir.describe(str(root / name)) if begun else abstract.sketch(experiment, students).student
+            workdir.describe(str(root / name))
+            if begun
+            else abstract.sketch(experiment, students).student
         )
 
 
@@ -191,7 +206,9 @@ def _check_later(name: str, experiment: Experiment, stages: Stages, root: Path) 
     done = latest_step(root / name)
     if done is None or done >= experiment.steps or not name:
         return
-    if (workdir.read_experiment(root / name).steps) > done:  # not lengthened, only stopped on its way
+    if (
+        workdir.read_experiment(root / name).steps
+    ) > done:  # not lengthened, only stopped on its way
         return
     for later, e in stages.items():
         if name in e.earlier() and workdir.is_workdir(root / later):
@@ -215,7 +232,9 @@ def _signals() -> Iterator[list[int]]:
     Of several processes JAX has ears of its own for SIGTERM, and tells the others; SIGINT is passed on as one.
     """
     caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # the only one that may hear signals
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # the only one that may hear signals
         yield caught
         return
     several = jax.process_count() > 1

@@ -89,7 +89,9 @@ def report(
 
     compilation_cache.keep()
     if not workdirs:
-        raise UserError("no WORKDIR is given; name the --workdir of a run, or of a config with stages")
+        raise UserError(
+            "no WORKDIR is given; name the --workdir of a run, or of a config with stages"
+        )
     shown = terminal.console()
     facts = write_report(workdirs, out, times=times, report=_tell)
     models = facts.models()
@@ -164,7 +166,9 @@ def augment(
 
 def predict(
     model: _PATH_OR_ID,
-    texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT ...]")] = (),
+    texts: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT ...]")
+    ] = (),
     pair: str | None = None,
     data: str | None = None,
     column: str | None = None,
@@ -231,7 +235,11 @@ def predict(
 
 
 def export(
-    workdir: _WORKDIR, out: _OUT, stablehlo: bool = False, push: str | None = None, private: bool = False
+    workdir: _WORKDIR,
+    out: _OUT,
+    stablehlo: bool = False,
+    push: str | None = None,
+    private: bool = False,
 ) -> int:
     """Write a run's student as a Hugging Face checkpoint; a process of its own must then say what the student says.
 
@@ -253,7 +261,9 @@ def export(
     compilation_cache.keep()
     repo = Repo(push, private) if push is not None else None
     run = gcs.local(workdir, gcs.RUN)
-    print(gcs_paths.told(write(run, gcs_paths.here(out), apart=True, portable=stablehlo, push=repo)))
+    print(
+        gcs_paths.told(write(run, gcs_paths.here(out), apart=True, portable=stablehlo, push=repo))
+    )
     return 0
 
 

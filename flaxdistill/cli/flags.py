@@ -43,7 +43,11 @@ def parse(kind: Any, args: Sequence[str], *, prog: str, **options: Any) -> Any:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue()).splitlines()
     lines = [line.strip("│| ") for line in plain if not line.startswith(("╭", "╰", "+-", "+ "))]
     text = " ".join(" ".join(line for line in lines if line.strip("─- ")).split())
-    problem = re.split(r" ?(?:Perhaps you meant:|Argument helptext:|For full helptext)", text)[0].rstrip(". ")
-    near = re.findall(r"--[\w.-]+", text.partition("Perhaps you meant:")[2].partition("For full helptext")[0])
+    problem = re.split(r" ?(?:Perhaps you meant:|Argument helptext:|For full helptext)", text)[
+        0
+    ].rstrip(". ")
+    near = re.findall(
+        r"--[\w.-]+", text.partition("Perhaps you meant:")[2].partition("For full helptext")[0]
+    )
     hint = f"perhaps you meant {near[0]}; " if near else ""
     raise UserError(f"{problem}; {hint}{prog} --help lists what there is")

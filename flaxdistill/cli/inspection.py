@@ -29,7 +29,11 @@ def inspect(path_or_id: str) -> Sections:
         return _store(gcs.reach(path, MANIFEST))
     if workdir.is_workdir(path):
         return _run(path)
-    below = sorted(entry for entry in path.iterdir() if workdir.is_workdir(entry)) if path.is_dir() else []
+    below = (
+        sorted(entry for entry in path.iterdir() if workdir.is_workdir(entry))
+        if path.is_dir()
+        else []
+    )
     if below:
         return {title: section for entry in below for title, section in _run(entry).items()}
     return _model(checkpoint.read_model(path_or_id))
@@ -66,7 +70,11 @@ def _run(path: Path) -> Sections:
         name: f"{list(shape.shape)} {placed['student/' + name].spec}"
         for name, shape in param_paths.flatten(shapes).items()
     }
-    return {str(path): facts, "experiment": vars(experiment), f"sharding over {dict(mesh.shape)}": where}
+    return {
+        str(path): facts,
+        "experiment": vars(experiment),
+        f"sharding over {dict(mesh.shape)}": where,
+    }
 
 
 def _store(path: Path) -> Sections:

@@ -55,7 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        way = "make room" if error.errno in FULL else "permit it" if error.errno in FORBIDDEN else "mend that"
+        way = (
+            "make room"
+            if error.errno in FULL
+            else "permit it"
+            if error.errno in FORBIDDEN
+            else "mend that"
+        )
         code = _tell(f"{where}{error.strerror or error}; {way}, then run the command again")
     except MemoryError as error:
         code = _tell(f"out of memory ({error}); use smaller sizes")
@@ -91,7 +97,9 @@ def _verb(arguments: list[str]) -> int:
         width = max(map(len, VERBS))
         print(f"flaxdistill {__version__}: BERT-family teachers into small, fast students\n")
         print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
-        print("\nflaxdistill VERB --help tells more; VERB CONFIG --help lists every flag of a config.")
+        print(
+            "\nflaxdistill VERB --help tells more; VERB CONFIG --help lists every flag of a config."
+        )
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"flaxdistill {__version__}")
@@ -153,7 +161,9 @@ def _code_when_stopped() -> int:
     """Read what a run that SIGTERM stopped ends with: 0, or what tells a cluster, which takes 0 for done, that it is not."""
     told = os.environ.get("FLAXDISTILL_STOPPED", "0")
     if not (told.isdecimal() and int(told) < 256):
-        raise UserError(f"FLAXDISTILL_STOPPED is {told!r}; it is an exit code from 0 to 255, such as 143")
+        raise UserError(
+            f"FLAXDISTILL_STOPPED is {told!r}; it is an exit code from 0 to 255, such as 143"
+        )
     return int(told)
 
 

@@ -43,8 +43,12 @@ class Running:
 class Planning:
     """The flags of ``plan``."""
 
-    topology: Annotated[str, tyro.conf.arg(help="chips and their shape, such as v5e:16x16 or h100:8")]
-    slices: Annotated[int, tyro.conf.arg(help="how many of them, joined by a data centre's network")] = 1
+    topology: Annotated[
+        str, tyro.conf.arg(help="chips and their shape, such as v5e:16x16 or h100:8")
+    ]
+    slices: Annotated[
+        int, tyro.conf.arg(help="how many of them, joined by a data centre's network")
+    ] = 1
     chips: Annotated[
         Path, tyro.conf.arg(help="a table of chips and prices in place of flaxdistill's chips.toml")
     ] = TABLE
@@ -68,7 +72,10 @@ def read(path_or_name: str, flags: Sequence[str], *, prog: str, own: type) -> To
     """
     path = find(path_or_name)
     config = load(path)
-    given, hints = {"workdir": Path("runs") / path.stem}, typing.get_type_hints(own, include_extras=True)
+    given, hints = (
+        {"workdir": Path("runs") / path.stem},
+        typing.get_type_hints(own, include_extras=True),
+    )
     fields: list[Any] = [
         (field.name, hints[field.name], given.get(field.name, field.default))
         for field in dataclasses.fields(own)
@@ -133,10 +140,14 @@ def _only(stages: dict[str, Experiment], flags: Sequence[str]) -> dict[str, Expe
         if not fnmatch.filter(stages, pattern):
             near = ", ".join(difflib.get_close_matches(pattern, stages, 3) or list(stages)[:20])
             raise UserError(f"--only {pattern} names no stage of this config; there is {near}")
-    wanted = [name for name in stages if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
+    wanted = [
+        name for name in stages if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)
+    ]
     for name in wanted:  # grows while it is read
         wanted += [
-            earlier for earlier in stages[name].earlier() if earlier in stages and earlier not in wanted
+            earlier
+            for earlier in stages[name].earlier()
+            if earlier in stages and earlier not in wanted
         ]
     return {name: experiment for name, experiment in stages.items() if name in wanted}
 

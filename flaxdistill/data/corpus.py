@@ -27,13 +27,15 @@ class Corpus:
     # Entries, when a vocabulary is trained.
     vocab_size: int = 8192
     # Tokens per block, with [CLS] and [SEP].
-    length: int = 128
+    max_length: int = 128
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise UserError("sources is empty, but a corpus needs at least one source: name one")
-        if self.length < 16:
-            raise UserError(f"length is {self.length}, but a block holds at least 16 tokens: raise length")
+        if self.max_length < 16:
+            raise UserError(
+                f"max_length is {self.max_length}, but a block holds at least 16 tokens: raise max_length"
+            )
         if not 0 < self.held_out < 0.5:
             raise UserError(
                 f"held_out is {self.held_out}, but it is a share between 0 and 0.5 (both excluded): "
@@ -66,7 +68,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.processes is not None and self.processes < 1:
-            raise UserError(f"engine.processes is {self.processes}, but somebody must do the work: raise it")
+            raise UserError(
+                f"engine.processes is {self.processes}, but somebody must do the work: raise it"
+            )
         if self.kind == "beam" and self.processes is not None:
             raise UserError(
                 f"engine.processes is {self.processes}, but beam's runner has its own number: give it in engine.options"

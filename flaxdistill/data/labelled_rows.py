@@ -27,13 +27,17 @@ class Row(NamedTuple):
         return {"second": np.array(self.second, np.uint16), "labels": self.labels, **self.beside}
 
 
-class Reading(NamedTuple):
+class RowBuilder(NamedTuple):
     """How a task turns examples into rows."""
 
     meaning: dict[str, Any]  # JSON: all that changes the rows
     # The names of the labels, in order, from the training examples.
-    settle: Callable[[Iterator[Example], tuple[str, ...]], list[str]]  # and those that a dataset declares
-    rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[list[Row]]]  # of each example
+    resolve_student: Callable[
+        [Iterator[Example], tuple[str, ...]], list[str]
+    ]  # and those that a dataset declares
+    rows: Callable[
+        [list[Example], list[str], Vocabulary, int], Iterable[list[Row]]
+    ]  # of each example
     keep: Callable[[Example], Any] | None = None  # JSON of a held-out example, for scoring
     # Where a share is held out: what never stands on both sides, rows of one text and pair, or all rows of one pair.
     together: Literal["row", "pair"] = "row"

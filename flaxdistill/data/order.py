@@ -57,7 +57,9 @@ class Order:
                     "leave a source out to skip it"
                 )
         if not self.shuffle and len(self.sizes) > 1:
-            raise UserError(f"{len(self.sizes)} sources cannot be read unshuffled: read one source at a time")
+            raise UserError(
+                f"{len(self.sizes)} sources cannot be read unshuffled: read one source at a time"
+            )
 
     @property
     def epoch_length(self) -> int:
@@ -76,7 +78,11 @@ class Order:
         size, share = self._sizes[source], self._shares[source]
         slot -= self._ends[source]
         passes, draw = np.divmod((epoch + 1) * share + slot, size)
-        return source, permute(draw, size, _mix(self._streams[source] + passes.astype(np.uint64))), passes
+        return (
+            source,
+            permute(draw, size, _mix(self._streams[source] + passes.astype(np.uint64))),
+            passes,
+        )
 
     @cached_property
     def _sizes(self) -> np.ndarray:
@@ -140,7 +146,11 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def rows(
-    blocks: tuple[Blocks, ...], order: Order, index: np.ndarray, limit: int | None = None, length: int = 0
+    blocks: tuple[Blocks, ...],
+    order: Order,
+    index: np.ndarray,
+    limit: int | None = None,
+    length: int = 0,
 ) -> dict[str, np.ndarray]:
     """Make the rows at some global indices, ready to be placed on devices.
 
@@ -162,7 +172,8 @@ def rows(
             "split the corpus into several stores"
         )
     ids, segments = (
-        _read(arrays, source, block) for arrays in ([b.ids for b in blocks], [b.segments for b in blocks])
+        _read(arrays, source, block)
+        for arrays in ([b.ids for b in blocks], [b.segments for b in blocks])
     )
     if length:
         ids, segments = ids[:, :length], segments[:, :length]
@@ -173,7 +184,9 @@ def rows(
         if length and labels.shape[1] == blocks[0].ids.shape[1]:  # one for each token
             labels = labels[:, :length]
         labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
-        second = _read([b.beside["second"] for b in blocks], source, block).astype(np.int32)[:, None]
+        second = _read([b.beside["second"] for b in blocks], source, block).astype(np.int32)[
+            :, None
+        ]
         types[(segments > 0) & (second > 0) & (positions >= second)] = 1
     return {
         "input_ids": ids.astype(np.int32),

@@ -52,6 +52,8 @@ def prefetch(
 def ahead(items: Iterable[T]) -> Iterator[T]:
     """Yield items in order, while one thread takes the next of them from where they come."""
     source, end = iter(items), object()
-    taken: Generator[Any, None, None] = prefetch(lambda _: next(source, end), 0, sys.maxsize, depth=1)
+    taken: Generator[Any, None, None] = prefetch(
+        lambda _: next(source, end), 0, sys.maxsize, depth=1
+    )
     with contextlib.closing(taken):
         yield from itertools.takewhile(lambda item: item is not end, taken)

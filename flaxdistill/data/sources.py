@@ -53,7 +53,9 @@ class Source:
     path: str  # file, glob or directory (also .gz); "hf:NAME" or "hf:NAME:CONFIG"; "tfds:NAME/CONFIG"; or "docstrings"
     column: str = "text"  # the field that holds the text (jsonl, csv, tsv, parquet, datasets)
     pair: str | None = None  # of a task on pairs, the field of the second text
-    label: str | None = None  # of a labelled task, the field of the label; None: these rows have none
+    label: str | None = (
+        None  # of a labelled task, the field of the label; None: these rows have none
+    )
     header: str = ""  # names of the columns, such as "id,label,text", of a csv or tsv file that does not begin with them
     split: str = "train"  # of an hf: or tfds: data set
     weight: float = 1.0  # how many passes over this source one epoch makes
@@ -112,11 +114,18 @@ class Source:
         library, _, name = self.path.partition(":")
         if library in PUBLISHED:
             return [
-                Shard(part.name, _hash(part.identity), partial(read, part.records, part.where), part.classes)
+                Shard(
+                    part.name,
+                    _hash(part.identity),
+                    partial(read, part.records, part.where),
+                    part.classes,
+                )
                 for part in PUBLISHED[library](name, columns, self.split)
             ]
         header = tuple(name.strip() for name in self.header.split(",")) if self.header else ()
-        return [_file_shard(name, path, columns, header, read) for name, path in _find_files(self.path)]
+        return [
+            _file_shard(name, path, columns, header, read) for name, path in _find_files(self.path)
+        ]
 
 
 def _checked(values: Iterable[tuple[str, Any]], where: str) -> Iterator[str]:
@@ -138,7 +147,9 @@ def _checked(values: Iterable[tuple[str, Any]], where: str) -> Iterator[str]:
             empty = False
             yield value
     if empty:
-        raise UserError(f"{where} holds no document: every text in it is empty; leave it out or fill it")
+        raise UserError(
+            f"{where} holds no document: every text in it is empty; leave it out or fill it"
+        )
 
 
 def _texts(
@@ -178,7 +189,9 @@ def _lowest(rows: int, shards: list[Shard], path: str) -> Iterator:
 def _key(document: str | Example) -> tuple[bytes, str]:
     # The label only tells apart rows of one text.
     text, label = (
-        (document, "") if isinstance(document, str) else ((document.text, document.pair), document.label)
+        (document, "")
+        if isinstance(document, str)
+        else ((document.text, document.pair), document.label)
     )
     return hashlib.sha256(repr(text).encode()).digest(), repr(label)
 
@@ -190,14 +203,20 @@ def _find_files(pattern: str) -> list[tuple[str, Path]]:
     """Find files: (name, path) of each, sorted by name; the name is relative to the folder searched."""
     root = Path(gcs.gather(pattern, format_of))
     if root.is_dir():
-        visible = (path for path in root.rglob("*") if "/." not in f"/{path.relative_to(root).as_posix()}")
+        visible = (
+            path for path in root.rglob("*") if "/." not in f"/{path.relative_to(root).as_posix()}"
+        )
         found = [path for path in visible if path.is_file() and format_of(path)]
         if not found:
-            raise UserError(f"Directory {pattern} holds no file that can be read; {known_formats()}")
+            raise UserError(
+                f"Directory {pattern} holds no file that can be read; {known_formats()}"
+            )
     elif root.exists():
         root, found = root.parent, [root]
     elif glob.has_magic(pattern):
-        found = [Path(path) for path in glob.glob(str(root), recursive=True) if Path(path).is_file()]
+        found = [
+            Path(path) for path in glob.glob(str(root), recursive=True) if Path(path).is_file()
+        ]
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), root.parts))
         if not found:
             raise UserError(
@@ -214,7 +233,9 @@ def _find_files(pattern: str) -> list[tuple[str, Path]]:
 def _format(path: Path) -> str:
     form = format_of(path)
     if form is None:
-        raise UserError(f"{path} has a suffix that says nothing about its format; {known_formats()}")
+        raise UserError(
+            f"{path} has a suffix that says nothing about its format; {known_formats()}"
+        )
     return form
 
 
@@ -231,7 +252,13 @@ def _file_shard(
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     # Plain text has no columns, so asking for another one leaves its documents as they are.
-    parts = [content, path.name.lower().endswith(".gz"), form, columns if form != ".txt" else (), header]
+    parts = [
+        content,
+        path.name.lower().endswith(".gz"),
+        form,
+        columns if form != ".txt" else (),
+        header,
+    ]
     records = partial(read_records, path, form, columns, header)
     return Shard(name, _hash(parts), partial(read, records, str(path), form != ".txt"), size=size)
 

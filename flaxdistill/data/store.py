@@ -68,13 +68,17 @@ class Store:
                     return [json.loads(line) for line in data.splitlines()]
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        raise UserError(f"the examples of {self.path} are not those that its manifest names: {REBUILD}")
+        raise UserError(
+            f"the examples of {self.path} are not those that its manifest names: {REBUILD}"
+        )
 
     def vocabulary(self) -> Vocabulary:
         """Load the vocabulary that the blocks are written in."""
         vocabulary = load_vocabulary(self.path)
         if vocabulary.digest != self.manifest["tokenizer"]["digest"]:
-            raise UserError(f"{self.path} is written in another vocabulary than lies in it: {REBUILD}")
+            raise UserError(
+                f"{self.path} is written in another vocabulary than lies in it: {REBUILD}"
+            )
         return vocabulary
 
     def counts(self) -> np.ndarray:
@@ -106,7 +110,9 @@ def open_store(path: str | os.PathLike) -> Store:
         _mapped(path, manifest["counts"])
         _check(manifest, blocks)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path} is not a block store, {error.filename} is missing: {REBUILD}") from error
+        raise UserError(
+            f"{path} is not a block store, {error.filename} is missing: {REBUILD}"
+        ) from error
     except OSError as error:
         raise UserError(
             f"{error.filename or path} cannot be read ({error.strerror}): free it or {REBUILD}"
@@ -123,9 +129,13 @@ def _check(manifest: dict[str, Any], blocks: list[Blocks]) -> None:
     for part in blocks:
         rows = {len(array) for array in part.beside.values()}
         if part.ids.shape != (len(part.ids), length) or part.segments.shape != part.ids.shape:
-            raise ValueError(f"blocks are {part.ids.shape} and {part.segments.shape}, of {length!r} tokens")
+            raise ValueError(
+                f"blocks are {part.ids.shape} and {part.segments.shape}, of {length!r} tokens"
+            )
         if not rows <= {len(part.ids)}:
-            raise ValueError(f"beside {len(part.ids)} blocks there are {sorted(rows)} of something else")
+            raise ValueError(
+                f"beside {len(part.ids)} blocks there are {sorted(rows)} of something else"
+            )
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise ValueError(f"its labels are {labels!r}")
     if not isinstance(manifest["tokenizer"]["digest"], str):
@@ -140,7 +150,9 @@ def _mapped(folder: Path, entry: dict[str, Any]) -> np.ndarray:
         raise ValueError(f"the file {entry['file']!r:.80} lies elsewhere")
     size = path.stat().st_size
     if size != entry["bytes"]:
-        raise UserError(f"{path} has {size} bytes, but its manifest says {entry['bytes']!s:.80}: {REBUILD}")
+        raise UserError(
+            f"{path} has {size} bytes, but its manifest says {entry['bytes']!s:.80}: {REBUILD}"
+        )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (

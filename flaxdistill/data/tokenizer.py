@@ -97,7 +97,9 @@ class Vocabulary:
         tokens = [self.tokenizer.id_to_token(i) for i in range(self.size)]
         # A line number is an id there, so a table with gaps cannot be written.
         if json.loads(text)["model"]["type"] == "WordPiece" and None not in tokens:
-            (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+            (folder / "vocab.txt").write_text(
+                "".join(f"{token}\n" for token in tokens), encoding="utf-8"
+            )
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:
@@ -113,12 +115,16 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     names = [path.name] if path.is_file() else list(LOADERS)
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if not path.exists():
-        raise UserError(f"Tokenizer {path} does not exist; give a directory or a file {_looked_for()}")
+        raise UserError(
+            f"Tokenizer {path} does not exist; give a directory or a file {_looked_for()}"
+        )
     if found is None or found.name not in LOADERS:
         raise UserError(
             f"{path} holds no tokenizer: looked for {_looked_for()}; copy it from the model's directory"
         )
-    config = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
+    config = _read_json(folder / "special_tokens_map.json") | _read_json(
+        folder / "tokenizer_config.json"
+    )
     return vocabulary_of(LOADERS[found.name](found, config), config, str(found))
 
 
@@ -144,7 +150,9 @@ def _read_tokenizer_json(path: Path, config: dict):
     try:
         return Tokenizer.from_str(_read_text(path))
     except Exception as error:  # the Rust side raises nothing narrower
-        raise UserError(f"{path} is not a tokenizer that `tokenizers` can read ({error})") from error
+        raise UserError(
+            f"{path} is not a tokenizer that `tokenizers` can read ({error})"
+        ) from error
 
 
 def _read_vocab_txt(path: Path, config: dict):
@@ -166,7 +174,9 @@ def _read_bpe(path: Path, config: dict):
 
     merges = path.with_name("merges.txt")
     if not merges.is_file():
-        raise UserError(f"{path} needs merges.txt beside it, which does not exist; copy it from the model")
+        raise UserError(
+            f"{path} needs merges.txt beside it, which does not exist; copy it from the model"
+        )
     ids = read_json(path)
     for token, i in ids.items():
         if type(i) is not int or not 0 <= i < 2**32:
@@ -183,14 +193,20 @@ def _read_bpe(path: Path, config: dict):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(
-        (tokens["sep"], ids[tokens["sep"]]), (tokens["cls"], ids[tokens["cls"]]), add_prefix_space=prefix
+        (tokens["sep"], ids[tokens["sep"]]),
+        (tokens["cls"], ids[tokens["cls"]]),
+        add_prefix_space=prefix,
     )
     # RoBERTa's mask takes the space before it, as its own tokenizer does.
     tokenizer.add_special_tokens([AddedToken(tokens["mask"], lstrip=True, special=True)])
     return tokenizer
 
 
-LOADERS = {"tokenizer.json": _read_tokenizer_json, "vocab.txt": _read_vocab_txt, "vocab.json": _read_bpe}
+LOADERS = {
+    "tokenizer.json": _read_tokenizer_json,
+    "vocab.txt": _read_vocab_txt,
+    "vocab.json": _read_bpe,
+}
 
 
 def bert_normalizer(lowercase: bool, chinese: bool = True, strip_accents: bool | None = None):
@@ -198,7 +214,10 @@ def bert_normalizer(lowercase: bool, chinese: bool = True, strip_accents: bool |
     from tokenizers import normalizers
 
     return normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
+        clean_text=True,
+        handle_chinese_chars=chinese,
+        strip_accents=strip_accents,
+        lowercase=lowercase,
     )
 
 
@@ -221,7 +240,9 @@ def _special_tokens(ids: dict[str, int], config: dict, where: str) -> dict[str, 
         if isinstance(configured, dict):  # a serialised AddedToken
             configured = configured.get("content")
         if configured is not None and not isinstance(configured, str):
-            raise UserError(f'{where} has {configured!r:.60} for "{role}_token" beside it; write a text')
+            raise UserError(
+                f'{where} has {configured!r:.60} for "{role}_token" beside it; write a text'
+            )
         wanted = [configured] if configured else list(names)
         found = next((name for name in wanted if name in ids), None)
         if found is None:
@@ -246,8 +267,12 @@ def vocabulary_of(tokenizer, config: dict, where: str) -> Vocabulary:
         raise UserError(
             f"{where} has {len(ids)} tokens and ids up to {size - 1}; number them without such gaps"
         )
-    added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in tokens.values() if t not in added])
+    added = {
+        token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special
+    }
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True) for t in tokens.values() if t not in added]
+    )
     if tokenizer.post_processor is None:
         cls, sep = tokens["cls"], tokens["sep"]
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -276,7 +301,9 @@ def _probe(tokenizer) -> list[int]:
 def _export_config(tokenizer, config: dict, tokens: dict[str, str]) -> dict:
     """Make the tokenizer_config.json that transformers 4 and 5 read alike."""
     pipeline = json.loads(tokenizer.to_str())
-    kinds = [(pipeline[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+    kinds = [
+        (pipeline[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")
+    ]
     export = {"model_max_length": 512} | {k: v for k, v in config.items() if k not in LOCAL_KEYS}
     # transformers 4 does not know TokenizersBackend, and neither generic class says token_type_ids.
     if export.get("tokenizer_class") in (None, "TokenizersBackend", "PreTrainedTokenizerFast"):

@@ -32,7 +32,9 @@ def train_wordpiece(texts: Iterable[str], size: int) -> Vocabulary:
     continuing = {f"##{character}" for word in words for character in word[1:]}
     fixed = BERT_TOKENS + sorted(alphabet) + sorted(continuing)
     if not words:
-        raise UserError("The corpus to train a vocabulary on holds no word; give it documents with text")
+        raise UserError(
+            "The corpus to train a vocabulary on holds no word; give it documents with text"
+        )
     if size < len(fixed):
         raise UserError(
             f"Vocabulary size {size} is too small: the special tokens and single characters of this corpus "
@@ -70,7 +72,11 @@ def _alphabet(words: Counter) -> set[str]:
     for word, count in words.items():
         for character in word:
             characters[character] += count
-    return set(sorted(characters, key=lambda character: (-characters[character], character))[:ALPHABET_LIMIT])
+    return set(
+        sorted(characters, key=lambda character: (-characters[character], character))[
+            :ALPHABET_LIMIT
+        ]
+    )
 
 
 def _repeated(words: dict[str, int]) -> Iterator[str]:

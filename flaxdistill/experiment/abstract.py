@@ -56,24 +56,28 @@ def sketch(e: Experiment, earlier: Mapping[str, checkpoint.Model]) -> Sketch:
     def described(path: str) -> checkpoint.Model:
         model = earlier[path[1:]] if path.startswith("@") else workdir.describe(path)
         config = model.config
-        if config.labels == student_config.UNSETTLED and known:  # by an earlier stage, and named by this one
+        if (
+            config.labels == student_config.UNKNOWN_LABELS and known
+        ):  # by an earlier stage, and named by this one
             config = dataclasses.replace(config, labels=known)
         return dataclasses.replace(model, config=config, params=shapes_of(config))
 
-    judges = {name: described(how.path) for name, how in e.compared().items()}
+    references = {name: described(how.path) for name, how in e.reference_models().items()}
     start_path = e.start_path()
     start = described(start_path) if start_path else None
-    for judge in judges.values():
-        checks.check_tensor(judge.config, e.tensor, judge.source)
+    for reference in references.values():
+        checks.check_tensor(reference.config, e.tensor, reference.source)
     given = e.corpus.tokenizer
-    words = load_vocabulary(given) if given and not (start or judges) else None
-    family, config = student_config.settle(e, judges, start, words, None)
-    hows = e.compared() if e.teacher else {}
+    words = load_vocabulary(given) if given and not (start or references) else None
+    family, config = student_config.resolve_student(e, references, start, words, None)
+    hows = e.reference_models() if e.teacher else {}
     applies, params = [], []
     for name, how in hows.items():
-        applies.append(make_frozen(judges[name].config, how.dtype, how.attention))
+        applies.append(make_frozen(references[name].config, how.dtype, how.attention))
         low = operand_dtype(how.dtype)
-        params.append(jax.tree.map(lambda leaf, low=low: leaf.update(dtype=low), judges[name].params))
+        params.append(
+            jax.tree.map(lambda leaf, low=low: leaf.update(dtype=low), references[name].params)
+        )
     copied = start.config if start and e.student.start.layers != "random" else None
     program = Program(
         experiment=e,
@@ -90,7 +94,9 @@ def sketch(e: Experiment, earlier: Mapping[str, checkpoint.Model]) -> Sketch:
 def step_cost(run: Sketch, rows: int) -> Cost:
     """Count what a step of ``rows`` rows of the longest length costs one device, all lanes together."""
     program = run.program
-    return cost(program.step(program.teachers), run.state, program.teacher_params, _batch(program, rows))
+    return cost(
+        program.step(program.teachers), run.state, program.teacher_params, _batch(program, rows)
+    )
 
 
 def _with_attention(e: Experiment, attention: Attention) -> Experiment:
@@ -107,7 +113,12 @@ def _masks(e: Experiment, size: int) -> Any:
     """Make what prepares batches, with a vocabulary of the right size and no words."""
     special = dict(pad=0, unk=1, cls=2, sep=3, mask=4)
     words = Vocabulary(
-        tokenizer=None, size=size, special_ids=tuple(special.values()), digest="", config={}, **special
+        tokenizer=None,
+        size=size,
+        special_ids=tuple(special.values()),
+        digest="",
+        config={},
+        **special,
     )
     task: Any = e.task
     if getattr(task, "whole_words", False):  # which takes words, and costs nothing that counts
@@ -121,10 +132,12 @@ def _masks(e: Experiment, size: int) -> Any:
 
 def _batch(program: Program, rows: int) -> Any:
     """Describe a batch of ``rows`` of the longest rows there are, for all lanes."""
-    e, length, labels = program.experiment, program.experiment.corpus.length, None
+    e, length, labels = program.experiment, program.experiment.corpus.max_length, None
     if isinstance(e.task, Labelled):
         asked = {"sequence": 1, "tokens": length, "span": 2}[e.task.head]
-        labels = jax.ShapeDtypeStruct((1, asked), np.float32 if isinstance(e.task, Regression) else np.int32)
+        labels = jax.ShapeDtypeStruct(
+            (1, asked), np.float32 if isinstance(e.task, Regression) else np.int32
+        )
     lanes = (len(e.lanes()),) if len(e.lanes()) > 1 else ()
     row = abstract_batch(length, labels)
     return jax.tree.map(lambda x: x.update(shape=(*lanes, rows, *x.shape[1:])), row)

@@ -21,10 +21,10 @@ from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.experiment import checks, workdir
 from flaxdistill.experiment.checks import check_kernels, check_losses, check_tensor
 from flaxdistill.experiment.config import Experiment
-from flaxdistill.experiment.evaluator import freeze_teachers, make_judge
+from flaxdistill.experiment.evaluator import freeze_teachers, make_evaluator
 from flaxdistill.experiment.program import Program
 from flaxdistill.experiment.serialization import to_json
-from flaxdistill.experiment.student_config import settle
+from flaxdistill.experiment.student_config import resolve_student
 from flaxdistill.hub.checkpoint import Model
 from flaxdistill.hub.compatibility import presumed
 from flaxdistill.hub.download import resolve
@@ -53,28 +53,36 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
     e = experiment
     check(e)
     mesh = sharding.make_mesh(e.fsdp, e.tensor)
-    judges = {name: read(judge.path, path, report) for name, judge in e.compared().items()}
-    for other in judges.values():
+    references = {
+        name: read(reference.path, path, report) for name, reference in e.reference_models().items()
+    }
+    for other in references.values():
         check_tensor(other.config, e.tensor, other.source)
-    teacher, model = judges.get("teacher"), next(iter(judges.values()), None)
+    teacher, model = references.get("teacher"), next(iter(references.values()), None)
     start_path = e.start_path()
     same = e.teacher and start_path == e.teacher.path
     start = teacher if same else read(start_path, path, report) if start_path else None
-    behind = judges | ({"start": start} if start else {})
+    behind = references | ({"start": start} if start else {})
     inputs = {name: other.digest for name, other in behind.items()}
     like = start or model
     given = e.corpus.tokenizer or (str(like.directory) if like else None)
-    settle(e, judges, start, load_vocabulary(given) if given else None, None)  # before any text is read
+    resolve_student(
+        e, references, start, load_vocabulary(given) if given else None, None
+    )  # before any text is read
     with processes.in_turn("blocks"):
-        store = prepare_blocks(e, data, like, report, lambda name: _check_blocks(path, e, inputs, name))
+        store = prepare_blocks(
+            e, data, like, report, lambda name: _check_blocks(path, e, inputs, name)
+        )
     inputs = {"blocks": store.path.name} | inputs
     vocabulary = store.vocabulary()
-    family, config = settle(e, judges, start, vocabulary, store.labels)
-    for line in filter(None, (presumed(other, store.labels) for other in judges.values())):
+    family, config = resolve_student(e, references, start, vocabulary, store.labels)
+    for line in filter(None, (presumed(other, store.labels) for other in references.values())):
         report(line)
 
-    judge_applies, judge_params = freeze_teachers(judges.values(), e.compared().values(), mesh)
-    teacher_applies, teacher_params = (judge_applies, judge_params) if teacher else ((), ())
+    reference_applies, reference_params = freeze_teachers(
+        references.values(), e.reference_models().values(), mesh
+    )
+    teacher_applies, teacher_params = (reference_applies, reference_params) if teacher else ((), ())
     copied = start if start and e.student.start.layers != "random" else None
 
     # Even numbers for masks, odd ones for dropout: the two must never share a key.
@@ -99,9 +107,13 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
 
     # Stored answers take a teacher's place in the step; losses are made to the measure of the teacher itself.
     answering, answering_params, targets = teacher_applies, teacher_params, None
-    if teacher and e.teacher and e.teacher.offline:
-        kept = checks.wanted(
-            e.losses, e.task, e.teacher.offline, student=config.num_layers, teacher=teacher.config.num_layers
+    if teacher and e.teacher and e.teacher.cache_top_k:
+        kept = checks.cache_spec(
+            e.losses,
+            e.task,
+            e.teacher.cache_top_k,
+            student=config.num_layers,
+            teacher=teacher.config.num_layers,
         )
         compute = teacher_cache.make_compute(teacher_applies[0], prepare_in(lanes[0]), kept)
         targets = teacher_cache.store_targets(
@@ -119,10 +131,13 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
         answering, answering_params = (teacher_cache.make_recall(kept),), ({},)
 
     examine: sanity_checks.Examine | None = None
-    if e.doctor and targets:  # the teacher is no part of the step
+    if e.sanity_checks and targets:  # the teacher is no part of the step
         examine = sanity_checks.make_watch
-    elif e.doctor:
-        low = {operand_dtype(how) for how in (e.student.dtype, *(t.dtype for t in e.compared().values()))}
+    elif e.sanity_checks:
+        low = {
+            operand_dtype(how)
+            for how in (e.student.dtype, *(t.dtype for t in e.reference_models().values()))
+        }
         examine = sanity_checks.make_examine(
             program.student,
             teacher_applies,
@@ -132,8 +147,8 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
             every_token=e.task.head == "tokens",
             loose=platform() != "cpu" or jnp.bfloat16 in low,
         )
-    with processes.in_turn("claim"):
-        lock = workdir.claim(path, e, family, config, inputs, vocabulary, alone=processes.first())
+    with processes.in_turn("lock"):
+        lock = workdir.lock(path, e, family, config, inputs, vocabulary, alone=processes.first())
     with contextlib.ExitStack() as undo:
         undo.callback(lock.close)
         checkpoints = Checkpoints(path)
@@ -152,7 +167,9 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
                 f"no step is traced: profile is {e.profile}, and steps {latest + 1} to {e.steps} are taken"
             )
         train_batch = (
-            batches.bucketed_batches([Buckets(store.train, order, e.batch_size) for order in orders], mesh)
+            batches.bucketed_batches(
+                [Buckets(store.train, order, e.batch_size) for order in orders], mesh
+            )
             if isinstance(e.task, Labelled)
             else batches.train_batches(
                 store.train,
@@ -162,19 +179,19 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: Report) -> 
                 targets=targets.read if targets else None,
             )
         )
-        judge = make_judge(e, config, judges.values(), judge_applies, store, mesh)
+        reference = make_evaluator(e, config, references.values(), reference_applies, store, mesh)
         run = Run(
             mesh=mesh,
             step=sharding.jit_step(program.step(answering), shardings, mesh),
             keep=jax.jit(program.keep, donate_argnums=0, out_shardings=shardings),
-            evaluate=lambda params: judge(params, judge_params).figures,
+            evaluate=lambda params: reference(params, reference_params).metrics,
             lanes=lanes,
-            figure=e.task.figure,
+            metric=e.task.metric,
             state=state,
             teacher_params=answering_params,
             examine=examine if latest < sanity_checks.STEPS else None,
             train_batch=train_batch,
-            rates=[e.optim.schedule(e.steps, lane.rate) for lane in lanes],
+            rates=[e.optim.schedule(e.steps, lane.learning_rate) for lane in lanes],
             lock=lock,
             checkpoints=checkpoints,
             log=Log(path, step=latest, writes=processes.first(), project=e.wandb),
@@ -192,10 +209,10 @@ def check(e: Experiment) -> None:
     """Raise UserError for what can be known to be wrong before any model or text is read."""
     sharding.check_batch(e.batch_size, e.accumulate, sharding.make_mesh(e.fsdp, e.tensor))
     check_losses(e)
-    if e.teacher and e.teacher.offline:
+    if e.teacher and e.teacher.cache_top_k:
         checks.vocab_loss(e.losses, e.task)
     check_kernels(e)
-    for path in (*(other.path for other in e.compared().values()), e.start_path()):
+    for path in (*(other.path for other in e.reference_models().values()), e.start_path()):
         if path and not path.startswith("@") and not workdir.is_workdir(gcs.local(path, gcs.RUN)):
             resolve(path)
     e.corpus.check()
@@ -223,7 +240,12 @@ def prepare_blocks(
         if corpus.tokenizer is None and model is not None:
             corpus = dataclasses.replace(corpus, tokenizer=str(model.directory))
         return prepare_examples(
-            corpus, e.task.reading(), folder, taught=e.teacher is not None, report=report, check=check
+            corpus,
+            e.task.row_builder(),
+            folder,
+            taught=e.teacher is not None,
+            report=report,
+            check=check,
         )
     if corpus.tokenizer is None and model is not None:
         # An earlier stage that trained its vocabulary on this very corpus has left blocks that fit as they are,
@@ -249,7 +271,7 @@ def read(path: str, run: Path, report: Report = lambda line: None) -> Model:
 
 
 def _behind_targets(
-    e: Experiment, store: Store, teacher: Model, what: teacher_cache.Wanted
+    e: Experiment, store: Store, teacher: Model, what: teacher_cache.CacheSpec
 ) -> dict[str, Any]:
     """Name all that a teacher's stored answers depend on: rows, masks, teacher, and what is kept."""
     return {

@@ -13,13 +13,13 @@ from flaxdistill.hub.checkpoint import Model
 from flaxdistill.hub.compatibility import check_head
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.schedule import constant
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.runtime.backend import platform
 from flaxdistill.tasks.base import Labelled, Task
 from flaxdistill.tasks.mlm import MLM
-from flaxdistill.train.teacher_cache import Wanted
+from flaxdistill.train.teacher_cache import CacheSpec
 
 
 def check_losses(e: Experiment) -> None:
@@ -41,8 +41,10 @@ def check_losses(e: Experiment) -> None:
                 f"losses.{name} is about {says['words' if known == 'answers' else 'answers']}, but the task, "
                 f"{type(e.task).__name__}, is about {says[known]}; drop the loss, or set another task"
             )
-    if e.teacher and e.teacher.offline and known == "answers":
-        raise UserError("teacher.offline keeps words of a text, and the task has other answers; set it to 0")
+    if e.teacher and e.teacher.cache_top_k and known == "answers":
+        raise UserError(
+            "teacher.cache_top_k keeps words of a text, and the task has other answers; set it to 0"
+        )
     predicts = any(
         isinstance(loss, MaskedLM) or getattr(loss, "mlm", constant(0)) != constant(0)
         for loss in (named.bare() for named in e.losses.values())
@@ -61,24 +63,28 @@ def check_losses(e: Experiment) -> None:
 
 def check_kernels(e: Experiment) -> None:
     """Raise UserError for an attention kernel that this device, these blocks or this dropout cannot use."""
-    hows: dict[str, Teacher | Student] = {**e.compared(), "student": e.student}
+    hows: dict[str, Teacher | Student] = {**e.reference_models(), "student": e.student}
     for name, how in hows.items():
         chosen = how.attention
         if chosen in ("auto", "xla"):
             continue
         backend, wanted = platform(), {"cudnn": "gpu", "splash": "tpu"}[chosen]
         if backend != wanted:
-            raise UserError(f"{name}.attention {chosen} is for a {wanted} and this is a {backend}; use auto")
+            raise UserError(
+                f"{name}.attention {chosen} is for a {wanted} and this is a {backend}; use auto"
+            )
         if chosen == "splash" and isinstance(e.task, Labelled):
             raise UserError(
                 f"{name}.attention splash takes rows of 128 tokens, and labelled rows come in many lengths; use auto"
             )
-        if chosen == "splash" and e.corpus.length % 128:
+        if chosen == "splash" and e.corpus.max_length % 128:
             raise UserError(
-                f"{name}.attention splash takes blocks of 128 tokens and corpus.length is {e.corpus.length}; use auto"
+                f"{name}.attention splash takes blocks of 128 tokens and corpus.max_length is {e.corpus.max_length}; use auto"
             )
         if chosen == "cudnn" and operand_dtype(how.dtype) == np.float32:
-            raise UserError(f"{name}.attention cudnn takes no float32; use auto, or {name}.dtype bfloat16")
+            raise UserError(
+                f"{name}.attention cudnn takes no float32; use auto, or {name}.dtype bfloat16"
+            )
     if e.student.attention in ("cudnn", "splash") and e.student.attention_dropout:
         raise UserError(
             f"student.attention {e.student.attention} knows no dropout and student.attention_dropout is "
@@ -98,21 +104,23 @@ def check_tensor(config: EncoderConfig, tensor: int, name: str) -> None:
 def check_compared(
     name: str,
     config: EncoderConfig,
-    judges: Collection[Model],
+    references: Collection[Model],
     length: int,
     labels: tuple[str, ...] | None,
 ) -> None:
     """Raise UserError unless a model and those it is compared with can all read the rows, and answer the same way."""
-    longest = min([config.max_positions] + [judge.config.max_positions for judge in judges])
+    longest = min(
+        [config.max_positions] + [reference.config.max_positions for reference in references]
+    )
     if length > longest:
         raise UserError(
-            f"corpus.length {length} exceeds the {longest} positions of the models; use {longest} or less"
+            f"corpus.max_length {length} exceeds the {longest} positions of the models; use {longest} or less"
         )
-    for judge in judges:
-        check_head(judge, config.head, labels)
-        if judge.config.vocab_size != config.vocab_size:
+    for reference in references:
+        check_head(reference, config.head, labels)
+        if reference.config.vocab_size != config.vocab_size:
             raise UserError(
-                f"{name} has {config.vocab_size} word embeddings and {judge.source} has {judge.config.vocab_size}; let it "
+                f"{name} has {config.vocab_size} word embeddings and {reference.source} has {reference.config.vocab_size}; let it "
                 "start from that model, or drop one of the two"
             )
 
@@ -127,39 +135,43 @@ def check_pairs(e: Experiment, configs: Collection[EncoderConfig]) -> None:
         )
 
 
-def vocab_loss(losses: Mapping[str, Loss], task: Task) -> Vocab:
+def vocab_loss(losses: Mapping[str, Loss], task: Task) -> VocabKD:
     """Find the loss that reads the words; raises UserError for losses, or masks, that cannot live from stored answers."""
     if isinstance(task, MLM) and task.scope != "row":
         raise UserError(
-            f"teacher.offline answers to masks that depend on a row alone, and task.scope is {task.scope}; use row, or "
-            "set teacher.offline to 0"
+            f"teacher.cache_top_k answers to masks that depend on a row alone, and task.scope is {task.scope}; use row, or "
+            "set teacher.cache_top_k to 0"
         )
-    found = [loss for loss in (named.bare() for named in losses.values()) if isinstance(loss, Vocab)]
+    found = [
+        loss for loss in (named.bare() for named in losses.values()) if isinstance(loss, VocabKD)
+    ]
     if len(found) != 1 or not found[0].temperature.constant:
         raise UserError(
-            "teacher.offline keeps words at one temperature: it needs one Vocab loss whose temperature never moves; set "
+            "teacher.cache_top_k keeps words at one temperature: it needs one VocabKD loss whose temperature never moves; set "
             "it to 0 for others"
         )
     if found[0].divergence != "kl":
         raise UserError(
-            f"teacher.offline keeps the likeliest words, which make no {found[0].divergence}; use the divergence kl, or "
-            "set teacher.offline to 0"
+            f"teacher.cache_top_k keeps the likeliest words, which make no {found[0].divergence}; use the divergence kl, or "
+            "set teacher.cache_top_k to 0"
         )
     return found[0]
 
 
-def wanted(losses: Mapping[str, Loss], task: Task, words: int, *, student: int, teacher: int) -> Wanted:
+def cache_spec(
+    losses: Mapping[str, Loss], task: Task, k: int, *, student: int, teacher: int
+) -> CacheSpec:
     """Settle what the losses need of a teacher, by both numbers of layers; raises UserError as ``vocab_loss`` does."""
     vocab = vocab_loss(losses, task)
     reads = {name: loss.reads(student, teacher) for name, loss in losses.items()}
     for name, loss in losses.items():
         if loss.needs_teacher and not reads[name]:
             raise UserError(
-                f"losses.{name} does not say what it reads of a teacher, so that teacher.offline cannot keep it; give its "
-                "class a reads(), or set teacher.offline to 0"
+                f"losses.{name} does not say what it reads of a teacher, so that teacher.cache_top_k cannot keep it; give its "
+                "class a reads(), or set teacher.cache_top_k to 0"
             )
-    return Wanted(
-        words=words,
+    return CacheSpec(
+        k=k,
         temperature=vocab.temperature.start,
         masked=vocab.tokens == "masked",
         states=tuple(sorted(frozenset().union(*reads.values()) - {"vocab"})),

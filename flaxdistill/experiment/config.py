@@ -9,8 +9,8 @@ from typing import Literal
 from flaxdistill.data.corpus import Corpus, Engine
 from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.models.student_init import Start
 from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import DType
@@ -33,14 +33,20 @@ class Teacher:
     path: str  # a directory, a Hub id (user/name or user/name@revision) or Stage("name")
     dtype: DType = "auto"  # of its weights and its arithmetic
     attention: Attention = "auto"
-    sharded: bool = False  # over fsdp and tensor, as the student is; else every device has all of its weights
-    offline: int = 0  # words kept of its answers, which are then computed once; 0: it runs in every step
+    sharded: bool = (
+        False  # over fsdp and tensor, as the student is; else every device has all of its weights
+    )
+    cache_top_k: int = (
+        0  # words kept of its answers, which are then computed once; 0: it runs in every step
+    )
 
     def __post_init__(self):
         if not self.path.strip("@"):
             raise UserError(f"teacher.path is {self.path!r}; give a directory, a Hub id or @stage")
-        if self.offline < 0:
-            raise UserError(f"teacher.offline is {self.offline}; it is a number of words, such as 64, or 0")
+        if self.cache_top_k < 0:
+            raise UserError(
+                f"teacher.cache_top_k is {self.cache_top_k}; it is a number of words, such as 64, or 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class Student:
     """The model to train.
 
     A size left None is that of the model it starts from or learns from, and half of its layers (all of them where a
-    labelled task is learnt without teacher and judge); where ``hidden_size`` is another than that model's, heads keep
+    labelled task is learnt without teacher and reference); where ``hidden_size`` is another than that model's, heads keep
     their width and ``intermediate_size`` its proportion.
     """
 
@@ -63,7 +69,9 @@ class Student:
     attention_dropout: float = 0.1
     dtype: DType = "auto"  # of its arithmetic; weights are float32
     attention: Attention = "auto"
-    remat: bool = False  # compute layers again in the backward pass: a third more arithmetic, far less memory
+    remat: bool = (
+        False  # compute layers again in the backward pass: a third more arithmetic, far less memory
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,7 @@ class Experiment:
     corpus: Corpus = Corpus()
     task: Task = MLM()
     losses: dict[str, Loss] = dataclasses.field(
-        default_factory=lambda: {"vocab": Vocab(), "cosine": Cosine()}
+        default_factory=lambda: {"vocab": VocabKD(), "cosine": HiddenCosine()}
     )
     optim: AdamW = AdamW()
     steps: int = 1000
@@ -87,15 +95,21 @@ class Experiment:
     fsdp: int = 1  # devices that share one copy of the parameters; the others share the rows
     tensor: int = 1  # devices that share every row: each has some heads and some of the inner width
     seed: int = 0
-    seeds: tuple[int, ...] = ()  # lanes: the same run with each of these seeds, side by side as one program
-    rates: tuple[float, ...] = ()  # lanes: and with each of these in place of optim.rate
-    keep: Literal["last", "best"] = (
+    seeds: tuple[
+        int, ...
+    ] = ()  # lanes: the same run with each of these seeds, side by side as one program
+    learning_rates: tuple[
+        float, ...
+    ] = ()  # lanes: and with each of these in place of optim.learning_rate
+    select: Literal["last", "best"] = (
         "last"  # the student that a run gives: its last, or that of its best evaluation
     )
-    judge: str | None = None  # a model that evaluations compare with where there is no teacher
+    reference: str | None = None  # a model that evaluations compare with where there is no teacher
     profile: str = ""  # steps of which a profiler's trace is written, such as 10:13
     wandb: str = ""  # a project at Weights & Biases that sees the log too
-    doctor: bool = True  # examine teachers, losses and student before the first step and after a few
+    sanity_checks: bool = (
+        True  # examine teachers, losses and student before the first step and after a few
+    )
     log_every: int = 10
     eval_every: int = 500
     save_every: int = 500
@@ -116,7 +130,9 @@ class Experiment:
         )
         for name in (*counts, "eval_batch_size"):
             if not 1 <= getattr(self, name) < 2**31:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1 and below 2^31")
+                raise UserError(
+                    f"{name} is {getattr(self, name)}; it must be at least 1 and below 2^31"
+                )
         for seed in (self.seed, *self.seeds):
             if not 0 <= seed < 2**30:
                 raise UserError(
@@ -124,58 +140,70 @@ class Experiment:
                 )
         if self.profile:
             read_steps(self.profile)
-        for name, values in (("seeds", self.seeds), ("rates", self.rates)):
+        for name, values in (("seeds", self.seeds), ("learning_rates", self.learning_rates)):
             if len(set(values)) < len(values):
                 raise UserError(f"{name} is {', '.join(map(str, values))}; name each of them once")
-        if not all(0 < rate < math.inf for rate in self.rates):
-            raise UserError(f"rates is {', '.join(map(str, self.rates))}; each must be above 0")
-        if max(len(self.seeds), len(self.rates)) > 1 and self.teacher and self.teacher.offline:
+        if not all(0 < rate < math.inf for rate in self.learning_rates):
             raise UserError(
-                "teacher.offline keeps answers in the order of one seed; set it to 0, or leave seeds and rates out"
+                f"learning_rates is {', '.join(map(str, self.learning_rates))}; each must be above 0"
+            )
+        if (
+            max(len(self.seeds), len(self.learning_rates)) > 1
+            and self.teacher
+            and self.teacher.cache_top_k
+        ):
+            raise UserError(
+                "teacher.cache_top_k keeps answers in the order of one seed; set it to 0, or leave seeds and rates out"
             )
         if self.student.start.path == "teacher" and self.teacher is None:
             raise UserError(
                 "student.start.path is the teacher, but there is none; give a path, or None for random weights"
             )
-        if self.teacher and self.judge:
+        if self.teacher and self.reference:
             raise UserError(
-                f"judge is {self.judge}, but evaluations compare with the teacher where there is one; drop the judge"
+                f"reference is {self.reference}, but evaluations compare with the teacher where there is one; drop the reference"
             )
         if self.ensemble and self.teacher is None:
             raise UserError(
                 "ensemble names further teachers, but there is no teacher; make one of them the teacher"
             )
         if self.ensemble and any(
-            teacher.offline for teacher in (self.teacher, *self.ensemble.values()) if teacher
+            teacher.cache_top_k for teacher in (self.teacher, *self.ensemble.values()) if teacher
         ):
             raise UserError(
-                "teacher.offline keeps the answers of one teacher; set it to 0, or drop the ensemble"
+                "teacher.cache_top_k keeps the answers of one teacher; set it to 0, or drop the ensemble"
             )
         if self.teacher and not any(loss.needs_teacher for loss in self.losses.values()):
             raise UserError(
-                "there is a teacher, but no loss compares with it; add one such as Vocab(), or make the teacher the judge"
+                "there is a teacher, but no loss compares with it; add one such as VocabKD(), or make the teacher the reference"
             )
-        if isinstance(self.task, Labelled) and not any(source.label for source in self.corpus.sources):
+        if isinstance(self.task, Labelled) and not any(
+            source.label for source in self.corpus.sources
+        ):
             raise UserError(
                 "the task has labels, but no source has a column of them; name it in corpus.sources.0.label"
             )
         if not self.losses:
-            raise UserError('losses is empty; a run needs at least one, such as {"vocab": Vocab()}')
+            raise UserError(
+                'losses is empty; a run needs at least one, such as {"vocab": VocabKD()}'
+            )
 
     def lanes(self) -> tuple[Lane, ...]:
         """List what is trained side by side: every rate with every seed."""
         return tuple(
             Lane(seed, rate)
-            for rate in self.rates or (self.optim.rate,)
+            for rate in self.learning_rates or (self.optim.learning_rate,)
             for seed in self.seeds or (self.seed,)
         )
 
-    def compared(self) -> dict[str, Teacher]:
-        """Name the models that the student is compared with: teacher and ensemble, or the judge in float32."""
+    def reference_models(self) -> dict[str, Teacher]:
+        """Name the models that the student is compared with: teacher and ensemble, or the reference in float32."""
         if self.teacher:
             others = {f"ensemble.{name}": teacher for name, teacher in self.ensemble.items()}
             return {"teacher": self.teacher, **others}
-        return {"judge": Teacher(path=self.judge, dtype="float32")} if self.judge else {}
+        return (
+            {"reference": Teacher(path=self.reference, dtype="float32")} if self.reference else {}
+        )
 
     def start_path(self) -> str | None:
         """Give the path that the student's first weights or sizes come from, or None."""
@@ -185,9 +213,13 @@ class Experiment:
     def earlier(self) -> list[str]:
         """Name the stages that this one learns from."""
         others = (self.teacher, *self.ensemble.values())
-        paths = [self.start_path(), self.judge, *(teacher.path for teacher in others if teacher)]
+        paths = [
+            self.start_path(),
+            self.reference,
+            *(teacher.path for teacher in others if teacher),
+        ]
         return [path[1:] for path in paths if path and path.startswith("@")]
 
     def model_path(self) -> str | None:
         """Give the path of the model whose vocabulary, and whose sizes, are the student's, or None."""
-        return self.start_path() or (self.teacher.path if self.teacher else self.judge)
+        return self.start_path() or (self.teacher.path if self.teacher else self.reference)

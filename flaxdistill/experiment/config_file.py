@@ -30,7 +30,9 @@ def find(path_or_name: str) -> Path:
     if path.parent == Path() and (PACKAGED / f"{path.stem}.py").is_file():
         return PACKAGED / f"{path.stem}.py"
     known = sorted(file.stem for file in PACKAGED.glob("*.py"))
-    raise UserError(f"there is no config {path_or_name}; give a Python file, or one of {', '.join(known)}")
+    raise UserError(
+        f"there is no config {path_or_name}; give a Python file, or one of {', '.join(known)}"
+    )
 
 
 def load(path: Path) -> Experiment | dict[str, Experiment]:
@@ -39,7 +41,9 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file; a config ends in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses of its own look for what their annotations name
+    sys.modules[spec.name] = (
+        module  # where dataclasses of its own look for what their annotations name
+    )
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -62,7 +66,9 @@ def load(path: Path) -> Experiment | dict[str, Experiment]:
         raise UserError(f"{path}{f', line {line}' if line else ''}: {what}") from None
     config = getattr(module, "config", None)
     if not config or not isinstance(config, Experiment | dict):
-        raise UserError(f"{path} binds no `config`; let it be an Experiment, or a dict of named Experiments")
+        raise UserError(
+            f"{path} binds no `config`; let it be an Experiment, or a dict of named Experiments"
+        )
     return check(config, str(path))
 
 
@@ -71,7 +77,11 @@ def check(config: Any, source: str) -> Experiment | dict[str, Experiment]:
     if isinstance(config, Experiment):
         check_types(config, f"{source}: config")
         return config
-    if not (isinstance(config, dict) and config and all(isinstance(e, Experiment) for e in config.values())):
+    if not (
+        isinstance(config, dict)
+        and config
+        and all(isinstance(e, Experiment) for e in config.values())
+    ):
         raise UserError(
             f"{source}: {config!r:.80} is no Experiment and no dict of named Experiments; give one of these"
         )

@@ -13,7 +13,7 @@ from flaxdistill.experiment.config import Experiment, Teacher
 from flaxdistill.hub.checkpoint import Model
 from flaxdistill.hub.frozen import freeze
 from flaxdistill.losses.base import Loss
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import VocabReport
 from flaxdistill.metrics import Score
 from flaxdistill.models.config import EncoderConfig
@@ -29,23 +29,23 @@ from flaxdistill.train import predict as answers
 EVAL_SEED = 20190810
 """Held-out masks are the same in every run, for every seed and every model of one vocabulary: losses compare."""
 
-Judge = Callable[[Params, tuple[Params, ...]], Score]
+Evaluator = Callable[[Params, tuple[Params, ...]], Score]
 """Evaluate parameters, beside those of the models they are compared with, which are the same in every call."""
 
 
-def make_judge(
+def make_evaluator(
     e: Experiment,
     config: EncoderConfig,
-    judges: Collection[Model],
+    references: Collection[Model],
     applies: tuple[Apply, ...],
     store: Store,
     mesh: Any,
     theirs: list[answers.Rows] | None = None,
-) -> Judge:
+) -> Evaluator:
     """Compile the evaluation of a model of ``config`` on a store's held-out rows, computed as the student is.
 
-    Masked-LM figures for text, the task's own for labelled rows. Compares with the judges where there are any; cosine
-    only where all widths are equal. What judges answer to labelled rows is the same every time: ``theirs`` keeps it,
+    Masked-LM figures for text, the task's own for labelled rows. Compares with the references where there are any; cosine
+    only where all widths are equal. What references answer to labelled rows is the same every time: ``theirs`` keeps it,
     for other models judged on the same rows too.
     """
     encode = make_apply(config, e.student.dtype, e.student.attention)
@@ -54,9 +54,13 @@ def make_judge(
         return encode(params, rows, None)
 
     if isinstance(e.task, Labelled):
-        task, everywhere = e.task, sharding.replicated(mesh)  # on every process: each scores all rows
+        task, everywhere = (
+            e.task,
+            sharding.replicated(mesh),
+        )  # on every process: each scores all rows
         predict = [
-            sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a in (apply, *applies)
+            sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere)
+            for a in (apply, *applies)
         ]
 
         kept = [] if theirs is None else theirs
@@ -70,8 +74,8 @@ def make_judge(
             scored = task.score(said[0], labels, store)
             if not all(np.isfinite(row).all() for row in said[0]):
                 # Some class is the likeliest all the same, and would be right now and then.
-                return Score(dict.fromkeys(scored.figures, math.nan))
-            return scored._replace(figures=scored.figures | compared)
+                return Score(dict.fromkeys(scored.metrics, math.nan))
+            return scored._replace(metrics=scored.metrics | compared)
 
         return score
 
@@ -82,11 +86,15 @@ def make_judge(
         counts=np.ones(vocabulary.size),
         seed=EVAL_SEED,
     )
-    losses: dict[str, Loss] = {"report": VocabReport(judged=bool(judges))}
-    if judges and {judge.config.hidden_size for judge in judges} == {config.hidden_size}:
-        losses["cosine"] = Cosine()
+    losses: dict[str, Loss] = {"report": VocabReport(judged=bool(references))}
+    if references and {reference.config.hidden_size for reference in references} == {
+        config.hidden_size
+    }:
+        losses["cosine"] = HiddenCosine()
     evaluate = sharding.jit(
-        evaluation.make_evaluate(apply, applies, draw, losses), mesh, out_shardings=sharding.replicated(mesh)
+        evaluation.make_evaluate(apply, applies, draw, losses),
+        mesh,
+        out_shardings=sharding.replicated(mesh),
     )
 
     def report(params: Params, others: tuple[Params, ...]) -> Score:
@@ -101,7 +109,9 @@ def freeze_teachers(
 ) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
     """Freeze several models, each with the dtype, kernel and placement of its ``Teacher``."""
     frozen = [
-        freeze(model, mesh, dtype=teacher.dtype, attention=teacher.attention, sharded=teacher.sharded)
+        freeze(
+            model, mesh, dtype=teacher.dtype, attention=teacher.attention, sharded=teacher.sharded
+        )
         for model, teacher in zip(models, teachers, strict=True)
     ]
     return tuple(apply for apply, _ in frozen), tuple(params for _, params in frozen)

@@ -36,9 +36,11 @@ def first_params(
 def _init_losses(
     e: Experiment, seed: Any, config: EncoderConfig, teachers: tuple[Apply, ...], params: Any
 ) -> Params:
-    batch = batches.abstract_batch(e.corpus.length)
+    batch = batches.abstract_batch(e.corpus.max_length)
     student = jax.eval_shape(make_frozen(config, e.student.dtype), shapes_of(config), batch)
-    outputs = tuple(jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True))
+    outputs = tuple(
+        jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True)
+    )
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(e.losses))
     return {
         name: loss.init(key, student, outputs)

@@ -35,7 +35,9 @@ class Program:
     def student(self, params: Params, batch: Batch) -> Outputs:
         """Run the student without dropout."""
         how = self.experiment.student
-        return make_apply(self.config, how.dtype, how.attention, remat=how.remat)(params, batch, None)
+        return make_apply(self.config, how.dtype, how.attention, remat=how.remat)(
+            params, batch, None
+        )
 
     def init(self, start_params: Params) -> TrainState:
         """Make the first state; weights to start from are an argument, lest a compiled function hold them."""
@@ -43,9 +45,17 @@ class Program:
 
         def one(lane: Lane) -> TrainState:
             params = first_params(
-                e, lane.seed, self.config, self.copied, start_params, self.teachers, self.teacher_params
+                e,
+                lane.seed,
+                self.config,
+                self.copied,
+                start_params,
+                self.teachers,
+                self.teacher_params,
             )
-            return make_state(params, e.optim.build(e.steps, lane.rate), keep=e.keep == "best")
+            return make_state(
+                params, e.optim.build(e.steps, lane.learning_rate), keep=e.select == "best"
+            )
 
         return each(one, e.lanes())
 
@@ -54,7 +64,9 @@ class Program:
     ) -> Callable[[TrainState, tuple[Params, ...], Batch], tuple[TrainState, Metrics]]:
         """Make the step of all lanes; ``teachers`` are those of the run, or what stands in for them."""
         e = self.experiment
-        stepped, view = untied(self.config) if e.accumulate > 1 else (self.config, lambda params: params)
+        stepped, view = (
+            untied(self.config) if e.accumulate > 1 else (self.config, lambda params: params)
+        )
         encode = make_apply(stepped, e.student.dtype, e.student.attention, remat=e.student.remat)
         drops = self.config.dropout > 0 or self.config.attention_dropout > 0
 
@@ -64,12 +76,12 @@ class Program:
             def one(lane: Lane, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
                 update = make_step(
                     lambda params, rows: encode(
-                        params, rows, rows.keys(2 * lane.seed + 1) if drops else None
+                        params, rows, rows.prng_keys(2 * lane.seed + 1) if drops else None
                     ),
                     teachers,
                     self.prepare(lane),
                     e.losses,
-                    e.optim.build(e.steps, lane.rate),
+                    e.optim.build(e.steps, lane.learning_rate),
                     e.accumulate,
                     view,
                 )
@@ -79,6 +91,8 @@ class Program:
 
         return step
 
-    def keep(self, state: TrainState, worths: jax.Array) -> TrainState:
+    def keep(self, state: TrainState, scores: jax.Array) -> TrainState:
         """Keep the student of every lane whose evaluation is worth more than any before."""
-        return each(lambda _, state, worth: keep_best(state, worth), self.experiment.lanes(), state, worths)
+        return each(
+            lambda _, state, worth: keep_best(state, worth), self.experiment.lanes(), state, scores
+        )

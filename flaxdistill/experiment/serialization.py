@@ -18,13 +18,12 @@ from flaxdistill.data.corpus import Corpus, Engine
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.losses.schedule import Schedule
 from flaxdistill.models.student_init import Start
 from flaxdistill.train.optimizer import AdamW
 
 FREE = (
     "steps", "accumulate", "fsdp", "tensor", "log_every", "eval_every", "save_every", "eval_batch_size", "data_dir",
-    "engine", "engine.kind", "engine.processes", "engine.options", "profile", "wandb", "doctor", "student.remat",
+    "engine", "engine.kind", "engine.processes", "engine.options", "profile", "wandb", "sanity_checks", "student.remat",
     "teacher.sharded", "ensemble.*.sharded",
 )  # fmt: skip
 """What may change when a run goes on. Only ``steps`` changes what is trained: the rate follows the longer schedule; and with
@@ -60,7 +59,9 @@ def _short(value: Any) -> str:
 def to_json(value: Any) -> Any:
     """Turn a config into JSON values: a dataclass becomes its fields and its ``class``."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {
+            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
         return {"class": type(value).__name__} | fields
     if isinstance(value, Mapping):
         return {str(name): to_json(item) for name, item in value.items()}
@@ -73,7 +74,9 @@ def from_json(value: Any, *, source: str) -> Any:
         return tuple(from_json(item, source=source) for item in value)
     if not isinstance(value, dict):
         return value
-    fields = {name: from_json(item, source=source) for name, item in value.items() if name != "class"}
+    fields = {
+        name: from_json(item, source=source) for name, item in value.items() if name != "class"
+    }
     if "class" not in value:
         return fields
     config_class = config_classes().get(str(value["class"]))
@@ -93,7 +96,7 @@ def config_classes() -> Mapping[str, type]:
 
     The names do not depend on the modules, so a module can be renamed without making stored runs unreadable.
     """
-    classes: list[type] = [Experiment, Teacher, Student, Start, Corpus, Source, Engine, AdamW, Schedule]
+    classes: list[type] = [Experiment, Teacher, Student, Start, Corpus, Source, Engine, AdamW]
     for package in (losses, tasks):
         for found in pkgutil.iter_modules(package.__path__):
             module = importlib.import_module(f"{package.__name__}.{found.name}")

@@ -20,13 +20,13 @@ from flaxdistill.models.config import EncoderConfig, Head
 from flaxdistill.models.encoder import make_frozen
 from flaxdistill.tasks.base import Labelled
 
-UNSETTLED = ("", " ")
+UNKNOWN_LABELS = ("", " ")
 """Stand for the labels of a model that is made from sizes, until its rows have told them."""
 
 
-def settle(
+def resolve_student(
     e: Experiment,
-    judges: Mapping[str, Model],
+    references: Mapping[str, Model],
     start: Model | None,
     vocabulary: Vocabulary | None,
     labels: tuple[str, ...] | None,
@@ -36,33 +36,38 @@ def settle(
     Where vocabulary and labels are still in text that nobody has read, None, what does not depend on them must fit already:
     reading may take hours. Raises UserError naming what does not.
     """
-    like = start or next(iter(judges.values()), None)
-    behind = [*judges.values(), *([start] if start else [])]
+    like = start or next(iter(references.values()), None)
+    behind = [*references.values(), *([start] if start else [])]
     check_pairs(e, [model.config for model in behind])
     if vocabulary:
         for model in behind:
             check_vocabulary(model, vocabulary)
-    if e.teacher and vocabulary and e.teacher.offline > vocabulary.size:
+    if e.teacher and vocabulary and e.teacher.cache_top_k > vocabulary.size:
         raise UserError(
-            f"teacher.offline is {e.teacher.offline} and the vocabulary has {vocabulary.size} words; keep no more"
+            f"teacher.cache_top_k is {e.teacher.cache_top_k} and the vocabulary has {vocabulary.size} words; keep no more"
         )
     known = labels
     if labels is None:
         known = e.task.known_labels if isinstance(e.task, Labelled) else ()
-        theirs = next((judge.config.labels for judge in judges.values()), ())
-        labels = known if known is not None else theirs or UNSETTLED
+        theirs = next((reference.config.labels for reference in references.values()), ())
+        labels = known if known is not None else theirs or UNKNOWN_LABELS
     family, config = student_config(
         e.student,
         like,
         vocabulary.size if vocabulary else like.config.vocab_size if like else e.corpus.vocab_size,
-        whole=isinstance(e.task, Labelled) and not judges,  # fine-tuned, with nobody to be smaller than
+        whole=isinstance(e.task, Labelled)
+        and not references,  # fine-tuned, with nobody to be smaller than
         head=e.task.head,
         labels=labels,
     )
-    check_compared("the student", config, judges.values(), e.corpus.length, known)
+    check_compared("the student", config, references.values(), e.corpus.max_length, known)
     check_tensor(config, e.tensor, "the student")
     copied = start if e.student.start.layers != "random" else None
-    teachers = tuple(zip(judges.values(), e.compared().values(), strict=True)) if e.teacher else ()
+    teachers = (
+        tuple(zip(references.values(), e.reference_models().values(), strict=True))
+        if e.teacher
+        else ()
+    )
     jax.eval_shape(
         lambda start_params, teacher_params: first_params(
             e,
@@ -97,11 +102,17 @@ def student_config(
     family = find_family(student.family or (like.family.model_type if like else "bert"))
     if like is None:
         missing = [
-            f"student.{name}" for name, size in sizes.items() if size is None and name != "max_positions"
+            f"student.{name}"
+            for name, size in sizes.items()
+            if size is None and name != "max_positions"
         ]
         if missing:
-            raise UserError(f"{', '.join(missing)} must be given: there is no model to take the sizes from")
-        base = EncoderConfig(vocab_size=vocab_size, **{n: s for n, s in sizes.items() if s is not None})
+            raise UserError(
+                f"{', '.join(missing)} must be given: there is no model to take the sizes from"
+            )
+        base = EncoderConfig(
+            vocab_size=vocab_size, **{n: s for n, s in sizes.items() if s is not None}
+        )
     else:
         layers = like.config.num_layers if whole else (like.config.num_layers + 1) // 2
         # Until its own head is known: the other model's may have labels that this one has not.
@@ -111,7 +122,9 @@ def student_config(
             heads, inner = base.num_heads * width // of, base.intermediate_size * width // of
             sizes["num_heads"] = sizes["num_heads"] or max(heads, 1)
             sizes["intermediate_size"] = sizes["intermediate_size"] or max(inner, 1)
-        base = dataclasses.replace(base, **{name: size for name, size in sizes.items() if size is not None})
+        base = dataclasses.replace(
+            base, **{name: size for name, size in sizes.items() if size is not None}
+        )
     types = (base.type_vocab_size or 2) if family.token_type_ids else 0
     config = dataclasses.replace(
         base,

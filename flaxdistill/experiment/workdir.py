@@ -23,7 +23,7 @@ from flaxdistill.experiment.config import Experiment
 from flaxdistill.hub import checkpoint
 from flaxdistill.hub.families import family as find_family
 from flaxdistill.hub.families.base import Family
-from flaxdistill.metrics import worth
+from flaxdistill.metrics import higher_is_better
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.runtime import gcs, gcs_paths
@@ -45,7 +45,7 @@ def is_workdir(path: Path) -> bool:
     return (path / EXPERIMENT).is_file()
 
 
-def claim(
+def lock(
     path: Path,
     experiment: Experiment,
     family: Family,
@@ -86,13 +86,19 @@ def claim(
                 f"another process is at work in {path}; wait for it, or choose another --workdir"
             ) from None
         except OSError as error:
-            raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir") from None
+            raise UserError(
+                f"cannot write to {path}: {error.strerror}; choose another --workdir"
+            ) from None
         undo.pop_all()
     return lock
 
 
 def record(
-    path: Path, experiment: Experiment, family: Family, encoder: EncoderConfig, inputs: Mapping[str, str]
+    path: Path,
+    experiment: Experiment,
+    family: Family,
+    encoder: EncoderConfig,
+    inputs: Mapping[str, str],
 ) -> None:
     """Write down what run a folder holds; of one that goes on once its checkpoint has been read."""
     new = {
@@ -115,7 +121,9 @@ def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None =
                 f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder"
             )
         return
-    differ = serialization.differences(_stored(path, "experiment"), serialization.to_json(experiment))
+    differ = serialization.differences(
+        _stored(path, "experiment"), serialization.to_json(experiment)
+    )
     if inputs is not None:
         differ += serialization.differences(_stored(path, "inputs"), inputs, "inputs.")
     if differ:
@@ -164,7 +172,7 @@ def trained_on(model: checkpoint.Model, corpus: Corpus) -> bool:
     if not (model.directory.name == TOKENIZER and is_workdir(path)):
         return False
     e = read_experiment(path)
-    return e.corpus == corpus and not (e.teacher or e.judge or e.start_path())
+    return e.corpus == corpus and not (e.teacher or e.reference or e.start_path())
 
 
 def read_config(path: Path) -> tuple[Family, EncoderConfig]:
@@ -173,14 +181,18 @@ def read_config(path: Path) -> tuple[Family, EncoderConfig]:
     try:
         return find_family(stored["family"]), checkpoint.encoder_config(stored["config"])
     except (KeyError, UserError) as error:
-        raise UserError(f"{path / EXPERIMENT} does not fit this version of flaxdistill: {error}") from None
+        raise UserError(
+            f"{path / EXPERIMENT} does not fit this version of flaxdistill: {error}"
+        ) from None
 
 
 def blocks(path: Path, e: Experiment) -> Path:
     """Find the folder of a run's blocks: where its experiment says, or beside it, as of a stage."""
     name = read_inputs(path).get("blocks", "")
     places = [gcs_paths.here(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
-    folder = next((place for place in places if gcs.reach(place / name, MANIFEST).is_dir()), places[0])
+    folder = next(
+        (place for place in places if gcs.reach(place / name, MANIFEST).is_dir()), places[0]
+    )
     return folder / name
 
 
@@ -191,19 +203,23 @@ def evaluations(path: Path) -> list[Row]:
     rows = [row for row in rows if row["step"] <= step]  # of what the checkpoint has seen
     found = []
     for lane in e.lanes():
-        own = [row for row in rows if lane == (row.get("seed", lane.seed), row.get("rate", lane.rate))]
-        worths = [worth(row, e.task.figure) for row in own]
-        if e.keep == "best" and max(worths, default=-math.inf) > -math.inf:
-            found.append(own[worths.index(max(worths))])
+        own = [
+            row
+            for row in rows
+            if lane == (row.get("seed", lane.seed), row.get("learning_rate", lane.learning_rate))
+        ]
+        scores = [higher_is_better(row, e.task.metric) for row in own]
+        if e.select == "best" and max(scores, default=-math.inf) > -math.inf:
+            found.append(own[scores.index(max(scores))])
         else:
             found.append(last(own, "held_out"))
     return found
 
 
-def best_lane(rows: Sequence[Row], figure: str) -> int:
+def best_lane(rows: Sequence[Row], metric: str) -> int:
     """Find the lane whose evaluation is worth most, the first of equal ones: the student that a run gives."""
-    worths = [worth(row, figure) for row in rows]
-    return worths.index(max(worths))
+    scores = [higher_is_better(row, metric) for row in rows]
+    return scores.index(max(scores))
 
 
 def describe(path_or_id: str) -> checkpoint.Model:
@@ -245,8 +261,8 @@ def _students(path: Path, *, every: bool) -> list[checkpoint.Model]:
             lambda leaf: jax.ShapeDtypeStruct((len(lanes), *leaf.shape), leaf.dtype), shapes
         )
     # Before an evaluation with a number the best that is kept is what the run began with.
-    best = [e.keep == "best" and worth(row, e.task.figure) > -math.inf for row in seen]
-    chosen = range(len(lanes)) if every else [best_lane(seen, e.task.figure)]
+    best = [e.select == "best" and higher_is_better(row, e.task.metric) > -math.inf for row in seen]
+    chosen = range(len(lanes)) if every else [best_lane(seen, e.task.metric)]
     read = {
         kept: split(read_student(path, step, shapes, best=kept), len(lanes))
         for kept in {best[n] for n in chosen}
@@ -254,11 +270,15 @@ def _students(path: Path, *, every: bool) -> list[checkpoint.Model]:
     students = []
     for n in chosen:
         source = f"{path} at step {step}"
-        source += f", seed {lanes[n].seed}, rate {lanes[n].rate:g}" if len(lanes) > 1 else ""
+        source += (
+            f", seed {lanes[n].seed}, rate {lanes[n].learning_rate:g}" if len(lanes) > 1 else ""
+        )
         source += f", its best of step {seen[n]['step']}" if best[n] else ""
         params = read[best[n]][n]
         digest = checkpoint.digest_of(family, encoder, params)
-        students.append(checkpoint.Model(source, family, encoder, params, path / TOKENIZER, digest, ""))
+        students.append(
+            checkpoint.Model(source, family, encoder, params, path / TOKENIZER, digest, "")
+        )
     return students
 
 

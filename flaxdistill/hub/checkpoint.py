@@ -68,7 +68,9 @@ def read_model(path_or_id: str) -> Model:
             f"{directory} holds numbers that are not finite in {', '.join(bad)}; choose another checkpoint"
         )
     config, params, note = family.read(config, tensors, path_or_id)
-    return Model(path_or_id, family, config, params, directory, digest_of(family, config, params), note)
+    return Model(
+        path_or_id, family, config, params, directory, digest_of(family, config, params), note
+    )
 
 
 def describe(path_or_id: str) -> Model:
@@ -109,7 +111,9 @@ def write_model(
     tensors = family.write(config, params)
     for name, value in tensors.items():
         if value.dtype.name not in DTYPES.values():
-            raise ValueError(f"{name} is {value.dtype}; a model is written as {', '.join(DTYPES.values())}")
+            raise ValueError(
+                f"{name} is {value.dtype}; a model is written as {', '.join(DTYPES.values())}"
+            )
     dtypes = {value.dtype.name for value in tensors.values()}
     wide = "float64" if "float64" in dtypes else "float32"
     dtype = dtypes.pop() if len(dtypes) == 1 else wide
@@ -145,7 +149,9 @@ def is_converted(directory: Path) -> bool:
 def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
     """Hash a file's tensors (name, dtype, shape, bytes) and what the config computes; sha256, hex."""
     flat, trained = flatten(params), ("dropout", "attention_dropout", "initializer_range")
-    computed = {key: value for key, value in dataclasses.asdict(config).items() if key not in trained}
+    computed = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in trained
+    }
     digest = hashlib.sha256(json.dumps([family.model_type, computed]).encode())
     for path, name in sorted(family.names(config).items(), key=lambda item: item[1]):
         value = np.ascontiguousarray(flat[path].T if path.endswith("/kernel") else flat[path])
@@ -154,7 +160,9 @@ def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
     return digest.hexdigest()
 
 
-def copy_tokenizer(source: Path | None, target: Path, family: Family, config: EncoderConfig) -> None:
+def copy_tokenizer(
+    source: Path | None, target: Path, family: Family, config: EncoderConfig
+) -> None:
     """Copy the tokenizer files of ``source``, without what they tell of its past, for the inputs of a model."""
     for name in TOKENIZER:
         if source is None or not (source / name).is_file():
@@ -162,7 +170,9 @@ def copy_tokenizer(source: Path | None, target: Path, family: Family, config: En
         if name != "tokenizer_config.json":
             shutil.copyfile(source / name, target / name)
             continue
-        given = {key: value for key, value in read_json(source / name).items() if key not in LOCAL_KEYS}
+        given = {
+            key: value for key, value in read_json(source / name).items() if key not in LOCAL_KEYS
+        }
         if given.get("tokenizer_class") == "TokenizersBackend":  # unknown to transformers 4
             given["tokenizer_class"] = "PreTrainedTokenizerFast"
         # transformers 4 fails where a tokenizer gives its model an input too many.
@@ -189,8 +199,12 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
     found, listed = hashes(folder), given.get("files")
     if found != listed:
         listed = listed if isinstance(listed, dict) else {}
-        differ = sorted(name for name in set(found) | set(listed) if found.get(name) != listed.get(name))
-        raise UserError(f"{folder} is not what {file.name} lists: see {', '.join(differ[:5])}; {again}")
+        differ = sorted(
+            name for name in set(found) | set(listed) if found.get(name) != listed.get(name)
+        )
+        raise UserError(
+            f"{folder} is not what {file.name} lists: see {', '.join(differ[:5])}; {again}"
+        )
     try:
         with orbax.checkpoint.StandardCheckpointer() as checkpointer:
             # Shapes first: a file that claims more than its config is not worth allocating for.
@@ -201,7 +215,9 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
                 )
             shapes = expected_shapes(config)
             wrong = sorted(
-                p for p in set(stored) | set(shapes) if getattr(stored.get(p), "shape", None) != shapes.get(p)
+                p
+                for p in set(stored) | set(shapes)
+                if getattr(stored.get(p), "shape", None) != shapes.get(p)
             )
             if wrong:
                 raise UserError(

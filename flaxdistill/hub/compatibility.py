@@ -53,9 +53,13 @@ def reordered(model: Model, labels: tuple[str, ...]) -> Model:
     if theirs == labels or sorted(theirs) != sorted(labels):
         return model
     order = [theirs.index(label) for label in labels]
-    classifier = {name: np.asarray(leaf)[..., order] for name, leaf in model.params["classifier"].items()}
+    classifier = {
+        name: np.asarray(leaf)[..., order] for name, leaf in model.params["classifier"].items()
+    }
     config = dataclasses.replace(model.config, labels=labels)
-    return dataclasses.replace(model, config=config, params=model.params | {"classifier": classifier})
+    return dataclasses.replace(
+        model, config=config, params=model.params | {"classifier": classifier}
+    )
 
 
 def presumed(model: Model, labels: tuple[str, ...]) -> str | None:

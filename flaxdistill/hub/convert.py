@@ -19,14 +19,22 @@ def convert(source: str, out: Path) -> str:
     refuse_full(out)
     refuse_brackets(out)
     model = read_model(source)
-    what = f"{model.family.model_type}, {model.config.num_layers} layers of {model.config.hidden_size}"
+    what = (
+        f"{model.family.model_type}, {model.config.num_layers} layers of {model.config.hidden_size}"
+    )
     if is_converted(model.directory):
         write_model(
-            out, family=model.family, config=model.config, params=model.params, tokenizer=model.directory
+            out,
+            family=model.family,
+            config=model.config,
+            params=model.params,
+            tokenizer=model.directory,
         )
         return f"{source} -> {out}: Hugging Face directory ({what})"
     _write(out, model)
-    return f"{source} -> {out}: converted directory ({what}{'; ' if model.note else ''}{model.note})"
+    return (
+        f"{source} -> {out}: converted directory ({what}{'; ' if model.note else ''}{model.note})"
+    )
 
 
 def _write(directory: Path, model: Model) -> None:

@@ -63,11 +63,17 @@ def _fetch(repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
         answered = isinstance(error.__cause__, errors.HfHubHTTPError)
         away = "the Hub cannot be reached and there is no copy in its cache; give a local directory"
         reason = _answer(error.__cause__) if answered else away
-    raise UserError(f"{name} is no directory here, and as a Hub model it cannot be fetched: {reason}")
+    raise UserError(
+        f"{name} is no directory here, and as a Hub model it cannot be fetched: {reason}"
+    )
 
 
 def _answer(error: Any) -> str:
     status = getattr(error.response, "status_code", "with an error")
     private = status in {401, 403, 404}
-    way = "check the id, and HF_TOKEN if it is private" if private else "try again, or give a local directory"
+    way = (
+        "check the id, and HF_TOKEN if it is private"
+        if private
+        else "try again, or give a local directory"
+    )
     return f"the Hub answers {status}; {way}"

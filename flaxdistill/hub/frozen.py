@@ -16,7 +16,12 @@ from flaxdistill.runtime import sharding
 
 
 def freeze(
-    model: Model, mesh: Any, *, dtype: DType = "auto", attention: Attention = "auto", sharded: bool = False
+    model: Model,
+    mesh: Any,
+    *,
+    dtype: DType = "auto",
+    attention: Attention = "auto",
+    sharded: bool = False,
 ) -> tuple[Apply, Params]:
     """Return a model's forward pass, through which no gradient flows, and its weights placed on a mesh.
 

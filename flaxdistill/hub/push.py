@@ -47,7 +47,9 @@ class Repo:
         else:
             valid = "/" in self.name
         if not valid:
-            raise UserError(f"--push {self.name!r:.80} is no name of a repository; write it as USER/REPO")
+            raise UserError(
+                f"--push {self.name!r:.80} is no name of a repository; write it as USER/REPO"
+            )
 
     def check(self) -> None:
         """Raise UserError unless the Hub knows the token, and the repository is as it must be or not there."""
@@ -73,7 +75,9 @@ class Repo:
                 api.create_repo(self.name, private=self.private or None, exist_ok=True)
             found = self._find(api)
             if found is None:
-                raise UserError(f"{self.name} is there, and the token may not read it; use one that may")
+                raise UserError(
+                    f"{self.name} is there, and the token may not read it; use one that may"
+                )
             files = {file.name: file for file in sorted(folder.iterdir())}
             stale = OWN & {there.rfilename for there in found.siblings or ()} - set(files)
             done = api.create_commit(
@@ -91,10 +95,14 @@ class Repo:
         from huggingface_hub import HfApi, constants, get_token
 
         if constants.HF_HUB_OFFLINE:
-            raise UserError(f"--push {self.name} needs the Hub and HF_HUB_OFFLINE is set; unset it to push")
+            raise UserError(
+                f"--push {self.name} needs the Hub and HF_HUB_OFFLINE is set; unset it to push"
+            )
         token = get_token()
         if not token:
-            raise UserError(f"--push {self.name} needs a token; log in by hf auth login, or set HF_TOKEN")
+            raise UserError(
+                f"--push {self.name} needs a token; log in by hf auth login, or set HF_TOKEN"
+            )
         return HfApi(token=token)
 
     def _find(self, api: Any) -> Any:

@@ -58,7 +58,10 @@ def make_call(family: Family, config: EncoderConfig) -> Call:
         said: Any = apply(_params(family, config, tensors), batch)
         if config.head == "mlm":
             words = said.vocab.kernel.astype(jnp.float32)
-            return {"logits": said.vocab.hidden @ words.T + said.vocab.bias.astype(jnp.float32)[None, None]}
+            return {
+                "logits": said.vocab.hidden @ words.T
+                + said.vocab.bias.astype(jnp.float32)[None, None]
+            }
         if config.head == "span":
             return {"start_logits": said.logits[:, 0], "end_logits": said.logits[:, 1]}
         if config.head == "none":

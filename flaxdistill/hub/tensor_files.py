@@ -37,7 +37,9 @@ def read_tensors(directory: Path, family: Family) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(where.values())):
         if not (directory / file).exists():
-            raise UserError(f"{directory} has no {file}, which {index.name} names; fetch or copy it again")
+            raise UserError(
+                f"{directory} has no {file}, which {index.name} names; fetch or copy it again"
+            )
         shard = _read_file(directory / file, family)
         twice = sorted(set(shard) & set(tensors))
         if twice:
@@ -61,7 +63,9 @@ def _read_file(file: Path, family: Family) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(file, "numpy") as opened:
             types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-            odd = [f"{n} {t}" for n, t in types.items() if t not in DTYPES and not family.leaves_out(n)]
+            odd = [
+                f"{n} {t}" for n, t in types.items() if t not in DTYPES and not family.leaves_out(n)
+            ]
             if odd:
                 raise UserError(
                     f"{file} holds {', '.join(odd)}; only {', '.join(DTYPES)} can be read: save the "
@@ -83,7 +87,9 @@ def _no_weights(directory: Path) -> str:
             f"{directory} has no model.safetensors; give a model saved by transformers' "
             "save_pretrained (weights in other formats are never fetched or read)"
         )
-    loads = {"tf_model.h5": ", from_tf=True", "flax_model.msgpack": ", from_flax=True"}.get(other[0], "")
+    loads = {"tf_model.h5": ", from_tf=True", "flax_model.msgpack": ", from_flax=True"}.get(
+        other[0], ""
+    )
     version = "transformers 4" if loads else "transformers"
     kind = "is in another format" if loads else "is a pickle, which can run code,"
     return (

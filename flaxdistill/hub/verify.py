@@ -38,19 +38,27 @@ Answers = dict[str, np.ndarray]
 def answers(model: Model, parts: Iterable[str] = ("texts",), call: Call | None = None) -> Answers:
     """Ask a model ``TEXTS``, as its own tokenizer cuts them, by ``call`` or its own function: float32 arrays by name."""
     vocabulary, longest = load_vocabulary(model.directory), min(64, model.config.max_positions)
-    rows = [[vocabulary.cls, *ids[: longest - 2], vocabulary.sep] for ids in vocabulary.encode(TEXTS)]
+    rows = [
+        [vocabulary.cls, *ids[: longest - 2], vocabulary.sep] for ids in vocabulary.encode(TEXTS)
+    ]
     ids = np.full((len(rows), max(map(len, rows))), vocabulary.pad, np.int32)
     for n, row in enumerate(rows):
         ids[n, : len(row)] = row
     mask = (np.arange(ids.shape[1]) < np.array([[len(row)] for row in rows])).astype(np.int32)
-    given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (np.arange(ids.shape[1]) > 4)}
+    given = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": mask * (np.arange(ids.shape[1]) > 4),
+    }
     tensors = model.family.write(model.config, model.params)
     call = call or jax.jit(make_call(model.family, model.config))
     found: Answers = {}
     for part in parts:
         with jax.default_matmul_precision("highest"):
             said = call(tensors, *(given[name][PARTS[part]] for name in inputs(model.family)))
-        found |= {f"{name} of {part}": np.asarray(value, np.float32) for name, value in said.items()}
+        found |= {
+            f"{name} of {part}": np.asarray(value, np.float32) for name, value in said.items()
+        }
     return found
 
 
@@ -74,7 +82,8 @@ def compare(model: Model, folder: Path, out: Path) -> None:
     again = "nothing was written: export again elsewhere"
     if done.returncode:
         reason = (
-            done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+            done.stderr.decode(errors="replace").strip().splitlines()
+            or [f"exit code {done.returncode}"]
         )[-1]
         raise UserError(f"{out} cannot be read by a process of its own ({reason}); {again}")
     portable = (folder / STABLEHLO).is_file()
@@ -89,7 +98,11 @@ def compare(model: Model, folder: Path, out: Path) -> None:
     for name in sorted(expected, reverse=True):  # the model before what is made of it
         asked = ours[name.partition(": ")[2]]
         largest = np.abs(asked).max()
-        apart = np.abs(asked - theirs[name]).max() / largest if asked.shape == theirs[name].shape else np.inf
+        apart = (
+            np.abs(asked - theirs[name]).max() / largest
+            if asked.shape == theirs[name].shape
+            else np.inf
+        )
         if not apart <= TOLERANCE:
             raise UserError(
                 f"{out}, read by a process of its own, gives {name} that differ by {apart:.1g} of the largest from those of "
@@ -104,7 +117,10 @@ def main(folder: Path, out: Path) -> None:
     found = {f"model: {name}": value for name, value in answers(model).items()}
     if (folder / STABLEHLO).is_file():
         exported = jax.export.deserialize(bytearray((folder / STABLEHLO).read_bytes()))
-        found |= {f"StableHLO: {name}": value for name, value in answers(model, PARTS, exported.call).items()}
+        found |= {
+            f"StableHLO: {name}": value
+            for name, value in answers(model, PARTS, exported.call).items()
+        }
     np.savez(out, **found)  # type: ignore[arg-type]
 
 
@@ -113,7 +129,10 @@ if __name__ == "__main__":
 
 
 def write(
-    model: checkpoint.Model, out: Path, card: str = "", finish: Callable[[Path], None] = lambda folder: None
+    model: checkpoint.Model,
+    out: Path,
+    card: str = "",
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write a model as a Hugging Face directory, read it back and compare, then ``finish`` it before it has its name.
 

@@ -13,9 +13,9 @@ from flaxdistill.data.sources import Example
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.tasks.question_answering import Answering, Span
+from flaxdistill.tasks.question_answering import QuestionAnswering, Span
 from flaxdistill.tasks.text_classification import Classification
-from flaxdistill.tasks.token_classification import NOT_ASKED, Tagging
+from flaxdistill.tasks.token_classification import NOT_ASKED, TokenClassification
 from flaxdistill.tasks.word_splitting import word_places
 
 Answer = dict[str, Any]
@@ -52,10 +52,10 @@ def make_asking(
     if config.head == "tokens":
         return lambda examples: _entities(examples, config, vocabulary, length)
     if config.head == "span":
-        task = Answering(
+        task = QuestionAnswering(
             stride=min(128, length // 4),
             longest_question=min(64, length // 4),
-            n_best=max(top, Answering.n_best),
+            n_best=max(top, QuestionAnswering.n_best),
             unanswerable=unanswerable,
             null_threshold=null_threshold,
         )
@@ -81,7 +81,7 @@ def _classes(
         scores = {labels[n]: float(shares[n]) for n in order[:top]}
         return {"label": labels[order[0]], "score": float(shares[order[0]]), "scores": scores}
 
-    rows = Classification().reading().rows(examples, list(labels), vocabulary, length)
+    rows = Classification().row_builder().rows(examples, list(labels), vocabulary, length)
     return [Question(made, answer) for made in rows]
 
 
@@ -97,11 +97,14 @@ def _entities(
         else:
             text = " ".join(sentence)
             ends = itertools.accumulate(len(word) + 1 for word in sentence)
-            places = [(end - len(word) - 1, end - 1) for word, end in zip(sentence, ends, strict=True)]
+            places = [
+                (end - len(word) - 1, end - 1) for word, end in zip(sentence, ends, strict=True)
+            ]
 
         def answer(logits: list[np.ndarray]) -> Answer:
             asked = [
-                said[row.labels[: len(said)] != NOT_ASKED] for said, row in zip(logits, made, strict=True)
+                said[row.labels[: len(said)] != NOT_ASKED]
+                for said, row in zip(logits, made, strict=True)
             ]
             shares = _shares(np.concatenate(asked)) if asked else np.zeros((0, 1))
             tags = [config.labels[n] for n in shares.argmax(-1)]
@@ -113,7 +116,7 @@ def _entities(
 
         return Question(made, answer)
 
-    rows = Tagging().reading().rows(examples, [], vocabulary, length)
+    rows = TokenClassification().row_builder().rows(examples, [], vocabulary, length)
     return [question(example.text, made) for example, made in zip(examples, rows, strict=True)]
 
 
@@ -141,14 +144,18 @@ def joined(words: list[Answer], text: str) -> list[Answer]:
 
 
 def _spans(
-    examples: list[Example], task: Answering, vocabulary: Vocabulary, length: int, top: int
+    examples: list[Example], task: QuestionAnswering, vocabulary: Vocabulary, length: int, top: int
 ) -> list[Question]:
     """Ask for spans; their scores are shares among the n best and no answer, as BERT's own script gives them."""
 
     def question(example: Example, made: list[Row]) -> Question:
         def answer(logits: list[np.ndarray]) -> Answer:
             windows = [
-                (said, slice(row.second, len(row.ids) - 1), row.beside["places"])  # up to the closing [SEP]
+                (
+                    said,
+                    slice(row.second, len(row.ids) - 1),
+                    row.beside["places"],
+                )  # up to the closing [SEP]
                 for said, row in zip(logits, made, strict=True)
             ]
             spans, nothing = task.spans(windows, example.pair, task.n_best)
@@ -160,14 +167,16 @@ def _spans(
                 return {"answer": "", "start": 0, "end": 0, "score": 0.0, "answers": []}
             told = [
                 {"answer": example.pair[a:b], "start": a, "end": b, "score": float(share)}
-                for (a, b, _), share in zip(spans, _shares(np.array([s.score for s in spans])), strict=True)
+                for (a, b, _), share in zip(
+                    spans, _shares(np.array([s.score for s in spans])), strict=True
+                )
             ]
             best = next(one for one in told if bool(one["end"]) != none)
             return best | {"answers": told[:top]}
 
         return Question(made, answer)
 
-    rows = task.reading().rows(examples, [], vocabulary, length)
+    rows = task.row_builder().rows(examples, [], vocabulary, length)
     return [question(example, made) for example, made in zip(examples, rows, strict=True)]
 
 
@@ -198,7 +207,10 @@ def _words(example: Example, vocabulary: Vocabulary, length: int) -> Question:
         return {
             "masks": [
                 [
-                    {"word": vocabulary.tokenizer.id_to_token(int(word)), "score": float(np.exp(share))}
+                    {
+                        "word": vocabulary.tokenizer.id_to_token(int(word)),
+                        "score": float(np.exp(share)),
+                    }
                     for word, share in row[0]
                 ]
                 for row in said
@@ -217,7 +229,8 @@ def examples_of(texts: Iterable[str], pair: str | Iterable[str] | None) -> Itera
     """Name texts by their number; ``pair`` is the second text of all, or of each; raises UserError for too many or few."""
     if pair is None or isinstance(pair, str):
         yield from (
-            Example(f"text {n}", text, pair, paired=pair is not None) for n, text in enumerate(texts, 1)
+            Example(f"text {n}", text, pair, paired=pair is not None)
+            for n, text in enumerate(texts, 1)
         )
         return
     nothing = object()

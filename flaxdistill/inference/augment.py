@@ -58,7 +58,9 @@ class Augmentation:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.share <= 1:
-            raise UserError(f"share is {self.share}; the share of words replaced is above 0 and at most 1")
+            raise UserError(
+                f"share is {self.share}; the share of words replaced is above 0 and at most 1"
+            )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be at least 0 and below 2^63")
         if self.length < 5:
@@ -124,7 +126,9 @@ def augment(
             temporary.rename(path)
             gcs.send(path)
         else:
-            lines = path.read_bytes().decode().split("\n")[:-1]  # splitlines would cut inside texts too
+            lines = (
+                path.read_bytes().decode().split("\n")[:-1]
+            )  # splitlines would cut inside texts too
             seen.update(map(document_hash, lines))
         rows, written = rows + len(part), written + len(lines)
         report(f"{path}: {rows} rows have become {written}")
@@ -144,7 +148,9 @@ def _check(out: Path, meaning: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{out} holds variants made otherwise ({'; '.join(differ)}); choose another folder"
             )
-    elif out.exists() and not (out.is_dir() and {file.name for file in out.iterdir()} <= {f"{VARIED}.tmp"}):
+    elif out.exists() and not (
+        out.is_dir() and {file.name for file in out.iterdir()} <= {f"{VARIED}.tmp"}
+    ):
         raise UserError(f"{out} exists and holds no variants of rows; choose another folder")
 
 
@@ -190,7 +196,10 @@ def _variants(
     ]
     room = (how.length - 3) // 2
     asked = [
-        (n, word) for n, found in enumerate(words) for word in found if word.pieces == 1 and word.first < room
+        (n, word)
+        for n, found in enumerate(words)
+        for word in found
+        if word.pieces == 1 and word.first < room
     ]
     said = fillers([encoded[n][0][:room] for n, _ in asked], [word.first for _, word in asked])
     others: dict[tuple[int, _Word], list[str]] = {}
@@ -216,7 +225,9 @@ def _variants(
                 yield columns | {name: _replace(text, choices, how.share, draw)}
 
 
-def _replace(text: str, words: list[tuple[_Word, list[str]]], share: float, draw: np.random.Generator) -> str:
+def _replace(
+    text: str, words: list[tuple[_Word, list[str]]], share: float, draw: np.random.Generator
+) -> str:
     made, at = [], 0
     for word, others in words:
         if others and draw.random() < share:

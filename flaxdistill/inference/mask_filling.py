@@ -23,7 +23,9 @@ from flaxdistill.runtime import sharding
 Fillers = Callable[[list[np.ndarray], list[int]], list[np.ndarray]]
 
 
-def make_fillers(model: Model, vocabulary: Vocabulary, number: int, longest: int, batch_size: int) -> Fillers:
+def make_fillers(
+    model: Model, vocabulary: Vocabulary, number: int, longest: int, batch_size: int
+) -> Fillers:
     """Make ``fillers(texts, places)``: the ``number`` likeliest words at one hidden place of each text, ids int32 [number].
 
     The model reads the text with the hidden place and, as a second text, the whole one, so that words keep its meaning
@@ -80,7 +82,7 @@ def _ask(apply: Apply, barred: jax.Array, number: int, params: Params, batch: Ba
     batch = dataclasses.replace(batch, label_positions=batch.labels)
     head = at_labels(apply(params, batch).vocab, batch)
     bias = jnp.where(barred, -jnp.inf, head.bias.astype(jnp.float32))
-    return vocab_top(dataclasses.replace(head, bias=bias), number, 1.0).words[:, 0]
+    return vocab_top(dataclasses.replace(head, bias=bias), number, 1.0).token_ids[:, 0]
 
 
 def _columns(

@@ -59,7 +59,9 @@ def make_predict(
     if top < 1:
         raise UserError(f"--top is {top}; it must be at least 1")
     if not math.isfinite(null_threshold):
-        raise UserError(f"--null-threshold is {null_threshold}; it is a difference of scores, such as 0")
+        raise UserError(
+            f"--null-threshold is {null_threshold}; it is a difference of scores, such as 0"
+        )
     if null_threshold and not unanswerable:
         raise UserError(
             f"--null-threshold is {null_threshold}, but without --unanswerable no question is left without an answer; give "
@@ -68,7 +70,12 @@ def make_predict(
     vocabulary, length = _reading(model, length, batch_size)
     top = min(top, model.config.vocab_size)
     asking = make_asking(
-        model.config, vocabulary, length, top=top, unanswerable=unanswerable, null_threshold=null_threshold
+        model.config,
+        vocabulary,
+        length,
+        top=top,
+        unanswerable=unanswerable,
+        null_threshold=null_threshold,
     )
 
     def say(apply: Apply, params: Params, batch: Batch) -> tuple[jax.Array, ...]:
@@ -76,8 +83,15 @@ def make_predict(
             return answers.make_predict(apply)(params, batch)
         # One place a row, so that its logits cost a vocabulary for each row and not for each token.
         said = apply(params, batch).vocab
-        found = vocab_top(at_labels(said, dataclasses.replace(batch, label_positions=batch.labels)), top, 1.0)
-        return jnp.stack([found.words, found.log_shares], -1), batch.example_id, batch.weight, batch.labels
+        found = vocab_top(
+            at_labels(said, dataclasses.replace(batch, label_positions=batch.labels)), top, 1.0
+        )
+        return (
+            jnp.stack([found.token_ids, found.log_probs], -1),
+            batch.example_id,
+            batch.weight,
+            batch.labels,
+        )
 
     return _make(model, dtype, asking, say, vocabulary, length, batch_size, WINDOW)
 
@@ -91,7 +105,7 @@ def make_states(
     ``make_predict`` does.
     """
     vocabulary, length = _reading(model, length, batch_size)
-    reading = Classification().reading()
+    reading = Classification().row_builder()
 
     def question(rows: list[Row]) -> Question:
         # A copy: what is collected are views of whole batches.

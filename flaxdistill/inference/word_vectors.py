@@ -25,7 +25,9 @@ class Neighbours:
             with gcs.local(path, bool).open("rb") as file:
                 for number, line in enumerate(file, 1):
                     whole.update(line)
-                    word, vector = _read(line, f"{path}:{number}", len(vectors[0]) if vectors else None)
+                    word, vector = _read(
+                        line, f"{path}:{number}", len(vectors[0]) if vectors else None
+                    )
                     words.append(word)
                     vectors.append(vector)
                     if len(words) == MOST:

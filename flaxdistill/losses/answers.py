@@ -44,11 +44,15 @@ class Labels(Loss):
     ) -> tuple[jax.Array, Terms]:
         known, logits = _known(batch), _logits(student)
         if _numbers(batch):
-            labels = jnp.where(known > 0, batch.labels, 0.0)  # before the difference: NaN times 0 is NaN
+            labels = jnp.where(
+                known > 0, batch.labels, 0.0
+            )  # before the difference: NaN times 0 is NaN
             total = jnp.sum(known * jnp.square(logits[..., 0] - labels))
             return scale["labels"] * total, {"labels": jax.lax.stop_gradient(total)}
         zero, one = jnp.zeros_like(known), 1.0
-        objective, values = answers_objective(logits, (), batch.labels, zero, scale["labels"] * known, one)
+        objective, values = answers_objective(
+            logits, (), batch.labels, zero, scale["labels"] * known, one
+        )
         return objective, {"labels": jnp.sum(values["ce"] * known)}
 
 
@@ -92,7 +96,9 @@ class SoftLabels(Loss):
                     "the teacher on the same task"
                 )
         if ours.shape[-1] == 1 and self.divergence != "mse":
-            raise UserError(f"a number has no distribution for divergence {self.divergence!r}; set it to mse")
+            raise UserError(
+                f"a number has no distribution for divergence {self.divergence!r}; set it to mse"
+            )
         return {}
 
     def __call__(
@@ -105,7 +111,9 @@ class SoftLabels(Loss):
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
         asked, theirs = _asked(batch), tuple(_logits(teacher) for teacher in teachers)
-        temperature = self.temperature.start if self.temperature.constant else self.temperature(step)
+        temperature = (
+            self.temperature.start if self.temperature.constant else self.temperature(step)
+        )
         if not self.squared and self.divergence != "mse":
             asked = asked / jnp.square(jnp.asarray(temperature, jnp.float32))
         nothing = jnp.zeros(asked.shape, jnp.int32)

@@ -11,7 +11,7 @@ from flaxdistill.losses.hidden import Hidden
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cosine(Hidden):
+class HiddenCosine(Hidden):
     """Turn the student's hidden states towards the teacher's: 1 - cos.
 
     The published code of DistilBERT compares the last layer only and every token but padding (Sanh et al., 2019); both

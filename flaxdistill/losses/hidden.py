@@ -94,8 +94,12 @@ class Hidden(Loss):
             for pair in self.pairs(student, teacher):
                 x, y = student.hidden[pair[0]], teacher.hidden[pair[1]]
                 if self.project != "no":
-                    map_ = params[f"teacher_{n}"]["shared" if self.project == "shared" else _name(pair)]
-                    x = jnp.matmul(x, map_["kernel"].astype(x.dtype), preferred_element_type=jnp.float32)
+                    map_ = params[f"teacher_{n}"][
+                        "shared" if self.project == "shared" else _name(pair)
+                    ]
+                    x = jnp.matmul(
+                        x, map_["kernel"].astype(x.dtype), preferred_element_type=jnp.float32
+                    )
                     x = x + map_["bias"][None, None]
                 total += jnp.sum(mask * self.distance(x, y)) / len(teachers)
         return scale[self.term] * total, {self.term: total}

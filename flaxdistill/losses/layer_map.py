@@ -64,7 +64,10 @@ def _parse(spec: str, student: int, teacher: int) -> Pairs:
                     f"layers {spec} names layer {layer} of a {name} that has {n}; 0 is its embeddings"
                 )
         found.append(
-            (ours % (student + 1) if ours < 0 else ours, theirs % (teacher + 1) if theirs < 0 else theirs)
+            (
+                ours % (student + 1) if ours < 0 else ours,
+                theirs % (teacher + 1) if theirs < 0 else theirs,
+            )
         )
     if twice := sorted({pair for pair in found if found.count(pair) > 1}):
         raise UserError(

@@ -23,7 +23,9 @@ def layers_of(spec: str, student: int, teacher: int) -> Pairs:
     """Read a map of layers that have attention: all but the embeddings."""
     pairs = layer_pairs(spec, student, teacher)
     if any(0 in pair for pair in pairs):
-        raise UserError(f"layers {spec} names the embeddings, layer 0, which attend to nothing; begin at 1")
+        raise UserError(
+            f"layers {spec} names the embeddings, layer 0, which attend to nothing; begin at 1"
+        )
     return pairs
 
 
@@ -36,7 +38,9 @@ def asked(batch: Batch, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
 def sequence_lengths(batch: Batch) -> jax.Array:
     """Give for every token the number of tokens of its sequence, float32 [B, T], without an array [T, T]."""
     segments = batch.segment_ids
-    count = jax.vmap(lambda row: jnp.zeros(row.shape[0] + 1, jnp.float32).at[row].add(1.0))(segments)
+    count = jax.vmap(lambda row: jnp.zeros(row.shape[0] + 1, jnp.float32).at[row].add(1.0))(
+        segments
+    )
     return jnp.take_along_axis(count, segments, axis=1)
 
 
@@ -83,7 +87,9 @@ class Relation(Loss):
 
     def reads(self, student: int, teacher: int) -> frozenset[str]:
         layers = {j for _, j in layers_of(self.layers, student, teacher)}
-        return frozenset(f"{NAMES[letter]}_{j}" for letter in set("".join(self.names())) for j in layers)
+        return frozenset(
+            f"{NAMES[letter]}_{j}" for letter in set("".join(self.names())) for j in layers
+        )
 
     def weights(self, step: jax.Array) -> Terms:
         return {f"relation_{name}": self.weight(step) for name in self.names()}
@@ -133,7 +139,9 @@ class Relation(Loss):
                         (self._cut(side, name[0], layer), self._cut(side, name[1], layer))
                         for side, layer in zip((student, teacher), pair, strict=True)
                     )
-                    value, kl = relation_kl(ours, theirs, segments, mask * scale[term] / len(teachers))
+                    value, kl = relation_kl(
+                        ours, theirs, segments, mask * scale[term] / len(teachers)
+                    )
                     objective += value
                     totals[term] += jnp.sum(mask * kl) / len(teachers)
         return objective, totals
@@ -144,7 +152,7 @@ class Relation(Loss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scores(Loss):
+class AttentionScores(Loss):
     """Match the teacher's attention scores before the softmax: squared difference, a mean over heads and pairs of tokens.
 
     TinyBERT's attention loss (Jiao et al., 2020, equation 7), summed over layers. Its code counts padded queries, and
@@ -199,7 +207,9 @@ class Scores(Loss):
                     (side.queries[layer - 1], side.keys[layer - 1])
                     for side, layer in zip((student, teacher), pair, strict=True)
                 )
-                value, square = score_mse(ours, theirs, segments, mask * scale["scores"] / len(teachers))
+                value, square = score_mse(
+                    ours, theirs, segments, mask * scale["scores"] / len(teachers)
+                )
                 objective += value
                 total += jnp.sum(mask * square) / len(teachers)
         return objective, {"scores": total}

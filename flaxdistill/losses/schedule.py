@@ -59,7 +59,11 @@ class Schedule:
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         """Give the value at ``step``, a float32 scalar."""
-        share = jnp.clip(jnp.asarray(step, jnp.float32) / max(self.steps, 1), 0.0, 1.0) if self.steps else 1.0
+        share = (
+            jnp.clip(jnp.asarray(step, jnp.float32) / max(self.steps, 1), 0.0, 1.0)
+            if self.steps
+            else 1.0
+        )
         return jnp.asarray(self.start + (self.end - self.start) * share, jnp.float32)
 
 

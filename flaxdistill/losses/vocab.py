@@ -26,7 +26,9 @@ class MaskedLM(Loss):
     about = "words"
 
     weight: Schedule = constant(1.0)
-    chunk: int = 0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
+    chunk: int = (
+        0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
+    )
 
     def __post_init__(self):
         _check_chunk(self.chunk)
@@ -55,7 +57,7 @@ class MaskedLM(Loss):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Vocab(Loss):
+class VocabKD(Loss):
     """Match the teacher's vocabulary distribution and predict the masked tokens, in one pass over the logits.
 
     ``kl``: T^2 KL(teacher || student), a mean over ``tokens``; ``mlm``: cross-entropy, a mean over masked tokens
@@ -75,7 +77,9 @@ class Vocab(Loss):
     divergence: Divergence = "kl"
     squared: bool = True
     tokens: Literal["real", "masked", "content"] = "real"
-    chunk: int = 0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
+    chunk: int = (
+        0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
+    )
 
     def __post_init__(self):
         _check_chunk(self.chunk)
@@ -106,13 +110,18 @@ class Vocab(Loss):
     ) -> tuple[jax.Array, Terms]:
         if self.tokens == "masked":
             # Only labelled positions have a say: gather them, so that the heads cost K tokens of a row and not T.
-            head, heads = at_labels(student.vocab, batch), tuple(at_labels(t.vocab, batch) for t in teachers)
+            head, heads = (
+                at_labels(student.vocab, batch),
+                tuple(at_labels(t.vocab, batch) for t in teachers),
+            )
             labels, kl_mask = batch.labels, token_mask(batch, "masked")
         else:
             head, heads = student.vocab, tuple(t.vocab for t in teachers)
             labels, kl_mask = spread_labels(batch), token_mask(batch, self.tokens)
         ce_mask = jnp.where(labels >= 0, batch.weight[:, None], 0.0)
-        temperature = self.temperature.start if self.temperature.constant else self.temperature(step)
+        temperature = (
+            self.temperature.start if self.temperature.constant else self.temperature(step)
+        )
         if not self.squared and self.divergence != "mse":
             kl_mask = kl_mask / jnp.square(jnp.asarray(temperature, jnp.float32))
         objective, values = vocab_objective(
@@ -170,7 +179,9 @@ class VocabReport(Loss):
 
 def _check_chunk(chunk: int) -> None:
     if chunk < 0:
-        raise UserError(f"chunk is {chunk}; it is a number of tokens, or 0 for as many as suit the device")
+        raise UserError(
+            f"chunk is {chunk}; it is a number of tokens, or 0 for as many as suit the device"
+        )
 
 
 def at_labels(head: V, batch: Batch) -> V:

@@ -31,7 +31,9 @@ class EncoderConfig:
     norm_eps: float = 1e-12
     head_norm_eps: float = 1e-12  # the norm of the MLM transform
     head: Head = "mlm"
-    labels: tuple[str, ...] = ()  # of the classes, in their order; a single one is a number that is predicted
+    labels: tuple[
+        str, ...
+    ] = ()  # of the classes, in their order; a single one is a number that is predicted
     tied_head: bool = True  # the MLM head multiplies by the word embeddings
     pooler: bool = False
     pooler_activation: Literal["tanh", "relu"] = "tanh"
@@ -50,7 +52,9 @@ class EncoderConfig:
             "max_positions",
         ):
             if not 1 <= getattr(self, name) < 2**31:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1 and below 2^31")
+                raise UserError(
+                    f"{name} is {getattr(self, name)}; it must be at least 1 and below 2^31"
+                )
         if self.num_layers > DEEPEST:
             raise UserError(f"num_layers is {self.num_layers}; no more than {DEEPEST} can be built")
         if not 0 <= self.type_vocab_size < 2**31:
@@ -72,4 +76,6 @@ class EncoderConfig:
             )
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+                raise UserError(
+                    f"{name} is {getattr(self, name)}; it must be at least 0 and below 1"
+                )

@@ -39,13 +39,17 @@ class Encoder(nn.Module):
         layer = nn.remat(Layer) if self.remat else Layer
         for i in range(c.num_layers):
             site = 3 * i + 1
-            x, qkv = layer(c, dtype, self.attention, site, name=f"layer_{i}")(x, batch.segment_ids, keys)
+            x, qkv = layer(c, dtype, self.attention, site, name=f"layer_{i}")(
+                x, batch.segment_ids, keys
+            )
             hidden.append(x)
             projections.append(qkv)
         queries, keys_, values = zip(*projections, strict=True)
         first, word = x[:, 0], embeddings.word.embedding
         if c.pooler:
-            first = ACTIVATIONS[c.pooler_activation](Dense(c.hidden_size, c, dtype, name="pooler")(first))
+            first = ACTIVATIONS[c.pooler_activation](
+                Dense(c.hidden_size, c, dtype, name="pooler")(first)
+            )
         logits = None
         if c.head in ("sequence", "tokens", "span"):
             asked = first[:, None] if c.head == "sequence" else x
@@ -96,7 +100,9 @@ def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
     def init(key: jax.Array) -> Params:
         tokens = jnp.zeros((1, 2), jnp.int32)
         row = jnp.zeros((1,), jnp.int32)
-        batch = Batch(tokens, tokens, tokens, tokens, tokens, tokens, jnp.zeros((1,), jnp.float32), row, row)
+        batch = Batch(
+            tokens, tokens, tokens, tokens, tokens, tokens, jnp.zeros((1,), jnp.float32), row, row
+        )
         return Encoder(config, jnp.dtype(jnp.float32)).init(key, batch, None)["params"]
 
     return init

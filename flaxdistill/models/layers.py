@@ -119,7 +119,10 @@ class Layer(nn.Module):
             q, k, v, segment_ids, kept=survivors, rate=drawn(rate), kernel=self.attention
         ).reshape(x_BTD.shape)
         context = dropout(
-            Dense(c.hidden_size, c, dtype, "rows", name="attention")(context), c.dropout, keys, self.site + 1
+            Dense(c.hidden_size, c, dtype, "rows", name="attention")(context),
+            c.dropout,
+            keys,
+            self.site + 1,
         )
         x_BTD = Norm(c.norm_eps, dtype, name="attention_norm")(x_BTD + context)
         inner_BTF = ACTIVATIONS[c.activation](

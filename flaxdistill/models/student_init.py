@@ -24,7 +24,7 @@ class Start:
     ``mlm_transform`` copies the MLM head's transform (the published script did so only when asked). ``token_types``: a
     student without them ``fold``s the teacher's type 0 into the position table, which leaves the sum as it was, or
     ``drop``s it as the published script did; a student that has them where the teacher has none gets zeros.
-    ``narrow`` is how a student of other widths starts: ``truncate`` takes the first entries of every width, the first heads
+    ``shrink`` is how a student of other widths starts: ``truncate`` takes the first entries of every width, the first heads
     and of each head the first entries; ``svd`` turns the embeddings onto their most important directions, which loses
     the least of them, and leaves the layers random; ``no`` refuses.
     """
@@ -33,7 +33,7 @@ class Start:
     layers: str = "uniform"
     mlm_transform: bool = True
     token_types: Literal["fold", "drop"] = "fold"
-    narrow: Literal["no", "truncate", "svd"] = "no"
+    shrink: Literal["no", "truncate", "svd"] = "no"
 
 
 def choose_layers(spec: str, teacher: int, student: int) -> tuple[int, ...]:
@@ -71,17 +71,21 @@ def choose_layers(spec: str, teacher: int, student: int) -> tuple[int, ...]:
 
 
 def start_from(
-    start: Start, teacher: EncoderConfig, teacher_params: Params, student: EncoderConfig, random: Params
+    start: Start,
+    teacher: EncoderConfig,
+    teacher_params: Params,
+    student: EncoderConfig,
+    random: Params,
 ) -> Params:
     """Copy what student and teacher share, float32; what only the student has stays as in ``random``.
 
     Raises UserError naming both sides where sizes that must be equal are not.
     """
     widths = ("hidden_size", "intermediate_size", "num_heads")
-    for name in ("vocab_size", "activation", *(widths if start.narrow == "no" else ())):
+    for name in ("vocab_size", "activation", *(widths if start.shrink == "no" else ())):
         ours, theirs = getattr(student, name), getattr(teacher, name)
         if ours != theirs:
-            narrow = "cut it down with start.narrow truncate or svd, " if name in widths else ""
+            narrow = "cut it down with start.shrink truncate or svd, " if name in widths else ""
             raise UserError(
                 f"the student's {name} {ours} differs from the {theirs} of the model it starts from; make them equal, "
                 f"{narrow}or start at random with start.path None"
@@ -104,13 +108,13 @@ def start_from(
             f"the student's type_vocab_size {student.type_vocab_size} exceeds the {teacher.type_vocab_size} of the model "
             "it starts from; use no more"
         )
-    if start.narrow == "svd" and student.hidden_size == teacher.hidden_size:
+    if start.shrink == "svd" and student.hidden_size == teacher.hidden_size:
         raise UserError(
-            f"start.narrow svd turns the embeddings for a narrower student, and both are {student.hidden_size} wide; use no"
+            f"start.shrink svd turns the embeddings for a narrower student, and both are {student.hidden_size} wide; use no"
         )
     layers = choose_layers(start.layers, teacher.num_layers, student.num_layers)
     ours, theirs = param_paths.flatten(random), param_paths.flatten(teacher_params)
-    if start.narrow == "svd":
+    if start.shrink == "svd":
         theirs = _turned(theirs, student.hidden_size)
     # Of a head of other classes, or a pooler bent otherwise, the sizes may be equal and the meaning is not.
     foreign: tuple[str, ...] = (
@@ -126,14 +130,20 @@ def start_from(
             source = f"layer_{layers[int(number)]}/{rest}"
         kept = path.startswith(("mlm/transform", "mlm/norm")) and not start.mlm_transform
         if source in theirs and not kept and not path.startswith(foreign):
-            leaf = _cut(path, jnp.asarray(theirs[source], jnp.float32), leaf.shape, student, teacher)
+            leaf = _cut(
+                path, jnp.asarray(theirs[source], jnp.float32), leaf.shape, student, teacher
+            )
         copied[path] = leaf
     if start.token_types == "fold" and teacher.type_vocab_size and not student.type_vocab_size:
-        first = jnp.asarray(theirs["embeddings/token_type/embedding"], jnp.float32)[:1, : student.hidden_size]
+        first = jnp.asarray(theirs["embeddings/token_type/embedding"], jnp.float32)[
+            :1, : student.hidden_size
+        ]
         copied["embeddings/position/embedding"] += first
     if student.type_vocab_size and not teacher.type_vocab_size:
         # Random vectors would be noise on embeddings that were trained without them.
-        copied["embeddings/token_type/embedding"] = jnp.zeros_like(ours["embeddings/token_type/embedding"])
+        copied["embeddings/token_type/embedding"] = jnp.zeros_like(
+            ours["embeddings/token_type/embedding"]
+        )
     return param_paths.unflatten(copied)
 
 
@@ -146,10 +156,19 @@ def _head_widths(student: EncoderConfig, teacher: EncoderConfig) -> tuple[str, i
 
 
 def _cut(
-    path: str, leaf: jnp.ndarray, shape: tuple[int, ...], student: EncoderConfig, teacher: EncoderConfig
+    path: str,
+    leaf: jnp.ndarray,
+    shape: tuple[int, ...],
+    student: EncoderConfig,
+    teacher: EncoderConfig,
 ) -> jnp.ndarray:
     """Take the first entries along every axis; along one that is heads side by side, of the first heads."""
-    heads = {"query": -1, "key": -1, "value": -1, "attention": 0 if path.endswith("kernel") else None}
+    heads = {
+        "query": -1,
+        "key": -1,
+        "value": -1,
+        "attention": 0 if path.endswith("kernel") else None,
+    }
     axis = heads.get(path.split("/")[-2]) if path.startswith("layer_") else None
     if axis is not None:
         axis %= leaf.ndim

@@ -33,7 +33,7 @@ def attention(
 ) -> jax.Array:
     """Attend within each segment of a row: softmax(q k / sqrt(d)) v (Vaswani et al., 2017).
 
-    query, key, value [B, T, H, D]; segment_ids int32 [B, T]; the result [B, T, H, D] has value's type. Scores and
+    query, key, value [B, T, H, D]; segment_ids int32 [B, T]; the result [B, T, H, D] has value's type. AttentionScores and
     softmax are float32. Padding (segment 0) sees padding at most, so that no real token depends on it. ``kept`` bool
     [B, H, T, T] marks the probabilities that a dropout of ``rate`` keeps; only XLA's kernel knows dropout. ``packed``
     False promises rows of one segment with padding behind, which cuDNN masks by length. ``interpret`` runs splash's
@@ -68,7 +68,12 @@ def _cudnn(query, key, value, segment_ids, packed):
         return jax.nn.dot_product_attention(query, key, value, mask=same, implementation="cudnn")
     lengths = jnp.sum(segment_ids > 0, 1, dtype=jnp.int32)
     return jax.nn.dot_product_attention(
-        query, key, value, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation="cudnn"
+        query,
+        key,
+        value,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
     )
 
 
@@ -92,7 +97,9 @@ def _splash(query, key, value, segment_ids, interpret):
         axes and mesh.size > 1
     ):  # a kernel is not split by the compiler: every device takes its own rows and heads
         spec = P(axes, None, "tensor") if "tensor" in mesh.shape else P(axes)
-        rows = jax.shard_map(rows, in_specs=(spec, spec, spec, P(axes)), out_specs=spec, check_vma=False)
+        rows = jax.shard_map(
+            rows, in_specs=(spec, spec, spec, P(axes)), out_specs=spec, check_vma=False
+        )
     return rows(query, key, value, segment_ids)
 
 
@@ -127,7 +134,9 @@ def _xla_backward(rate, saved, g):
     probabilities = jnp.exp(_scores(query, key, segment_ids) - logsumexp[..., None])
     used = probabilities if kept is None else jnp.where(kept, probabilities / (1 - rate), 0.0)
     g = g.astype(dtype)
-    dvalue = jnp.einsum("bhts,bthd->bshd", used.astype(dtype), g, preferred_element_type=jnp.float32)
+    dvalue = jnp.einsum(
+        "bhts,bthd->bshd", used.astype(dtype), g, preferred_element_type=jnp.float32
+    )
     dused = jnp.einsum("bthd,bshd->bhts", g, value, preferred_element_type=jnp.float32)
     if kept is not None:
         dused = jnp.where(kept, dused / (1 - rate), 0.0)

@@ -34,7 +34,9 @@ SPLITS = {"columns": P(None, "tensor"), "rows": P("tensor", None), "": P()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: jnp.dtype, split: Split = "") -> jax.Array:
+def dense(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: jnp.dtype, split: Split = ""
+) -> jax.Array:
     """Compute ``x @ kernel + bias`` with operands in ``dtype`` and sums in float32.
 
     x [..., I], kernel [I, O], bias [O] of any float type; the result [..., O] has ``dtype``. Autodiff would multiply
@@ -57,7 +59,9 @@ def _forward(x, kernel, bias, dtype, split):
 
 def _backward(dtype, split, saved, g):
     x, kernel, types = saved
-    kernel = whole(kernel, split)  # gathered again: a copy of every kernel is what fsdp is there to spare
+    kernel = whole(
+        kernel, split
+    )  # gathered again: a copy of every kernel is what fsdp is there to spare
     g = g.astype(dtype)
     dx = jnp.matmul(g, kernel.T, preferred_element_type=jnp.float32)
     flat, g_flat = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
@@ -65,7 +69,9 @@ def _backward(dtype, split, saved, g):
         x, g = flat, g_flat  # over several axes XLA's CPU would copy both transposed
     # Of bfloat16 that copy is what it needs: over one axis it would multiply as float32, three times slower.
     over = tuple(range(x.ndim - 1))
-    dkernel = jax.lax.dot_general(x, g, ((over, over), ((), ())), preferred_element_type=jnp.float32)
+    dkernel = jax.lax.dot_general(
+        x, g, ((over, over), ((), ())), preferred_element_type=jnp.float32
+    )
     dbias = jnp.sum(g_flat, 0, dtype=jnp.float32)
     return tuple(d.astype(t.dtype) for d, t in zip((dx, dkernel, dbias), types, strict=True))
 

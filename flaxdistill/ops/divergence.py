@@ -95,7 +95,7 @@ def _cut_teacher(z, warm, total, kept, temperature):
 
     The gradient gives the others what the teacher left them, in the student's own proportions.
     """
-    words, log_p = kept.words, kept.log_shares
+    words, log_p = kept.token_ids, kept.log_probs
     p = jnp.exp(log_p)
     log_q = jnp.take_along_axis(z, words, -1) / temperature - jnp.log(total)[..., None]
     q = jnp.exp(log_q)
@@ -135,8 +135,12 @@ def _answers(square, divergence, logits, *fixed):
     return _answers_forward(square, divergence, logits, *fixed)[0]
 
 
-def _answers_forward(square, divergence, logits, theirs, labels, soft_weight, hard_weight, temperature):
-    values, shares = compare(logits, theirs, labels, temperature, square=square, divergence=divergence)
+def _answers_forward(
+    square, divergence, logits, theirs, labels, soft_weight, hard_weight, temperature
+):
+    values, shares = compare(
+        logits, theirs, labels, temperature, square=square, divergence=divergence
+    )
     hit = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     gradient = shares["student"](hard_weight) - jnp.where(hit, hard_weight[..., None], 0.0)
     objective = jnp.sum(hard_weight * values["ce"])

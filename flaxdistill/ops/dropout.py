@@ -39,7 +39,9 @@ def kept(shape: tuple[int, ...], rate: float, keys: jax.Array, site: int) -> jax
     part[axis] = -(-shape[axis] // 4)
     index = jnp.zeros(part, jnp.uint32)
     for at in range(1, len(part)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, part, at) * jnp.uint32(math.prod(part[at + 1 :]))
+        index += jax.lax.broadcasted_iota(jnp.uint32, part, at) * jnp.uint32(
+            math.prod(part[at + 1 :])
+        )
     words = jnp.expand_dims(jax.random.key_data(keys)[:, :2], tuple(range(2, len(shape) + 1)))
     least = jnp.uint32(round(rate * 2**16))
     pair = threefry(words[:, 0], words[:, 1], index, jnp.full(part, site, jnp.uint32))
@@ -47,7 +49,9 @@ def kept(shape: tuple[int, ...], rate: float, keys: jax.Array, site: int) -> jax
     return jax.lax.slice_in_dim(jnp.concatenate(quarters, axis), 0, shape[axis], axis=axis)
 
 
-def threefry(key: jax.Array, key2: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+def threefry(
+    key: jax.Array, key2: jax.Array, x: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Encrypt the counters (x, y) by Threefry-2x32 in 20 rounds (Salmon et al., 2011); all uint32, shapes broadcast.
 
     jax's own is a loop over whole arrays on a CPU and a kernel of its own on a GPU; written out, XLA fuses it into what

@@ -44,12 +44,16 @@ def score_mse(
     Scores are x y / sqrt(d), before the softmax (Jiao et al., 2020, equation 7). Arguments and results are those of
     ``relation_kl``, with the sum of each query in place of its KL.
     """
-    return _over_blocks(_square, block, student, *jax.lax.stop_gradient((teacher, segments, weight)))
+    return _over_blocks(
+        _square, block, student, *jax.lax.stop_gradient((teacher, segments, weight))
+    )
 
 
 def _kl(ours: jax.Array, theirs: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compare scores [B, A, c, T]: what each pair adds, and its slope."""
-    log_q, log_p = (jax.nn.log_softmax(jnp.where(same, scores, LOWEST)) for scores in (ours, theirs))
+    log_q, log_p = (
+        jax.nn.log_softmax(jnp.where(same, scores, LOWEST)) for scores in (ours, theirs)
+    )
     p = jnp.exp(log_p)
     return p * (log_p - log_q), jnp.exp(log_q) - p
 
@@ -73,7 +77,10 @@ def _forward(compare, block, student, teacher, segments, weight):
         return jnp.moveaxis(a.reshape(B, n, c, *a.shape[2:]), 1, 0)
 
     def scores(x, y):
-        return jnp.einsum("bcad,btad->bact", x, y, preferred_element_type=jnp.float32) * x.shape[-1] ** -0.5
+        return (
+            jnp.einsum("bcad,btad->bact", x, y, preferred_element_type=jnp.float32)
+            * x.shape[-1] ** -0.5
+        )
 
     def body(dy, piece):
         x, x_t, segment, w = piece
@@ -94,7 +101,12 @@ def _forward(compare, block, student, teacher, segments, weight):
 
 def _backward(compare, block, gradients, cotangents):
     scale = cotangents[0]
-    return tuple((g.astype(jnp.float32) * scale).astype(g.dtype) for g in gradients), None, None, None
+    return (
+        tuple((g.astype(jnp.float32) * scale).astype(g.dtype) for g in gradients),
+        None,
+        None,
+        None,
+    )
 
 
 _over_blocks.defvjp(_forward, _backward)

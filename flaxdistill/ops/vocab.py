@@ -57,7 +57,10 @@ def vocab_objective(
 
 
 def vocab_statistics(
-    student: VocabProjection, teachers: tuple[VocabProjection, ...], labels: jax.Array, chunk: int = 0
+    student: VocabProjection,
+    teachers: tuple[VocabProjection, ...],
+    labels: jax.Array,
+    chunk: int = 0,
 ) -> PerToken:
     """Compare student, teacher and labels at temperature 1, without gradients.
 
@@ -84,13 +87,13 @@ def vocab_statistics(
     return jax.tree.map(lambda v: _join(v, shape), values)
 
 
-def vocab_top(head: VocabProjection, words: int, temperature: float, chunk: int = 0) -> VocabTargets:
-    """Keep the ``words`` likeliest words of each token and the logarithms of their shares at a temperature. [B, T, words]"""
+def vocab_top(head: VocabProjection, k: int, temperature: float, chunk: int = 0) -> VocabTargets:
+    """Return the ``k`` most probable tokens at each position and their log-probabilities at a temperature. [B, T, k]"""
     heads = _Heads(head, ())
 
     def body(_, hidden):
         z, _ = heads.logits(hidden, ())
-        top, found = jax.lax.top_k(z / temperature, words)
+        top, found = jax.lax.top_k(z / temperature, k)
         return None, VocabTargets(found, top - jax.nn.logsumexp(z / temperature, -1, keepdims=True))
 
     shape, pieces = _cut(head.hidden, head.hidden.shape[:2], chunk)
@@ -124,7 +127,9 @@ def _run(how, student, teachers, labels, kl_weight, ce_weight, temperature, *, g
     def body(carry, piece):
         hidden, said, label, a, b = piece
         z, theirs = heads.logits(hidden, said)
-        values, shares = compare(z, theirs, label, temperature, square=square, divergence=divergence)
+        values, shares = compare(
+            z, theirs, label, temperature, square=square, divergence=divergence
+        )
         objective = b * values["ce"] + (a * values["soft"] if teachers else 0.0)
         objective = carry[0] + jnp.sum(objective, (1, 2))
         if not gradients:
@@ -136,14 +141,17 @@ def _run(how, student, teachers, labels, kl_weight, ce_weight, temperature, *, g
         low = dz.astype(dtype)
         dhidden = jnp.einsum("gbcv,vd->gbcd", low, heads.kernel, preferred_element_type=jnp.float32)
         # One sum for each group: over all of them it would be an all-reduce of [V, D] in every turn of the loop.
-        dkernel = carry[1] + jnp.einsum("gbcv,gbcd->gvd", low, hidden, preferred_element_type=jnp.float32)
+        dkernel = carry[1] + jnp.einsum(
+            "gbcv,gbcd->gvd", low, hidden, preferred_element_type=jnp.float32
+        )
         return (objective, dkernel, carry[2] + jnp.sum(dz, (1, 2))), (values, dhidden.astype(dtype))
 
     pieces = (student.hidden, heads.said, labels, kl_weight, ce_weight)
     shape, pieces = _cut(pieces, labels.shape, chunk)
     G = pieces[2].shape[1]
     start = [
-        _local(jnp.zeros((G, *sizes), jnp.float32)) for sizes in ((), heads.kernel.shape, student.bias.shape)
+        _local(jnp.zeros((G, *sizes), jnp.float32))
+        for sizes in ((), heads.kernel.shape, student.bias.shape)
     ]
     if not gradients:
         (objective,), values = jax.lax.scan(body, (start[0],), pieces)
@@ -160,7 +168,9 @@ def _run(how, student, teachers, labels, kl_weight, ce_weight, temperature, *, g
 class _Heads:
     """Kernels cast, and made whole on every device, once and outside the loop; ``said`` [B, T, ...] goes into it."""
 
-    def __init__(self, student: VocabProjection, teachers: tuple[VocabProjection | VocabTargets, ...]):
+    def __init__(
+        self, student: VocabProjection, teachers: tuple[VocabProjection | VocabTargets, ...]
+    ):
         self.kernel = whole(student.kernel.astype(student.hidden.dtype))
         self.bias = student.bias.astype(jnp.float32)
         self.said = tuple(t if isinstance(t, VocabTargets) else t.hidden for t in teachers)
@@ -176,7 +186,9 @@ class _Heads:
             z = jnp.einsum("gbcd,vd->gbcv", hidden, kernel, preferred_element_type=jnp.float32)
             return z + bias.astype(jnp.float32)[None, None, None]
 
-        theirs = [product(x, *head) if head else x for x, head in zip(said, self.teachers, strict=True)]
+        theirs = [
+            product(x, *head) if head else x for x, head in zip(said, self.teachers, strict=True)
+        ]
         return product(hidden, self.kernel, self.bias), theirs
 
 

@@ -34,14 +34,22 @@ class Chip:
             raise UserError(f"{self.name}: platform is {self.platform!r}; it is tpu or gpu")
         for field in ("hbm_gib", "tflops", "hbm_gb_s", "link_gb_s", "network_gb_s"):
             if not 0 < getattr(self, field) < math.inf:
-                raise UserError(f"{self.name}: {field} is {getattr(self, field)}; it must be above 0")
+                raise UserError(
+                    f"{self.name}: {field} is {getattr(self, field)}; it must be above 0"
+                )
         low, high = self.utilisation
         if not 0 < low <= high <= 1:
-            raise UserError(f"{self.name}: utilisation is {low}, {high}; it rises from above 0 to at most 1")
+            raise UserError(
+                f"{self.name}: utilisation is {low}, {high}; it rises from above 0 to at most 1"
+            )
         if not 0 <= self.dollars_hour < math.inf:
-            raise UserError(f"{self.name}: dollars_hour is {self.dollars_hour}; it is a price, or 0")
+            raise UserError(
+                f"{self.name}: dollars_hour is {self.dollars_hour}; it is a price, or 0"
+            )
         if self.platform == "gpu" and self.chips_a_node < 1:
-            raise UserError(f"{self.name}: chips_a_node is {self.chips_a_node}; a node has at least 1 GPU")
+            raise UserError(
+                f"{self.name}: chips_a_node is {self.chips_a_node}; a node has at least 1 GPU"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +84,9 @@ def read_topology(told: str, slices: int = 1, table: Path = TABLE) -> Topology:
         raise UserError(f"there is no chip {kind!r} in {table.name}; known are {', '.join(chips)}")
     if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5}){0,2}", shape):
         example = "v5e:16x16" if chips[kind].platform == "tpu" else f"{kind}:8"
-        raise UserError(f"--topology is {told}; after the kind of chip comes its shape, such as {example}")
+        raise UserError(
+            f"--topology is {told}; after the kind of chip comes its shape, such as {example}"
+        )
     if slices < 1:
         raise UserError(f"--slices is {slices}; it must be at least 1")
     return Topology(chips[kind], tuple(map(int, shape.split("x"))), slices)
@@ -89,7 +99,9 @@ def read_chips(table: Path = TABLE) -> dict[str, Chip]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{table} is no TOML: {error}") from None
     except OSError as error:
-        raise UserError(f"{table} cannot be read: {error.strerror}; name a table in --chips") from None
+        raise UserError(
+            f"{table} cannot be read: {error.strerror}; name a table in --chips"
+        ) from None
     return {name: _chip(name, facts, table) for name, facts in given.items()}
 
 
@@ -99,10 +111,16 @@ def _chip(name: str, facts: Any, table: Path) -> Chip:
         raise UserError(f"{table}: {name} stands outside of any [chip]; put it below one")
     needed = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
     if wrong := (set(facts) - set(fields)) | (needed - set(facts)):
-        raise UserError(f"{table}: [{name}] differs from what a chip has in {', '.join(sorted(wrong))}")
+        raise UserError(
+            f"{table}: [{name}] differs from what a chip has in {', '.join(sorted(wrong))}"
+        )
     for field, value in facts.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        pair = isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        pair = (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(isinstance(v, int | float) for v in value)
+        )
         fits = {"platform": isinstance(value, str), "utilisation": pair}.get(field, number)
         if not fits:
             raise UserError(f"{table}: [{name}] has {field} {value!r}; write it as in {TABLE.name}")

@@ -21,12 +21,16 @@ def collectives(text: str) -> tuple[dict[str, int], dict[str, int]]:
     named = {name: set(re.findall(r"[\w.-]+", part)) & parts.keys() for name, part in parts.items()}
     turns: dict[str, int] = {}
     bodies = [(body, int(n or 1)) for part in parts.values() for body, n in _LOOP.findall(part)]
-    while bodies:  # what a loop's body calls turns as often, and a loop inside it so much more often
+    while (
+        bodies
+    ):  # what a loop's body calls turns as often, and a loop inside it so much more often
         body, n = bodies.pop()
         if turns.get(body, 0) < n:
             turns[body] = n
             inside = dict(_LOOP.findall(parts.get(body, "")))
-            bodies += [(name, n * int(inside.get(name) or 1)) for name in named.get(body, set()) - {body}]
+            bodies += [
+                (name, n * int(inside.get(name) or 1)) for name in named.get(body, set()) - {body}
+            ]
     outside, looped = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
     for name, part in parts.items():
         for kind, size in _sent(part):
@@ -45,4 +49,7 @@ def _sent(part: str) -> Iterator[tuple[str, int]]:
 def bytes_of(type_: str) -> int:
     """Count the bytes of an array or tuple type as XLA writes it, such as ``(f32[8,16]{1,0}, pred[])``."""
     arrays = re.findall(r"(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]", type_)
-    return sum(int(bits or 8) // 8 * math.prod(map(int, re.findall(r"\d+", sizes))) for bits, sizes in arrays)
+    return sum(
+        int(bits or 8) // 8 * math.prod(map(int, re.findall(r"\d+", sizes)))
+        for bits, sizes in arrays
+    )

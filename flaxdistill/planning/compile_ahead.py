@@ -38,7 +38,9 @@ class Need:
     compiled: bool
 
 
-def compile_ahead(run: Sketch, topology: Topology, options: Mapping[str, Any] = QUICKLY) -> Need | str:
+def compile_ahead(
+    run: Sketch, topology: Topology, options: Mapping[str, Any] = QUICKLY
+) -> Need | str:
     """Compile the step for TPUs that are not here; gives what the compiler says where they are too small.
 
     Raises UserError without the TPU compiler, and for a shape that does not exist.
@@ -70,7 +72,7 @@ def compile_ahead(run: Sketch, topology: Topology, options: Mapping[str, Any] = 
     )
 
 
-def reckon(run: Sketch, topology: Topology) -> Need:
+def estimate(run: Sketch, topology: Topology) -> Need:
     """Reckon what compiling would tell: an upper bound of temporaries, and what data parallelism has to send."""
     e = run.program.experiment
     mesh = sharding.imagine_mesh(topology.size, e.fsdp, e.tensor)
@@ -79,7 +81,10 @@ def reckon(run: Sketch, topology: Topology) -> Need:
     shardings = sharding.state_shardings(run.state, mesh, len(e.lanes()))
     read = _weights(run, mesh, shardings)
     held = read + _shares(run.state, shardings) - _shares(run.state.params, shardings.params)
-    whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(run.state.params)) / e.tensor
+    whole = (
+        sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(run.state.params))
+        / e.tensor
+    )
     sent = dict.fromkeys(KINDS, 0)
     if topology.size > e.tensor * e.fsdp:
         sent["all-reduce"] = int(whole / e.fsdp)
@@ -126,7 +131,7 @@ def _alone(run: Sketch, topology: Topology) -> tuple[float, float]:
 def _teachers(run: Sketch, mesh: Any) -> tuple[Any, ...]:
     """Give teachers' shapes with where they lie on a mesh, as ``judging.freeze`` places them."""
     found = []
-    hows = run.program.experiment.compared().values()
+    hows = run.program.experiment.reference_models().values()
     for params, how in zip(run.program.teacher_params, hows, strict=False):
         split = sharding.state_shardings({"model": params}, mesh)["model"]
         whole = jax.tree.map(lambda _: sharding.replicated(mesh), params)

@@ -9,7 +9,7 @@ from flaxdistill.experiment.abstract import Sketch, sketch
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.hub.checkpoint import Model
 from flaxdistill.planning.chips import Topology
-from flaxdistill.planning.compile_ahead import Need, compile_ahead, reckon
+from flaxdistill.planning.compile_ahead import Need, compile_ahead, estimate
 from flaxdistill.runtime.backend import made_for
 
 GIB = 2**30
@@ -73,7 +73,7 @@ def forecast(run: Sketch, topology: Topology, need: Need) -> Forecast:
     return Forecast(
         seconds=(max(products / high, memory, links), products / low + memory + links),
         parts=(products, memory, links),
-        tokens=e.batch_size * run.program.experiment.corpus.length * len(e.lanes()),
+        tokens=e.batch_size * run.program.experiment.corpus.max_length * len(e.lanes()),
         steps=e.steps,
         topology=topology,
     )
@@ -123,9 +123,11 @@ def _need(run: Sketch, topology: Topology, report: Callable[[str], None]) -> Nee
     e, groups = run.program.experiment, topology.size // run.program.experiment.tensor
     rows = e.batch_size // groups // e.accumulate
     if topology.chip.platform == "gpu":
-        return reckon(run, topology)
-    length = e.corpus.length
-    report(f"compiles for {topology}, {rows} rows of {length} tokens a chip; this takes a minute or two")
+        return estimate(run, topology)
+    length = e.corpus.max_length
+    report(
+        f"compiles for {topology}, {rows} rows of {length} tokens a chip; this takes a minute or two"
+    )
     return compile_ahead(run, topology)
 
 
@@ -137,7 +139,7 @@ def _smaller(run: Sketch, topology: Topology, known: Mapping[str, Model]) -> Ske
     cuts = [n for n in range(e.accumulate + 1, rows + 1) if rows % n == 0]
     for accumulate in cuts:
         smaller = sketch(dataclasses.replace(e, accumulate=accumulate), known)
-        need = reckon(smaller, topology)
+        need = estimate(smaller, topology)
         if need.held + 0.75 * need.temporaries <= limit or accumulate == cuts[-1]:
             return smaller
     return None
@@ -152,21 +154,27 @@ def _facts(run: Sketch, topology: Topology, need: Need) -> dict[str, str]:
     fewer = [
         n
         for n in range(1, e.accumulate)
-        if rows % n == 0 and need.held + need.temporaries * e.accumulate / n < 0.8 * chip.hbm_gib * GIB
+        if rows % n == 0
+        and need.held + need.temporaries * e.accumulate / n < 0.8 * chip.hbm_gib * GIB
     ]
-    room = {"room": f"--accumulate {fewer[0]} seems to fit too, and takes less time"} if fewer else {}
+    room = (
+        {"room": f"--accumulate {fewer[0]} seems to fit too, and takes less time"} if fewer else {}
+    )
     sizes = {kind: outside[kind] + looped[kind] for kind in outside}
-    sent = ", ".join(f"{kind} {size / 2**20:,.0f} MiB" for kind, size in sizes.items() if size > 2**20)
+    sent = ", ".join(
+        f"{kind} {size / 2**20:,.0f} MiB" for kind, size in sizes.items() if size > 2**20
+    )
     products, memory, links = told.parts
     low, high = chip.utilisation
-    tokens = rows * run.program.experiment.corpus.length * len(e.lanes())
+    tokens = rows * run.program.experiment.corpus.max_length * len(e.lanes())
     facts = {
-        "rows of a chip": f"{rows} of {run.program.experiment.corpus.length} tokens, {rows // e.accumulate} at a time",
+        "rows of a chip": f"{rows} of {run.program.experiment.corpus.max_length} tokens, {rows // e.accumulate} at a time",
         "memory of a chip": f"{need.held / GIB:.2f} GiB state and teachers + {need.temporaries / GIB:.2f} GiB "
         f"{'temporaries' if need.compiled else 'temporaries at most'} of {chip.hbm_gib:g} GiB",
         "arithmetic of a chip": f"{need.flops / 1e12:.2f} TFLOP a step, "
         f"{need.flops / tokens * e.tensor / 1e6:,.0f} MFLOP a token",
-        "sent by a chip": f"{sent or 'nothing'} a step" + (", some in loops" if any(looped.values()) else ""),
+        "sent by a chip": f"{sent or 'nothing'} a step"
+        + (", some in loops" if any(looped.values()) else ""),
         "a step at the least": f"{products * 1e3:,.1f} ms of products at the peak, {memory * 1e3:,.1f} ms of parameters, "
         f"{links * 1e3:,.1f} ms of links",
         "tokens/s": _figures(told.speed),

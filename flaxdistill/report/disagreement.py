@@ -19,7 +19,7 @@ from flaxdistill.inference.predictor import make_predict
 from flaxdistill.report.facts import Disagreement
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.metrics.question_answering import plain
-from flaxdistill.tasks.question_answering import Answering
+from flaxdistill.tasks.question_answering import QuestionAnswering
 from flaxdistill.tasks.token_classification import NOT_ASKED
 from flaxdistill.train import batches
 from flaxdistill.train import predict as answers
@@ -46,7 +46,9 @@ def disagreements(
     apart are listed.
     """
     text = e.task.head == "mlm"
-    cases = list(_masked(store, student, teacher) if text else _answered(e, store, student, teacher))
+    cases = list(
+        _masked(store, student, teacher) if text else _answered(e, store, student, teacher)
+    )
     found = [(one, far) for one, far in cases if one.student != one.teacher]
     found.sort(key=lambda case: -case[1])
     return len(cases), len(found), [one for one, _ in found[:LISTED]]
@@ -58,11 +60,13 @@ def _answered(e: Experiment, store: Store, student: Model, teacher: Model) -> It
     mesh, models = sharding.make_mesh(), (student, teacher)
     frozen = [frozen.freeze(model, mesh, dtype="float32") for model in models]
     everywhere = sharding.replicated(mesh)
-    predict = [sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a, _ in frozen]
+    predict = [
+        sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a, _ in frozen
+    ]
     said, labels = answers.collect(
         predict, [params for _, params in frozen], batches.bucketed(rows, e.eval_batch_size, mesh)
     )
-    if isinstance(e.task, Answering):
+    if isinstance(e.task, QuestionAnswering):
         yield from _spans(e.task, store, rows, said)
         return
     vocabulary = store.vocabulary()
@@ -76,7 +80,9 @@ def _answered(e: Experiment, store: Store, student: Model, teacher: Model) -> It
         text = vocabulary.decode(ids[1 : second - 1 if second else -1])
         pair = vocabulary.decode(ids[second:-1]) if second else None
         if label.dtype.kind == "f":
-            truth, ours, theirs = (float(value) for value in (label[0], logits[0][0, 0], logits[1][0, 0]))
+            truth, ours, theirs = (
+                float(value) for value in (label[0], logits[0][0, 0], logits[1][0, 0])
+            )
             words = [f"{value:.2f}" for value in (truth, ours, theirs)]
             closer = abs(ours - truth) < abs(theirs - truth)
             yield _case(text, pair, words, (closer, not closer), abs(ours - theirs))
@@ -84,15 +90,23 @@ def _answered(e: Experiment, store: Store, student: Model, teacher: Model) -> It
             classes = [int(label[0]), *(int(side[0].argmax()) for side in logits)]
             right = (classes[1] == classes[0], classes[2] == classes[0])
             yield _case(
-                text, pair, [store.labels[c] for c in classes], right, _surely(logits, np.ones(1, bool))
+                text,
+                pair,
+                [store.labels[c] for c in classes],
+                right,
+                _surely(logits, np.ones(1, bool)),
             )
 
 
-def _spans(task: Answering, store: Store, rows: Blocks, said: list[answers.Rows]) -> Iterator[Case]:
+def _spans(
+    task: QuestionAnswering, store: Store, rows: Blocks, said: list[answers.Rows]
+) -> Iterator[Case]:
     """Compare answers by the words that SQuAD's scorer compares; those are clearest of which one is right."""
     kept, vocabulary = store.examples(), store.vocabulary()
     found = [task.answers(logits, rows, kept) for logits in said]
-    for n in np.sort(np.unique(rows.beside["example"], return_index=True)[1]):  # the first window of each
+    for n in np.sort(
+        np.unique(rows.beside["example"], return_index=True)[1]
+    ):  # the first window of each
         example, second = (int(rows.beside[name][n]) for name in ("example", "second"))
         question = vocabulary.decode(rows.ids[n][1 : second - 1].tolist())
         references = kept[example]["answers"] or [""]
@@ -129,7 +143,13 @@ def _tags(
 
     def told(tags: np.ndarray) -> str:
         places = [
-            {"label": labels[tag], "text": word, "start": end - len(word) - 1, "end": end - 1, "score": 1.0}
+            {
+                "label": labels[tag],
+                "text": word,
+                "start": end - len(word) - 1,
+                "end": end - 1,
+                "score": 1.0,
+            }
             for tag, word, end in zip(tags, words, ends.tolist(), strict=True)
         ]
         parts = joined(places, text) if bio else places
@@ -143,7 +163,9 @@ def _tags(
     return _case(text, None, [told(truth), told(ours), told(theirs)], right, _surely(logits, whole))
 
 
-def _case(text: str, pair: str | None, words: list[str], right: tuple[bool, bool], far: float) -> Case:
+def _case(
+    text: str, pair: str | None, words: list[str], right: tuple[bool, bool], far: float
+) -> Case:
     """Put a case together; ``words`` are the truth and what both say, the student first, as in ``right``."""
     truth, student, teacher = words
     return Disagreement(
@@ -182,7 +204,9 @@ def _masked(store: Store, student: Model, teacher: Model) -> Iterator[Case]:
     vocabulary, rows = store.vocabulary(), store.held_out
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int)
     texts = [
-        found for n in chosen if (found := _hidden(rows.ids[n][rows.segments[n] == 1].tolist(), vocabulary))
+        found
+        for n in chosen
+        if (found := _hidden(rows.ids[n][rows.segments[n] == 1].tolist(), vocabulary))
     ]
     asked = [Example(f"held-out block {n}", text) for n, (text, _) in enumerate(texts)]
     ours, theirs = (
@@ -201,7 +225,8 @@ def _hidden(ids: list[int], vocabulary: Vocabulary) -> tuple[str, str] | None:
     whole = [
         n
         for n in range(1, len(ids) - 1)
-        if re.fullmatch(r"\w{2,}", name(ids[n]) or "") and not (name(ids[n + 1]) or "").startswith("##")
+        if re.fullmatch(r"\w{2,}", name(ids[n]) or "")
+        and not (name(ids[n + 1]) or "").startswith("##")
     ]
     if not whole:
         return None

@@ -15,7 +15,7 @@ class ModelFacts:
 
     ``role``: student, teacher, control (one without a teacher that is compared with somebody else's), or model.
     ``megabytes`` of its parameters as they are stored; ``mflop`` of a token, forward, in rows of the longest length, a
-    masked-LM's head aside. ``figures`` are medians over seeds, ``scores`` the ranking figure of each of them, ``interval``
+    masked-LM's head aside. ``metrics`` are medians over seeds, ``scores`` the ranking figure of each of them, ``interval``
     its 95 % bootstrap interval. ``kept`` is the share of the teacher's. ``milliseconds`` of a batch, by "rows x tokens".
     """
 
@@ -24,7 +24,7 @@ class ModelFacts:
     parameters: int
     megabytes: float
     mflop: float
-    figures: dict[str, float]
+    metrics: dict[str, float]
     scores: list[float]
     interval: tuple[float, float] | None
     kept: float | None
@@ -32,9 +32,12 @@ class ModelFacts:
 
     def row(self) -> Row:
         """Give what one line of a table tells."""
-        own = {name: getattr(self, name) for name in ("parameters", "megabytes", "mflop", "interval", "kept")}
+        own = {
+            name: getattr(self, name)
+            for name in ("parameters", "megabytes", "mflop", "interval", "kept")
+        }
         told = {name: value for name, value in own.items() if value is not None}
-        return {"name": self.name, "role": self.role} | self.figures | told
+        return {"name": self.name, "role": self.role} | self.metrics | told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class RunFacts:
 
     name: str
     task: str
-    figure: str
+    metric: str
     data: str
     steps: int
     rows: list[Row]
@@ -86,14 +89,17 @@ class Facts:
         """List every model once, as the first run that names it tells of it; one that was trained here by its own run."""
         own = {run.models[-1].name: run.models[-1] for run in self.runs}
         return list(
-            {model.name: own.get(model.name, model) for run in self.runs for model in run.models}.values()
+            {
+                model.name: own.get(model.name, model) for run in self.runs for model in run.models
+            }.values()
         )
 
     def groups(self) -> list[Facts]:
         """Part the runs by their rows: figures on others say nothing to each other."""
         parts = dict.fromkeys(run.data for run in self.runs)
         return [
-            dataclasses.replace(self, runs=[run for run in self.runs if run.data == data]) for data in parts
+            dataclasses.replace(self, runs=[run for run in self.runs if run.data == data])
+            for data in parts
         ]
 
     def to_json(self) -> dict[str, Any]:

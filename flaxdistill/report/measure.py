@@ -19,7 +19,7 @@ from flaxdistill.experiment.config import Experiment
 from flaxdistill.experiment.workdir import EXPORT
 from flaxdistill.hub.checkpoint import Model
 from flaxdistill.hub.families.base import count
-from flaxdistill.metrics import LOWER, worth
+from flaxdistill.metrics import LOWER_IS_BETTER, higher_is_better
 from flaxdistill.param_paths import flatten
 from flaxdistill.report import speed
 from flaxdistill.report.disagreement import disagreements
@@ -36,12 +36,20 @@ def measure(paths: Sequence[Path], *, times: int, report: Report) -> Facts:
     Raises UserError for what is no run, for a run without a checkpoint, and where a model or blocks are gone.
     """
     runs = {path: workdir.read_experiment(path) for given in paths for path in stages_of(given)}
-    taught_by = {path: [_source(path, how.path) for how in e.compared().values()] for path, e in runs.items()}
-    names = _names([*map(str, runs), *(source for sources in taught_by.values() for source in sources)])
+    taught_by = {
+        path: [_source(path, how.path) for how in e.reference_models().values()]
+        for path, e in runs.items()
+    }
+    names = _names(
+        [*map(str, runs), *(source for sources in taught_by.values() for source in sources)]
+    )
     models: dict[str, Model] = {}
-    for path, e in runs.items():  # all of them, before the first one is judged, which takes its time
+    for (
+        path,
+        e,
+    ) in runs.items():  # all of them, before the first one is judged, which takes its time
         models[str(path)] = workdir.read_model(str(path))
-        for source, how in zip(taught_by[path], e.compared().values(), strict=True):
+        for source, how in zip(taught_by[path], e.reference_models().values(), strict=True):
             models.setdefault(source, build.read(how.path, path))
         open_store(workdir.blocks(path, e))
     teachers = {source for sources in taught_by.values() for source in sources}
@@ -54,20 +62,22 @@ def measure(paths: Sequence[Path], *, times: int, report: Report) -> Facts:
             else "teacher"
             if str(path) in teachers
             else "control"
-            if e.judge
+            if e.reference
             else "model"
         )
         found.append(_run(path, e, role, taught_by[path], models, names))
     if times:
         report(f"timing {len(models)} models, {times} turns")
         reads = min(model.config.max_positions for model in models.values())
-        longest = min(reads, max(e.corpus.length for e in runs.values()))
+        longest = min(reads, max(e.corpus.max_length for e in runs.values()))
         named = {names[source]: model for source, model in models.items()}
         found = _clocked(found, speed.milliseconds(named, speed.shapes(longest), times=times))
     devices = jax.devices()
     return Facts(
         version=__version__,
-        device=devices[0].device_kind if len(devices) == 1 else f"{len(devices)} x {devices[0].device_kind}",
+        device=devices[0].device_kind
+        if len(devices) == 1
+        else f"{len(devices)} x {devices[0].device_kind}",
         peak=len(devices) * speed.peak() if times else 0.0,
         runs=found,
     )
@@ -80,10 +90,14 @@ def stages_of(given: Path) -> list[Path]:
     """
     path = gcs.local(given, gcs.RUN)
     path = path if gcs_paths.of(path) else path.resolve()
-    below = [entry for entry in path.iterdir() if workdir.is_workdir(entry)] if path.is_dir() else []
+    below = (
+        [entry for entry in path.iterdir() if workdir.is_workdir(entry)] if path.is_dir() else []
+    )
     runs = [path] if workdir.is_workdir(path) else below
     if not runs:
-        raise UserError(f"{given} is no workdir of flaxdistill and holds none; give the --workdir of a run")
+        raise UserError(
+            f"{given} is no workdir of flaxdistill and holds none; give the --workdir of a run"
+        )
     trained = {run.name: run for run in sorted(runs) if latest_step(run) is not None}
     if not trained:
         raise UserError(f"{given} has no complete checkpoint yet; run it until it saves one")
@@ -92,8 +106,12 @@ def stages_of(given: Path) -> list[Path]:
     ordered: list[Path] = []
     while earlier:
         # Of a folder that was put together by hand stages may seem to learn from each other.
-        ready = [name for name, others in earlier.items() if not others & set(earlier)] or list(earlier)
-        ordered += [trained[name] for name in sorted(ready, key=lambda name: known[name].teacher is None)]
+        ready = [name for name, others in earlier.items() if not others & set(earlier)] or list(
+            earlier
+        )
+        ordered += [
+            trained[name] for name in sorted(ready, key=lambda name: known[name].teacher is None)
+        ]
         for name in ready:
             del earlier[name]
     return ordered
@@ -134,7 +152,9 @@ def _run(
     theirs = []
     for source in sources:
         # Of a teacher with several seeds the best one has taught.
-        best = max(evaluate.evaluate(path, source), key=lambda row: worth(row, e.task.figure))
+        best = max(
+            evaluate.evaluate(path, source), key=lambda row: higher_is_better(row, e.task.metric)
+        )
         theirs.append(_model(names[source], "teacher", models[source], [best], e, None))
     lanes = evaluate.evaluate(path)[: len(e.lanes())]
     ours = _model(names[str(path)], role, student, lanes, e, theirs[0] if theirs else None)
@@ -145,13 +165,16 @@ def _run(
     return RunFacts(
         name=names[str(path)],
         task=type(e.task).__name__,
-        figure=e.task.figure,
+        metric=e.task.metric,
         data=workdir.read_inputs(path)["blocks"],
         steps=e.steps,
         rows=read_rows(path / "metrics.jsonl"),
         mflop=_step_mflop(path, e),
         models=[*theirs, ours],
-        layers={name: [[round(float(x), 4) for x in row] for row in table] for name, table in layers.items()},
+        layers={
+            name: [[round(float(x), 4) for x in row] for row in table]
+            for name, table in layers.items()
+        },
         looked_at=looked_at,
         differ=differ,
         disagreements=listed,
@@ -159,25 +182,36 @@ def _run(
 
 
 def _model(
-    name: str, role: str, model: Model, lanes: Sequence[Row], e: Experiment, teacher: ModelFacts | None
+    name: str,
+    role: str,
+    model: Model,
+    lanes: Sequence[Row],
+    e: Experiment,
+    teacher: ModelFacts | None,
 ) -> ModelFacts:
-    figure = e.task.figure
-    rate = results.best_rate(lanes, figure)
-    seeds = [row for row in lanes if row.get("rate") == rate]
-    middle = sorted(seeds, key=lambda row: worth(row, figure))[(len(seeds) - 1) // 2]
-    median = results.median(lanes, figure)
-    figures = {k: v for k, v in median.items() if isinstance(v, float) and k != "rate"}
-    shared = figure if figure not in LOWER else "accuracy"  # a share of a loss says nothing
-    kept = figures[shared] / teacher.figures[shared] if teacher and teacher.figures[shared] > 0 else math.nan
+    metric = e.task.metric
+    rate = results.best_rate(lanes, metric)
+    seeds = [row for row in lanes if row.get("learning_rate") == rate]
+    middle = sorted(seeds, key=lambda row: higher_is_better(row, metric))[(len(seeds) - 1) // 2]
+    median = results.median(lanes, metric)
+    metrics = {k: v for k, v in median.items() if isinstance(v, float) and k != "rate"}
+    shared = (
+        metric if metric not in LOWER_IS_BETTER else "accuracy"
+    )  # a share of a loss says nothing
+    kept = (
+        metrics[shared] / teacher.metrics[shared]
+        if teacher and teacher.metrics[shared] > 0
+        else math.nan
+    )
     bounds = middle.get("interval")
     return ModelFacts(
         name=name,
         role=role,
         parameters=count(model.config),
         megabytes=sum(leaf.nbytes for leaf in flatten(model.params).values()) / 1e6,
-        mflop=speed.forward_mflop(model, e.corpus.length),
-        figures=figures,
-        scores=[row[figure] for row in seeds],
+        mflop=speed.forward_mflop(model, e.corpus.max_length),
+        metrics=metrics,
+        scores=[row[metric] for row in seeds],
         interval=(bounds[0], bounds[1]) if bounds and all(map(math.isfinite, bounds)) else None,
         kept=kept if math.isfinite(kept) else None,
         milliseconds={},
@@ -188,7 +222,9 @@ def _clocked(runs: Sequence[RunFacts], taken: Mapping[str, dict[str, float]]) ->
     return [
         dataclasses.replace(
             run,
-            models=[dataclasses.replace(model, milliseconds=taken[model.name]) for model in run.models],
+            models=[
+                dataclasses.replace(model, milliseconds=taken[model.name]) for model in run.models
+            ],
         )
         for run in runs
     ]
@@ -196,12 +232,12 @@ def _clocked(runs: Sequence[RunFacts], taken: Mapping[str, dict[str, float]]) ->
 
 def _step_mflop(path: Path, e: Experiment) -> float | None:
     """Count the arithmetic of a token in a run's step; None where its teacher did not run, or what it began from is gone."""
-    if e.teacher and e.teacher.offline:
+    if e.teacher and e.teacher.cache_top_k:
         return None
     try:
         earlier = {name: workdir.describe(str(path.parent / name)) for name in e.earlier()}
         run = abstract.sketch(e, earlier)
     except (UserError, OSError):
         return None
-    tokens = e.batch_size * e.corpus.length * len(e.lanes())
+    tokens = e.batch_size * e.corpus.max_length * len(e.lanes())
     return abstract.step_cost(run, e.batch_size).flops / tokens / 1e6

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from flaxdistill.metrics import LOWER
+from flaxdistill.metrics import LOWER_IS_BETTER
 from flaxdistill.report.facts import Facts, ModelFacts, RunFacts
-from flaxdistill.report.figures import Figure, palette, svg
+from flaxdistill.report.plots import Plot, palette, svg
 from flaxdistill.terminal import cells, shown
 
 GENERATOR = '<meta name="generator" content="flaxdistill report">'
@@ -27,11 +27,11 @@ NOTES = {
 """What a column means, for those whose name does not say it."""
 
 
-def page(facts: Facts, figures: Iterable[Figure]) -> str:
+def page(facts: Facts, plots: Iterable[Plot]) -> str:
     """Write the page; it loads nothing, runs no script and opens from file://."""
-    sections: dict[str, list[Figure]] = {}
-    for figure in figures:
-        sections.setdefault(figure.section, []).append(figure)
+    sections: dict[str, list[Plot]] = {}
+    for plot in plots:
+        sections.setdefault(plot.section, []).append(plot)
     title, names = "What was kept", escape(", ".join(run.name for run in facts.runs))
     groups = facts.groups()
     parts = [
@@ -67,10 +67,12 @@ def verdicts(facts: Facts) -> list[str]:
     for run in facts.runs:
         *teachers, student = run.models
         for teacher in teachers:
-            ours, theirs = (f"{model.figures[run.figure]:.4f}" for model in (student, teacher))
-            parts = [f"{student.name}: {run.figure} {ours} where {teacher.name} has {theirs}"]
+            ours, theirs = (f"{model.metrics[run.metric]:.4f}" for model in (student, teacher))
+            parts = [f"{student.name}: {run.metric} {ours} where {teacher.name} has {theirs}"]
             if student.kept is not None and teacher is teachers[0]:
-                parts.append(f"{student.kept:.1%} kept{' of its accuracy' if run.figure in LOWER else ''}")
+                parts.append(
+                    f"{student.kept:.1%} kept{' of its accuracy' if run.metric in LOWER_IS_BETTER else ''}"
+                )
             parts.append(f"with {student.parameters / teacher.parameters:.0%} of the parameters")
             for size in list(student.milliseconds)[:1]:
                 times = teacher.milliseconds[size] / student.milliseconds[size]
@@ -100,9 +102,12 @@ def _times(facts: Facts) -> str:
         return ""
     sizes = list(clocked[0].milliseconds)
     lines = [(model, [f"{model.milliseconds[size]:.1f}" for size in sizes]) for model in clocked]
-    told = f"Of a forward pass, rows × tokens, in float32 on {facts.device}; a masked-LM's head aside."
+    told = (
+        f"Of a forward pass, rows × tokens, in float32 on {facts.device}; a masked-LM's head aside."
+    )
     return (
-        _table([size.replace(" x ", " × ") for size in sizes], lines) + f'<p class="note">{escape(told)}</p>'
+        _table([size.replace(" x ", " × ") for size in sizes], lines)
+        + f'<p class="note">{escape(told)}</p>'
     )
 
 
@@ -132,17 +137,17 @@ def _key(facts: Facts) -> str:
     return f'<p class="key">{names}</p>\n'
 
 
-def _grid(figures: Iterable[Figure]) -> str:
-    return '<div class="grid">\n' + "\n".join(map(_figure, figures)) + "\n</div>"
+def _grid(plots: Iterable[Plot]) -> str:
+    return '<div class="grid">\n' + "\n".join(map(_figure, plots)) + "\n</div>"
 
 
-def _figure(figure: Figure) -> str:
-    light, dark = (_data(svg(figure, dark=dark)) for dark in (False, True))
+def _figure(plot: Plot) -> str:
+    light, dark = (_data(svg(plot, dark=dark)) for dark in (False, True))
     return (
-        f'<figure id="{escape(figure.name)}"><h3>{escape(figure.title)}</h3>'
+        f'<figure id="{escape(plot.name)}"><h3>{escape(plot.title)}</h3>'
         f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{light}" width="420" height="290" alt="{escape(figure.title)}"></picture>'
-        f"<figcaption>{escape(figure.told)}</figcaption></figure>"
+        f'<img src="{light}" width="420" height="290" alt="{escape(plot.title)}"></picture>'
+        f"<figcaption>{escape(plot.told)}</figcaption></figure>"
     )
 
 
@@ -170,7 +175,9 @@ def _disagreements(run: RunFacts) -> str:
             + _said("student", one.student, one.student_right)
             + f'<td data-of="truth">{escape(one.truth)}</td></tr>'
         )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("text", "teacher", "student", "truth"))
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("text", "teacher", "student", "truth")
+    )
     return (
         f'<p>{said}</p>\n<div class="wide" tabindex="0"><table class="texts">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(lines)

@@ -26,7 +26,9 @@ LENGTHS = (16, 64, 128, 512)
 
 def shapes(longest: int) -> list[tuple[int, int]]:
     """Choose batches to be timed, rows x tokens, for models that read ``longest`` tokens."""
-    lengths = sorted({length for length in LENGTHS if length < longest} | {min(longest, LENGTHS[-1])})
+    lengths = sorted(
+        {length for length in LENGTHS if length < longest} | {min(longest, LENGTHS[-1])}
+    )
     return [(rows, length) for rows in BATCHES for length in lengths]
 
 
@@ -34,7 +36,9 @@ def forward_mflop(model: Model, length: int) -> float:
     """Count the arithmetic of a token: MFLOP of a forward pass over a row of ``length`` tokens."""
     apply = make_frozen(model.config, "float32", "xla")
     row = abstract_batch(length)
-    return cost(lambda p, b: _answer(apply(p, b)), shapes_of(model.config), row).flops / length / 1e6
+    return (
+        cost(lambda p, b: _answer(apply(p, b)), shapes_of(model.config), row).flops / length / 1e6
+    )
 
 
 def milliseconds(

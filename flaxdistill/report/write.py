@@ -11,9 +11,9 @@ from pathlib import Path
 from flaxdistill.errors import UserError
 from flaxdistill.experiment.build import Report
 from flaxdistill.report.facts import Facts
-from flaxdistill.report.figures import figures, png
 from flaxdistill.report.measure import measure
 from flaxdistill.report.page import GENERATOR, page
+from flaxdistill.report.plots import plots, png
 from flaxdistill.runtime import gcs_paths
 from flaxdistill.runtime.files import brief
 
@@ -35,16 +35,25 @@ def write_report(
             f"--out is {gcs_paths.of(out)}; a report is written here first, such as to report.html: copy it then"
         )
     if out.suffix != ".html":
-        raise UserError(f"--out is {str(out)!r}; a report is a page, so give a name such as report.html")
+        raise UserError(
+            f"--out is {str(out)!r}; a report is a page, so give a name such as report.html"
+        )
     if times < 0:
         raise UserError(f"--times is {times}; it is a number of timed turns, or 0 for none")
-    places = (out.with_suffix(""), out.with_suffix(".json"), out)  # the page last: it says that all is there
+    places = (
+        out.with_suffix(""),
+        out.with_suffix(".json"),
+        out,
+    )  # the page last: it says that all is there
     for place in places:
         if place.exists() and not _ours(place):
-            raise UserError(f"{place} exists and belongs to no report; give another --out, or remove it")
+            raise UserError(
+                f"{place} exists and belongs to no report; give another --out, or remove it"
+            )
     mark = secrets.token_hex(4)
     new, old = (
-        [place.with_name(f".{place.name}.{mark}.{kind}") for place in places] for kind in ("tmp", "old")
+        [place.with_name(f".{place.name}.{mark}.{kind}") for place in places]
+        for kind in ("tmp", "old")
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +61,10 @@ def write_report(
             _remove(left)
         new[0].mkdir()  # before minutes of measuring
         facts = measure(paths, times=times, report=report)
-        drawn = figures(facts)
+        drawn = plots(facts)
         report(f"drawing {len(drawn)} plots")
-        for figure in drawn:
-            (new[0] / f"{figure.name}.png").write_bytes(png(figure))
+        for plot in drawn:
+            (new[0] / f"{plot.name}.png").write_bytes(png(plot))
         told = {"kind": KIND} | facts.to_json()
         new[1].write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         new[2].write_text(page(facts, drawn), encoding="utf-8")
@@ -64,7 +73,9 @@ def write_report(
                 place.rename(before)
             temporary.rename(place)
     except OSError as error:
-        raise UserError(f"cannot write {out}: {brief(error)}; make room, or give another --out") from None
+        raise UserError(
+            f"cannot write {out}: {brief(error)}; make room, or give another --out"
+        ) from None
     finally:
         if old[2].exists() and not out.exists():  # cut short between two names
             for place, before in zip(places, old, strict=True):

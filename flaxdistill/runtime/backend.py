@@ -18,7 +18,10 @@ def check() -> None:
     """Look for the devices that JAX_PLATFORMS asks for; raises UserError, with JAX's reason, where none can be used."""
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # jax asserts where it passes over CUDA for want of a GPU
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # jax asserts where it passes over CUDA for want of a GPU
         asked = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error).partition(" (set JAX_PLATFORMS")[0]
         raise UserError(

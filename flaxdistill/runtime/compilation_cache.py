@@ -23,7 +23,9 @@ def keep() -> None:
         return
     info = Path("/proc/cpuinfo")
     flags = (
-        [line for line in info.read_text().splitlines() if line.startswith("flags")] if info.exists() else []
+        [line for line in info.read_text().splitlines() if line.startswith("flags")]
+        if info.exists()
+        else []
     )
     kind = hashlib.sha256(
         "".join([platform.machine(), platform.processor(), *flags[:1]]).encode()

@@ -27,7 +27,9 @@ def cost(f: Callable[..., Any], *shapes: Any) -> Cost:
     peak is that of a program in which nothing is fused: every array stands from where it is made to its last reader.
     """
     closed = jax.make_jaxpr(f)(*shapes)
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    jaxpr, _ = partial_eval.dce_jaxpr(
+        closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True
+    )
     return Cost(_flops(jaxpr), _peak(jaxpr))
 
 

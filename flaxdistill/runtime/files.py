@@ -37,7 +37,9 @@ def whole(directory: str | Path) -> Iterator[Path]:
         gcs.send(new, directory)
         new.rename(directory)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot write {directory}: {brief(error)}; nothing was left there") from None
+        raise UserError(
+            f"cannot write {directory}: {brief(error)}; nothing was left there"
+        ) from None
     finally:
         _remove(new)
 
@@ -60,7 +62,9 @@ def refuse_full(directory: str | Path) -> Path:
     directory = Path(os.path.abspath(gcs_paths.here(directory)))
     full = gcs.occupied(directory)
     if full or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))):
-        raise UserError(f"{directory} exists and is not an empty directory; give another or remove it")
+        raise UserError(
+            f"{directory} exists and is not an empty directory; give another or remove it"
+        )
     return directory
 
 
@@ -77,7 +81,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{file.parent} has no {file.name}; give the directory of a saved model") from None
+        raise UserError(
+            f"{file.parent} has no {file.name}; give the directory of a saved model"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -99,7 +105,9 @@ def hashes(folder: Path) -> dict[str, str]:
     found = {}
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         with file.open("rb") as opened:
-            found[file.relative_to(folder).as_posix()] = hashlib.file_digest(opened, "sha256").hexdigest()
+            found[file.relative_to(folder).as_posix()] = hashlib.file_digest(
+                opened, "sha256"
+            ).hexdigest()
     return found
 
 

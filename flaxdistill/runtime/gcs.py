@@ -22,7 +22,7 @@ from typing import Any
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs_paths
 
-Wanted = Callable[[str], bool]
+FileFilter = Callable[[str], bool]
 """Tells by a file's name below a folder whether it is wanted."""
 
 LAST = ("config.json", "model.json", "tokenizer.json", "facts.json", "manifest.json", "words.npy")
@@ -39,7 +39,7 @@ def direct(path: Path) -> Any:
     return epath.Path(there) if there else path.resolve()
 
 
-def named(*patterns: str) -> Wanted:
+def named(*patterns: str) -> FileFilter:
     """Want files by patterns of the end of their names, or of the whole where they begin with a slash.
 
     A * stands for no slash.
@@ -51,7 +51,7 @@ RUN = named("experiment.json", "metrics.jsonl", "tokenizer/*", "export/config.js
 """What of runs is read before they go on."""
 
 
-def local(path: str | os.PathLike[str], wanted: Wanted) -> Path:
+def local(path: str | os.PathLike[str], wanted: FileFilter) -> Path:
     """Give the path on this machine of what is to be read; of a gs:// address, with its files as they are there now."""
     found = gcs_paths.here(path)
     if os.fspath(path).startswith("gs:"):  # else it is known here, or still in the making
@@ -59,7 +59,7 @@ def local(path: str | os.PathLike[str], wanted: Wanted) -> Path:
     return found
 
 
-def refresh(path: Path, wanted: Wanted = RUN) -> None:
+def refresh(path: Path, wanted: FileFilter = RUN) -> None:
     """Make the ``wanted`` files below a path those of its address: fetched, or gone."""
     if gcs_paths.of(path) is None:
         return
@@ -67,7 +67,9 @@ def refresh(path: Path, wanted: Wanted = RUN) -> None:
 
     def chosen(name: str) -> bool:
         # A run that is at work here knows better what it has written than the bucket.
-        return (not name or wanted(name)) and not any((path / name).is_relative_to(folder) for folder in busy)
+        return (not name or wanted(name)) and not any(
+            (path / name).is_relative_to(folder) for folder in busy
+        )
 
     there = {name: entry for name, entry in _listed(path).items() if chosen(name)}
     for file in [path, *path.rglob("*")] if path.exists() else ():
@@ -113,7 +115,8 @@ def reach(path: Path, last: str | None = None) -> Path:
     if last not in there:
         shutil.rmtree(path, ignore_errors=True)
     elif any(
-        not (path / name).is_file() or _size(path / name) != int(e["size"]) for name, e in there.items()
+        not (path / name).is_file() or _size(path / name) != int(e["size"])
+        for name, e in there.items()
     ):
         new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.fetched")
         try:
@@ -199,7 +202,9 @@ def _talking(there: str) -> Iterator[None]:
         raise
     except Exception as error:  # of gcsfs, google-auth, aiohttp
         reason = (
-            getattr(error, "strerror", None) or str(error).partition("\n")[0][:160] or type(error).__name__
+            getattr(error, "strerror", None)
+            or str(error).partition("\n")[0][:160]
+            or type(error).__name__
         )
         raise UserError(
             f"{there} cannot be read or written ({reason}); check the name, the network, and that this machine may, such as "
@@ -249,7 +254,9 @@ def _fetch(path: Path, entries: dict[str, Any]) -> None:
     new = {below: file.with_name(f".{file.name}.{mark}") for below, file in fetched.items()}
     try:
         with _talking(str(path)):
-            _files().get([entries[below]["name"] for below in new], [str(file) for file in new.values()])
+            _files().get(
+                [entries[below]["name"] for below in new], [str(file) for file in new.values()]
+            )
         for below, file in fetched.items():
             new[below].replace(file)
     finally:

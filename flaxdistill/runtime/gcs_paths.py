@@ -19,7 +19,10 @@ class Place(type(Path())):  # type: ignore[misc]
 
 def cache() -> Path:
     """Give this user's folder for what can be made or fetched again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute() / "flaxdistill"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute()
+        / "flaxdistill"
+    )
 
 
 def mirror() -> Path:
@@ -38,7 +41,9 @@ def here(path: str | os.PathLike[str]) -> Path:
         return Place(plain) if of(plain) else plain
     bucket, names = found[1], [name for name in found[2].split("/") if name]
     if not re.fullmatch(r"[a-z0-9][\w.-]+", bucket) or {".", ".."} & set(names) or "\0" in found[2]:
-        raise UserError(f"{os.fspath(path)!r} is no address in a bucket; write it as gs://BUCKET/FOLDER")
+        raise UserError(
+            f"{os.fspath(path)!r} is no address in a bucket; write it as gs://BUCKET/FOLDER"
+        )
     return Place(mirror().joinpath(bucket, *names))
 
 

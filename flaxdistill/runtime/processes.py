@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-from flaxdistill.errors import Lost, UserError
+from flaxdistill.errors import PeersLost, UserError
 
 HEARTBEAT = 30
 """Seconds after which a silent process counts as gone, and the others end."""
@@ -15,12 +15,14 @@ HEARTBEAT = 30
 DAY = 24 * 60 * 60
 
 
-def join(coordinator: str | None = None, number: int | None = None, index: int | None = None) -> None:
+def join(
+    coordinator: str | None = None, number: int | None = None, index: int | None = None
+) -> None:
     """Meet the other processes of a run, before JAX looks at any device; alone where there are none.
 
     JAX finds them itself on Cloud TPU, GKE, Slurm and Open MPI; elsewhere ``coordinator`` is host:port of the first,
     ``number`` how many there are and ``index`` which of them this is. Raises UserError for some of these without the
-    others, and Lost where they do not meet.
+    others, and PeersLost where they do not meet.
     """
     told = {"coordinator": coordinator, "number": number, "index": index}
     missing = [f"--processes.{flag}" for flag, value in told.items() if value is None]
@@ -53,7 +55,7 @@ def join(coordinator: str | None = None, number: int | None = None, index: int |
         ):  # a notebook that is at work, with whom it has chosen
             return
         where = f"at {coordinator} " if coordinator else ""
-        raise Lost(
+        raise PeersLost(
             f"the processes of this run did not meet {where}({str(error).partition(chr(10))[0]}); start all of them, with "
             "the same --processes.coordinator and --processes.number"
         ) from error

@@ -77,8 +77,12 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
     unit = groups(mesh) * accumulate
     if batch_size % unit:
         near = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
-        parts = "devices" if groups(mesh) == mesh.size else f"groups of {mesh.shape['tensor']} devices"
-        parts = f"{groups(mesh)} {parts}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+        parts = (
+            "devices" if groups(mesh) == mesh.size else f"groups of {mesh.shape['tensor']} devices"
+        )
+        parts = f"{groups(mesh)} {parts}" + (
+            f" x {accumulate} micro-batches" if accumulate > 1 else ""
+        )
         raise UserError(
             f"batch_size {batch_size} is not divisible by {parts}; nearest are {' and '.join(map(str, near))}"
         )
@@ -128,7 +132,9 @@ def place_rows(
     batch = Batch(**columns)
     if jax.process_count() == 1:
         return _identity(sharding)(batch)
-    return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), batch)
+    return jax.tree.map(
+        lambda value: jax.make_array_from_process_local_data(sharding, value), batch
+    )
 
 
 def own_rows(size: int, mesh: Mesh) -> np.ndarray:

@@ -21,7 +21,7 @@ class Task(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def figure(self) -> str:
+    def metric(self) -> str:
         """Name the figure by which evaluations are ranked."""
 
     @abc.abstractmethod
@@ -52,8 +52,8 @@ class Labelled(Task):
         return getattr(self, "labels", ()) or None
 
     @abc.abstractmethod
-    def reading(self) -> Any:
-        """Tell how examples become rows, a ``data.examples.Reading``."""
+    def row_builder(self) -> Any:
+        """Tell how examples become rows, a ``data.examples.RowBuilder``."""
 
     @abc.abstractmethod
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> Score:

@@ -19,20 +19,22 @@ class Glue(NamedTuple):
     rows: int  # to train on
     held_out: str = "validation"
 
-    def corpus(self, name: str, *, library: str = "hf", length: int = 128) -> Corpus:
+    def corpus(self, name: str, *, library: str = "hf", max_length: int = 128) -> Corpus:
         """Read the task from ``hf`` or from ``tfds``."""
         path = f"tfds:glue/{name}" if library == "tfds" else f"hf:nyu-mll/glue:{name}"
         train = Source(path=path, column=self.column, pair=self.pair, label="label")
-        held_out = Source(path=path, column=self.column, pair=self.pair, label="label", split=self.held_out)
-        return Corpus(sources=(train,), held_out_sources=(held_out,), length=length)
+        held_out = Source(
+            path=path, column=self.column, pair=self.pair, label="label", split=self.held_out
+        )
+        return Corpus(sources=(train,), held_out_sources=(held_out,), max_length=max_length)
 
 
 GLUE = {
-    "cola": Glue("sentence", None, Classification(figure="matthews"), 8_551),
+    "cola": Glue("sentence", None, Classification(metric="matthews"), 8_551),
     "sst2": Glue("sentence", None, Classification(), 67_349),
-    "mrpc": Glue("sentence1", "sentence2", Classification(figure="f1"), 3_668),
+    "mrpc": Glue("sentence1", "sentence2", Classification(metric="f1"), 3_668),
     "stsb": Glue("sentence1", "sentence2", Regression(), 5_749),
-    "qqp": Glue("question1", "question2", Classification(figure="f1"), 363_846),
+    "qqp": Glue("question1", "question2", Classification(metric="f1"), 363_846),
     # validation_mismatched is evaluated by: eval RUN --data hf:nyu-mll/glue:mnli --split validation_mismatched
     "mnli": Glue("premise", "hypothesis", Classification(), 392_702, "validation_matched"),
     "qnli": Glue("question", "sentence", Classification(), 104_743),

@@ -64,7 +64,7 @@ class MLM(Task):
             raise UserError("task.whole_words has a budget for each row; set task.scope to row")
 
     @property
-    def figure(self) -> str:
+    def metric(self) -> str:
         return "mlm"
 
     def make_prepare(
@@ -103,7 +103,7 @@ class MLM(Task):
 
         def prepare(batch: Batch) -> Batch:
             T = batch.input_ids.shape[1]
-            keys = jax.vmap(lambda key: jax.random.split(key, 3))(batch.keys(seed))
+            keys = jax.vmap(lambda key: jax.random.split(key, 3))(batch.prng_keys(seed))
             gumbel = jax.vmap(lambda key: jax.random.gumbel(key, (T,)))(keys[:, 0])
             real = batch.real() > 0
             score = jnp.where(real, jnp.asarray(logits)[batch.input_ids] + gumbel, -jnp.inf)
@@ -137,9 +137,9 @@ class MLM(Task):
         if self.scope == "row":
             wanted = portion(self.rate, jnp.sum(real, 1), up=False)
             top, positions = jax.lax.top_k(score, portion(self.rate, T, up=True))
-            return (jnp.arange(top.shape[1])[None] < wanted[:, None]) & (top > -jnp.inf), positions.astype(
-                jnp.int32
-            )
+            return (jnp.arange(top.shape[1])[None] < wanted[:, None]) & (
+                top > -jnp.inf
+            ), positions.astype(jnp.int32)
         wanted = portion(self.rate, jnp.sum(real), up=True)
         top, _ = jax.lax.top_k(score.reshape(-1), portion(self.rate, B * T, up=True))
         least = top[jnp.maximum(wanted, 1) - 1]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.labelled_rows import Reading, Row, check_text
+from flaxdistill.data.labelled_rows import Row, RowBuilder, check_text
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Blocks, Store
 from flaxdistill.data.tokenizer import Vocabulary
@@ -35,7 +35,7 @@ class Span(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answering(Labelled):
+class QuestionAnswering(Labelled):
     """Find the answer to a question in a text, by where it begins and ends (Devlin et al., 2019).
 
     Sources name the question (``column``), the text (``pair``) and the answers (``label``), as in ``datasets``' squad or in
@@ -55,14 +55,16 @@ class Answering(Labelled):
     longest: int = 30
     unanswerable: bool = False
     null_threshold: float = 0.0
-    figure: Literal["f1", "exact"] = "f1"  # by which evaluations are ranked
+    metric: Literal["f1", "exact"] = "f1"  # by which evaluations are ranked
 
     def __post_init__(self):
         for name in ("longest_question", "n_best", "longest"):
             if getattr(self, name) < 1:
                 raise UserError(f"task.{name} is {getattr(self, name)}; it must be at least 1")
         if self.stride < 0:
-            raise UserError(f"task.stride is {self.stride}; it is a number of tokens, such as 128, or 0")
+            raise UserError(
+                f"task.stride is {self.stride}; it is a number of tokens, such as 128, or 0"
+            )
         if not math.isfinite(self.null_threshold):
             raise UserError(
                 f"task.null_threshold is {self.null_threshold}; it is a difference of scores, such as 0"
@@ -73,7 +75,7 @@ class Answering(Labelled):
                 "an answer; set task.unanswerable too"
             )
 
-    def reading(self) -> Reading:
+    def row_builder(self) -> RowBuilder:
         def rows(
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
         ) -> Iterable[list[Row]]:
@@ -90,8 +92,12 @@ class Answering(Labelled):
             return {"text": example.pair, "answers": [text for text, _ in _answers(example) or []]}
 
         meaning = {"task": "span", "stride": self.stride, "longest_question": self.longest_question}
-        return Reading(
-            meaning | {"unanswerable": self.unanswerable}, lambda examples, declared: [], rows, keep, "pair"
+        return RowBuilder(
+            meaning | {"unanswerable": self.unanswerable},
+            lambda examples, declared: [],
+            rows,
+            keep,
+            "pair",
         )
 
     def _windows(
@@ -107,8 +113,8 @@ class Answering(Labelled):
         room = length - len(question) - 3
         if room <= self.stride:
             raise UserError(
-                f"{example.place}: a question of {len(question)} tokens leaves {room} of corpus.length {length} for the "
-                f"text, of which windows share {self.stride}; raise corpus.length or lower task.stride"
+                f"{example.place}: a question of {len(question)} tokens leaves {room} of corpus.max_length {length} for the "
+                f"text, of which windows share {self.stride}; raise corpus.max_length or lower task.stride"
             )
         span = self._span(example, places)
         begin = np.array([vocabulary.cls, *question, vocabulary.sep])
@@ -150,7 +156,9 @@ class Answering(Labelled):
             spans.append((int(inside[0]), int(inside[-1])))
         return spans[0] if spans else ()
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store
+    ) -> metrics.Score:
         examples = store.examples()
         found = {str(n): one for n, one in self._found(logits, store.held_out, examples).items()}
         right = {str(n): example["answers"] for n, example in enumerate(examples)}
@@ -158,7 +166,9 @@ class Answering(Labelled):
         score = question_answering.spans(predicted, right, unanswerable=self.unanswerable)
         if not self.unanswerable:
             return score
-        return score._replace(figures=score.figures | question_answering.best_threshold(found, right))
+        return score._replace(
+            metrics=score.metrics | question_answering.best_threshold(found, right)
+        )
 
     def answers(
         self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
@@ -182,7 +192,10 @@ class Answering(Labelled):
         for n, those in windows.items():
             text = examples[n]["text"]
             spans, nothing = self.spans(those, text, 1)
-            found[n] = (text[spans[0].start : spans[0].end] if spans else "", self.gap(spans, nothing))
+            found[n] = (
+                text[spans[0].start : spans[0].end] if spans else "",
+                self.gap(spans, nothing),
+            )
         return found
 
     def gap(self, spans: list[Span], nothing: float) -> float:
@@ -202,10 +215,14 @@ class Answering(Labelled):
         for ((start, end), inside, where), own in zip(windows, owned, strict=True):
             nothing = min(nothing, float(start[0] + end[0]))
             start, end, where = start[inside], end[inside], where[inside]
-            starts, ends = (np.argsort(-side, kind="stable")[: self.n_best] for side in (start, end))
+            starts, ends = (
+                np.argsort(-side, kind="stable")[: self.n_best] for side in (start, end)
+            )
             fits = (ends[None] >= starts[:, None]) & (ends[None] < starts[:, None] + self.longest)
             fits &= own[starts][:, None]
-            first, last = (side[at] for side, at in zip((starts, ends), np.nonzero(fits), strict=True))
+            first, last = (
+                side[at] for side, at in zip((starts, ends), np.nonzero(fits), strict=True)
+            )
             scores.append(start[first] + end[last])
             places.append(np.stack([where[first, 0], where[last, 1]], 1))
         score, place = np.concatenate(scores), np.concatenate(places)
@@ -258,7 +275,10 @@ def _answers(example: Example) -> list[tuple[str, int]] | None:
         return None
     try:
         if isinstance(given, dict):  # as `datasets` has them
-            return [(str(t), _place(s)) for t, s in zip(given["text"], given["answer_start"], strict=True)]
+            return [
+                (str(t), _place(s))
+                for t, s in zip(given["text"], given["answer_start"], strict=True)
+            ]
         if isinstance(given, list):
             return [(str(answer["text"]), _place(answer["answer_start"])) for answer in given]
         raise TypeError

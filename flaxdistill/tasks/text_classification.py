@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.labelled_rows import Reading, Row, check_text, text_of
+from flaxdistill.data.labelled_rows import Row, RowBuilder, check_text, text_of
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
@@ -35,7 +35,7 @@ class Classification(Labelled):
 
     labels: tuple[str, ...] = ()
     # By which evaluations are ranked; f1 is that of the second of two classes, and of more the mean over them.
-    figure: Literal["accuracy", "f1", "matthews"] = "accuracy"
+    metric: Literal["accuracy", "f1", "matthews"] = "accuracy"
 
     def __post_init__(self):
         if len(self.labels) == 1 or len(set(map(_spelled, self.labels))) < len(self.labels):
@@ -43,8 +43,8 @@ class Classification(Labelled):
                 f"task.labels is {', '.join(self.labels)}; name two classes or more, each of them once"
             )
 
-    def reading(self) -> Reading:
-        def settle(examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
+    def row_builder(self) -> RowBuilder:
+        def resolve_student(examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
             found: dict[str, Example] = {}
             for example in examples:
                 found.setdefault(_name(example), example)
@@ -62,13 +62,17 @@ class Classification(Labelled):
                 )
             for name, example in found.items():
                 _refuse_unclear(name, example)
-            return sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
+            return sorted(
+                found, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)
+            )
 
         def rows(
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
         ) -> Iterable[list[Row]]:
             known = {_spelled(name): number for number, name in enumerate(labels)}
-            for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
+            for example, (ids, second) in zip(
+                examples, _texts(examples, vocabulary, length), strict=True
+            ):
                 label = UNKNOWN
                 if example.label is not None:
                     label = known.get(_name(example), UNKNOWN)
@@ -80,9 +84,11 @@ class Classification(Labelled):
                         )
                 yield [Row(ids, second, np.array([label], np.int32))]
 
-        return Reading({"task": "classes", "labels": list(self.labels)}, settle, rows)
+        return RowBuilder({"task": "classes", "labels": list(self.labels)}, resolve_student, rows)
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store
+    ) -> metrics.Score:
         said, names = np.concatenate(logits).argmax(-1), store.labels
         return classification.classes(said, np.concatenate(labels), len(names), names)
 
@@ -95,18 +101,24 @@ class Regression(Labelled):
 
     known_labels = ("score",)
 
-    figure: Literal["pearson", "spearman"] = "pearson"  # by which evaluations are ranked
+    metric: Literal["pearson", "spearman"] = "pearson"  # by which evaluations are ranked
 
-    def reading(self) -> Reading:
+    def row_builder(self) -> RowBuilder:
         def rows(
             examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
         ) -> Iterable[list[Row]]:
-            for example, (ids, second) in zip(examples, _texts(examples, vocabulary, length), strict=True):
+            for example, (ids, second) in zip(
+                examples, _texts(examples, vocabulary, length), strict=True
+            ):
                 yield [Row(ids, second, np.array([_number(example)], np.float32))]
 
-        return Reading({"task": "number"}, lambda examples, declared: list(self.known_labels), rows)
+        return RowBuilder(
+            {"task": "number"}, lambda examples, declared: list(self.known_labels), rows
+        )
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store
+    ) -> metrics.Score:
         return regression.numbers(np.concatenate(logits)[:, 0], np.concatenate(labels))
 
 
@@ -156,7 +168,9 @@ def _number(example: Example) -> float:
     return number
 
 
-def _texts(examples: list[Example], vocabulary: Vocabulary, length: int) -> Iterator[tuple[np.ndarray, int]]:
+def _texts(
+    examples: list[Example], vocabulary: Vocabulary, length: int
+) -> Iterator[tuple[np.ndarray, int]]:
     """Tokenise one or two texts each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP], and where b begins.
 
     A pair too long is cut as the tokenizers library's ``longest_first`` does: the shorter text keeps at most half of the

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.labelled_rows import Reading, Row, check_text
+from flaxdistill.data.labelled_rows import Row, RowBuilder, check_text
 from flaxdistill.data.readers.conll import FirstLine
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
@@ -23,7 +23,7 @@ NOT_ASKED, UNKNOWN = -1, -2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tagging(Labelled):
+class TokenClassification(Labelled):
     """Choose a tag for each word, asked at the first of its tokens (Devlin et al., 2019).
 
     Sources hold a list of words and a list of their tags, or are plain text with a word and its tag on a line, between
@@ -40,7 +40,7 @@ class Tagging(Labelled):
     labels: tuple[str, ...] = ()
 
     @property
-    def figure(self) -> str:
+    def metric(self) -> str:
         return "f1" if self.scheme == "bio" else "accuracy"
 
     def __post_init__(self):
@@ -49,8 +49,8 @@ class Tagging(Labelled):
                 f"task.labels is {', '.join(self.labels)}; name two tags or more, each of them once"
             )
 
-    def reading(self) -> Reading:
-        def settle(examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
+    def row_builder(self) -> RowBuilder:
+        def resolve_student(examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
             found = {tag for example in examples for tag in self._tags(example, _words(example))}
             if self.labels or (declared and found <= set(declared)):
                 return list(self.labels or declared)
@@ -95,9 +95,11 @@ class Tagging(Labelled):
                 yield [*made, _row(ids, asked, vocabulary, length)] if words else []
 
         meaning = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
-        return Reading(meaning, settle, rows)
+        return RowBuilder(meaning, resolve_student, rows)
 
-    def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> metrics.Score:
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store
+    ) -> metrics.Score:
         # A sentence of several rows is one again: an entity may stand across them.
         said: dict[int, list[int]] = {}
         right: dict[int, list[int]] = {}
@@ -107,7 +109,9 @@ class Tagging(Labelled):
             said.setdefault(example, []).extend(row.argmax(-1)[asked >= 0])
             right.setdefault(example, []).extend(asked[asked >= 0])
         if self.scheme == "plain":
-            ours, theirs = ([np.array(tags, int) for tags in side.values()] for side in (said, right))
+            ours, theirs = (
+                [np.array(tags, int) for tags in side.values()] for side in (said, right)
+            )
             return token_classification.tags(ours, theirs, len(store.labels), store.labels)
         return token_classification.entities(
             *([[store.labels[n] for n in tags] for tags in side.values()] for side in (said, right))
@@ -128,7 +132,9 @@ class Tagging(Labelled):
             )
         check_text(" ".join(tags), example.place)
         if len(tags) != len(words):
-            raise UserError(f"{example.place}: {len(words)} words and {len(tags)} tags; give every word one")
+            raise UserError(
+                f"{example.place}: {len(words)} words and {len(tags)} tags; give every word one"
+            )
         if self.scheme == "bio":
             for n, tag in enumerate(tags):
                 kind = tag[2:]
@@ -160,7 +166,9 @@ def _words(example: Example) -> list[str]:
     words = example.text
     if words == []:
         raise UserError(f"{example.place}: the sentence has no words; leave it out")
-    if not (isinstance(words, list) and words and all(isinstance(word, str) and word for word in words)):
+    if not (
+        isinstance(words, list) and words and all(isinstance(word, str) and word for word in words)
+    ):
         raise UserError(
             f"{example.place}: expected a list of words but found {words!r:.80}; name their column in source.column"
         )

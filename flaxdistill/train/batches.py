@@ -45,7 +45,9 @@ def held_out_batches(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Ba
     size = round_up(batch_size, mesh)
     order = Order(sizes=(len(blocks),), weights=(1.0,), seed=0, shuffle=False)
     for first in range(0, len(blocks), size):
-        yield place_rows(rows((blocks,), order, first + own_rows(size, mesh), limit=len(blocks)), mesh)
+        yield place_rows(
+            rows((blocks,), order, first + own_rows(size, mesh), limit=len(blocks)), mesh
+        )
 
 
 def bucketed_batches(lanes: Sequence[Buckets], mesh: Mesh) -> Callable[[int], Batch]:

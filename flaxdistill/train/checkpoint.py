@@ -65,7 +65,9 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} is not complete; the newest is {self.latest()}"
             )
 
-    def restore(self, state: Any, shardings: Any, report: Callable[[str], None]) -> TrainState | None:
+    def restore(
+        self, state: Any, shardings: Any, report: Callable[[str], None]
+    ) -> TrainState | None:
         """Restore the newest sound checkpoint into the shapes of ``state`` and any ``shardings``; None if there is none yet.
 
         Whatever topology saved it. Damaged ones are told of and put aside, so that their steps can be saved again;
@@ -86,7 +88,9 @@ class Checkpoints:
             if damaged:
                 processes.meet("damaged")
                 self._manager.reload()
-                report(f"put aside the damaged checkpoints in {self.directory}; goes on from step {step}")
+                report(
+                    f"put aside the damaged checkpoints in {self.directory}; goes on from step {step}"
+                )
             return found
         if damaged:
             raise UserError(
@@ -101,17 +105,24 @@ class Checkpoints:
             _as_dict(shardings),
         )
         sums = jax.eval_shape(_summed, abstract)["sums"]
-        whole = jax.sharding.NamedSharding(jax.tree.leaves(shardings)[0].mesh, jax.sharding.PartitionSpec())
+        whole = jax.sharding.NamedSharding(
+            jax.tree.leaves(shardings)[0].mesh, jax.sharding.PartitionSpec()
+        )
         sums = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole) for name, leaf in sums.items()
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+            for name, leaf in sums.items()
         }
         restored, wrong = {}, None
         try:
             with _reader() as reader:
-                restored = _read(reader, gcs.direct(self.directory / str(step)), {**abstract, "sums": sums})
+                restored = _read(
+                    reader, gcs.direct(self.directory / str(step)), {**abstract, "sums": sums}
+                )
         except Exception as error:  # as below
             wrong = error
-        if not processes.agree(wrong is None):  # a file may be cut short that only one of them reads
+        if not processes.agree(
+            wrong is None
+        ):  # a file may be cut short that only one of them reads
             raise wrong or ValueError("another process cannot read it")
         told = restored.pop("sums")
         _check(told, _summed(restored)["sums"])
@@ -139,7 +150,9 @@ def latest_step(directory: Path) -> int | None:
 def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False) -> Params:
     """Read only the student's parameters of a checkpoint, the last or the best, as numpy float32 leaves of ``shapes``."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
+    )
     folder = gcs.direct(directory / "checkpoints" / str(step))
     part = "best" if best else "params"
     told = {part: jax.ShapeDtypeStruct((len(jax.tree.leaves(shapes)),), jnp.uint32, sharding=here)}
@@ -187,7 +200,9 @@ def _read(reader: ocp.Checkpointer, folder: Any, wanted: Any) -> Any:
 def _let_through(error: Exception, folder: Path) -> None:
     """Raise what is no damage: what may not be read now, and what there is no memory for."""
     gcs.probe(folder)
-    told = re.search(r"os_error_code='(\w+)'", str(error))  # as tensorstore tells what the system said
+    told = re.search(
+        r"os_error_code='(\w+)'", str(error)
+    )  # as tensorstore tells what the system said
     code = told[1] if told else errno.errorcode.get(getattr(error, "errno", None) or 0, "ENOENT")
     if isinstance(error, MemoryError) or out_of_memory(error):
         raise error

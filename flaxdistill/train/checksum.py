@@ -17,7 +17,9 @@ def sums(tree: Any) -> jax.Array:
     """
 
     def one(x: jax.Array) -> jax.Array:
-        words = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") if x.dtype != bool else x
+        words = (
+            jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}") if x.dtype != bool else x
+        )
         place = jnp.zeros(x.shape, jnp.uint32)
         for axis in range(x.ndim):
             stride = jnp.uint32(math.prod(x.shape[axis + 1 :]) % 2**32)

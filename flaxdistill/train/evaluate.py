@@ -31,11 +31,18 @@ def make_evaluate(
         counts = count_terms(losses, batch)
         scale = {term: jnp.ones((), jnp.float32) for term in counts}
         student = student_apply(params["student"], batch)
-        teachers = tuple(apply(p, batch) for apply, p in zip(teacher_applies, teacher_params, strict=True))
+        teachers = tuple(
+            apply(p, batch) for apply, p in zip(teacher_applies, teacher_params, strict=True)
+        )
         totals: Terms = {}
         for name, loss in losses.items():
             totals |= loss(
-                params["losses"].get(name, {}), student, teachers, batch, scale, jnp.zeros((), jnp.int32)
+                params["losses"].get(name, {}),
+                student,
+                teachers,
+                batch,
+                scale,
+                jnp.zeros((), jnp.int32),
             )[1]
         return {term: Mean(totals[term], counts[term]) for term in counts}
 

@@ -15,7 +15,7 @@ class Lane(NamedTuple):
     """What sets one lane apart: its seed and its peak learning rate; numbers, or arrays [L] of several lanes."""
 
     seed: Any
-    rate: Any
+    learning_rate: Any
 
 
 def each(f: Callable[..., Tree], lanes: Sequence[Lane], *trees: Tree) -> Tree:

@@ -37,7 +37,9 @@ def make_align(student_apply: Apply, teacher_apply: Apply) -> Align:
             "student_teacher": moments(ours, theirs),
         }
         if ours.shape[-1] == theirs.shape[-1]:
-            x, y = (h * jax.lax.rsqrt(jnp.sum(h * h, -1, keepdims=True) + 1e-12) for h in (ours, theirs))
+            x, y = (
+                h * jax.lax.rsqrt(jnp.sum(h * h, -1, keepdims=True) + 1e-12) for h in (ours, theirs)
+            )
             sums["cosine"] = jnp.einsum("ibtd,jbtd,bt->ij", x, y, real)
         return sums
 

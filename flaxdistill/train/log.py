@@ -30,7 +30,11 @@ class Log:
     """
 
     def __init__(self, directory: Path, *, step: int, writes: bool = True, project: str = ""):
-        self.path, self.events, self.writes = directory / "metrics.jsonl", directory / "tensorboard", writes
+        self.path, self.events, self.writes = (
+            directory / "metrics.jsonl",
+            directory / "tensorboard",
+            writes,
+        )
         self._losses: deque[float] = deque(maxlen=RECENT)
         if not writes:
             return
@@ -50,7 +54,9 @@ class Log:
         if not self.writes:
             return
         # JSON knows no NaN; null is what its readers expect.
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        plain = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+        }
         self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
         place = row.get("split", "train")
@@ -74,7 +80,9 @@ class Log:
             return {}
         median = float(np.median(last))
         deviation = 1.4826 * float(np.median(np.abs(last - median)))
-        return {"spike": loss / median} if loss > max(median + 6 * deviation, 1.5 * median) > 0 else {}
+        return (
+            {"spike": loss / median} if loss > max(median + 6 * deviation, 1.5 * median) > 0 else {}
+        )
 
     def keep(self) -> None:
         """Send both files where the run lives, if that is a bucket; before a checkpoint, which they must not fall behind."""
@@ -130,4 +138,8 @@ def last(rows: Iterable[Row], split: str | None = None) -> Row:
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """Keep what is measured: no step, no text."""
-    return {name: value for name, value in row.items() if name != "step" and isinstance(value, (int, float))}
+    return {
+        name: value
+        for name, value in row.items()
+        if name != "step" and isinstance(value, (int, float))
+    }

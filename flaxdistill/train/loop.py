@@ -15,7 +15,7 @@ import optax
 
 from flaxdistill.data.prefetch import prefetch
 from flaxdistill.errors import UserError
-from flaxdistill.metrics import worth
+from flaxdistill.metrics import higher_is_better
 from flaxdistill.pytrees import Batch, Params
 from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.lanes import Lane, split
@@ -40,7 +40,7 @@ class Run:
     keep: Callable[[TrainState, jax.Array], TrainState]
     evaluate: Callable[[Params], dict[str, float]]  # of the held-out rows, one lane's parameters
     lanes: Sequence[Lane]
-    figure: str  # of an evaluation, by which the best student is known
+    metric: str  # of an evaluation, by which the best student is known
     state: TrainState
     teacher_params: tuple[Params, ...]
     examine: Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch] | None
@@ -104,7 +104,9 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> T
             }
             row |= (spike := run.log.spike(row["loss"]))
             if spike:
-                report(f"step {done}: the loss is {spike['spike']:.1f} times the median of those before")
+                report(
+                    f"step {done}: the loss is {spike['spike']:.1f} times the median of those before"
+                )
             row["skipped"] = _skipped(state, run.checkpoints)
             taken = done - 1 - row["skipped"]  # a skipped update does not count
             row["learning_rate"] = _mean([rate(taken) for rate in run.rates])
@@ -127,14 +129,14 @@ def _fit(run: Run, show: Show, report: Report, stop: Callable[[int], bool]) -> T
 
 def evaluate_and_log(run: Run, state: TrainState, show: Show) -> TrainState:
     """Evaluate the held-out rows, log one row with ``split`` for each lane, and keep the best students if asked to."""
-    worths = []
+    scores = []
     for lane, params in zip(run.lanes, split(state.params, len(run.lanes)), strict=True):
         row = {"step": int(np.max(state.step)), "split": "held_out"} | run.evaluate(params)
-        worths.append(worth(row, run.figure))
+        scores.append(higher_is_better(row, run.metric))
         _write(run.log, row | (lane._asdict() if len(run.lanes) > 1 else {}), show)
     if not state.best:
         return state
-    return run.keep(state, jnp.array(worths if len(run.lanes) > 1 else worths[0], jnp.float32))
+    return run.keep(state, jnp.array(scores if len(run.lanes) > 1 else scores[0], jnp.float32))
 
 
 def _write(log: Log, row: Row, show: Show) -> None:
@@ -155,7 +157,7 @@ def _skipped(state: TrainState, checkpoints: Checkpoints) -> int:
     if streak >= STREAK:
         raise UserError(
             f"the gradient was not finite for {streak} steps in a row up to step {int(np.max(state.step))}; the last "
-            f"checkpoint is step {checkpoints.latest() or 0} in {checkpoints.directory}: lower --optim.rate or "
+            f"checkpoint is step {checkpoints.latest() or 0} in {checkpoints.directory}: lower --optim.learning-rate or "
             "--optim.clip and start anew"
         )
     return int(np.max(optax.tree.get(state.opt_state, "total_notfinite", 0)))

@@ -21,11 +21,11 @@ class AdamW:
     """AdamW (Loshchilov and Hutter, 2019) with the published DistilBERT settings as defaults.
 
     ``warmup`` is a share of all steps when below 1, else a number of steps; ``end`` is the last rate as a share of
-    ``rate``; ``clip`` bounds the global gradient norm, 0 for none. Biases and norms are never decayed. ``lamb`` scales
+    ``learning_rate``; ``clip`` bounds the global gradient norm, 0 for none. Biases and norms are never decayed. ``lamb`` scales
     each tensor's update to the norm of the tensor (You et al., 2020), for batches of thousands of rows.
     """
 
-    rate: float = 5e-4
+    learning_rate: float = 5e-4
     b1: float = 0.9
     b2: float = 0.98
     eps: float = 1e-6
@@ -46,28 +46,28 @@ class AdamW:
                 raise UserError(
                     f"optim.{name} is {getattr(self, name)}; it must be at least 0 and below 1, such as 0.9"
                 )
-        if not self.rate > 0:
-            raise UserError(f"optim.rate is {self.rate}; it must be above 0")
+        if not self.learning_rate > 0:
+            raise UserError(f"optim.learning_rate is {self.learning_rate}; it must be above 0")
         for name in ("eps", "warmup", "end", "clip", "weight_decay"):
             if getattr(self, name) < 0:
                 raise UserError(f"optim.{name} is {getattr(self, name)}; it must be 0 or above")
 
-    def schedule(self, steps: int, rate: Any = None) -> optax.Schedule:
-        """Give the learning rate at each of ``steps`` steps, the first of which already moves; ``rate``: a lane's own."""
-        rate = self.rate if rate is None else rate
+    def schedule(self, steps: int, learning_rate: Any = None) -> optax.Schedule:
+        """Give the learning rate at each of ``steps`` steps, the first of which already moves; ``learning_rate``: a lane's own."""
+        peak = self.learning_rate if learning_rate is None else learning_rate
         warmup = round(self.warmup * steps) if self.warmup < 1 else min(round(self.warmup), steps)
-        rest, end = max(steps - warmup, 1), rate * self.end
+        rest, end = max(steps - warmup, 1), peak * self.end
         falls = {
-            "linear": optax.linear_schedule(rate, end, rest),
-            "cosine": optax.cosine_decay_schedule(rate, rest, self.end),
-            "constant": optax.constant_schedule(rate),
+            "linear": optax.linear_schedule(peak, end, rest),
+            "cosine": optax.cosine_decay_schedule(peak, rest, self.end),
+            "constant": optax.constant_schedule(peak),
         }
         if not warmup:
             return falls[self.decay]
-        rise = optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1))
+        rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
         return optax.join_schedules([rise, falls[self.decay]], [warmup])
 
-    def build(self, steps: int, rate: Any = None) -> optax.GradientTransformation:
+    def build(self, steps: int, learning_rate: Any = None) -> optax.GradientTransformation:
         """Build the transformation; an update with a non-finite gradient is skipped and counted in its state.
 
         Optax's chain would do the same with ``optax.apply_if_finite`` around it. Here moments choose between old and new
@@ -75,7 +75,7 @@ class AdamW:
         copied whole, and an update took 2.9 times as long on a CPU. A branch would make a GPU wait for the host. Squares
         above float32 count as not finite.
         """
-        schedule = self.schedule(steps, rate)
+        schedule = self.schedule(steps, learning_rate)
         trust = optax.scale_by_trust_ratio()
 
         def init(params: Any) -> Moments:
@@ -129,4 +129,6 @@ class Moments(NamedTuple):
 
 def decayed(params: Any) -> Any:
     """Mark what weight decay touches: everything but biases and norms."""
-    return param_paths.map_with_path(lambda path, _: not re.search(r"(^|/)(bias|scale)$", path), params)
+    return param_paths.map_with_path(
+        lambda path, _: not re.search(r"(^|/)(bias|scale)$", path), params
+    )

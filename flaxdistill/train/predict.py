@@ -22,7 +22,9 @@ def make_predict(apply: Apply) -> Predict:
     def predict(params: Params, batch: Batch) -> tuple[jax.Array, ...]:
         logits = apply(params, batch).logits
         if logits is None:
-            raise UserError("the model has no task head to predict with; train one on the task first")
+            raise UserError(
+                "the model has no task head to predict with; train one on the task first"
+            )
         return logits, batch.example_id, batch.weight, batch.labels
 
     return predict

@@ -15,7 +15,9 @@ from flaxdistill.runtime import gcs
 def read_steps(profile: str) -> tuple[int, int]:
     """Read the first and the last step, such as 10:13; raises UserError for what names none."""
     first, colon, last = profile.partition(":")
-    if not (colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) < 2**31):
+    if not (
+        colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) < 2**31
+    ):
         raise UserError(f"profile is {profile!r}; name the first and the last step, such as 10:13")
     return int(first), int(last)
 

@@ -74,7 +74,9 @@ def make_examine(
 
     program = sharding.jit(compute, mesh, out_shardings=sharding.replicated(mesh))
 
-    def examine(state: TrainState, teacher_params: tuple[Params, ...], batch: Batch, report: Report) -> Watch:
+    def examine(
+        state: TrainState, teacher_params: tuple[Params, ...], batch: Batch, report: Report
+    ) -> Watch:
         plain, padded, gaps = jax.device_get(program(state.params, teacher_params, batch))
         for number, gap in enumerate(gaps, 1):
             if not np.isfinite(gap):
@@ -125,10 +127,12 @@ def make_watch(state: TrainState, teacher_params: Any, batch: Any, report: Repor
             )
         student = [path for path in param_paths.flatten(reached) if path.startswith("student/")]
         if set(student) <= set(still):
-            report(f"no gradient has reached the student in {STEPS} steps: are there labels in the rows?")
+            report(
+                f"no gradient has reached the student in {STEPS} steps: are there labels in the rows?"
+            )
         elif np.array_equal(before, _kernels(state)):
             raise UserError(
-                f"no kernel of the student has changed in {STEPS} steps; raise optim.rate or the weights of the losses"
+                f"no kernel of the student has changed in {STEPS} steps; raise optim.learning_rate or the weights of the losses"
             )
         elif rest := _parts(student, still):
             report(f"no loss reaches {', '.join(rest)} of the student, which stays as it began")
@@ -141,12 +145,16 @@ def _parts(paths: Sequence[str], still: Sequence[str]) -> list[str]:
 
     def moves(part: str) -> bool:
         # A key's bias adds the same to every score of a query, which softmax ignores.
-        inside = [path for path in paths if path.startswith(f"{part}/") and not path.endswith("key/bias")]
+        inside = [
+            path for path in paths if path.startswith(f"{part}/") and not path.endswith("key/bias")
+        ]
         return bool(set(inside) - set(still)) or not inside
 
     parts = {"/".join(path.split("/")[:n]) for path in paths for n in range(2, path.count("/") + 1)}
     whole = {part for part in parts if not moves(part)}
-    return sorted(part.removeprefix("student/") for part in whole if part.rpartition("/")[0] not in whole)
+    return sorted(
+        part.removeprefix("student/") for part in whole if part.rpartition("/")[0] not in whole
+    )
 
 
 def _kernels(state: TrainState) -> jax.Array:
@@ -186,4 +194,6 @@ def _padded(batch: Batch, every_token: bool) -> Batch:
 
     names = ("input_ids", "segment_ids", "positions", "token_type_ids")
     wider: dict[str, Any] = {name: pad(getattr(batch, name)) for name in names}
-    return dataclasses.replace(batch, **wider, labels=pad(batch.labels, -1) if every_token else batch.labels)
+    return dataclasses.replace(
+        batch, **wider, labels=pad(batch.labels, -1) if every_token else batch.labels
+    )

@@ -33,7 +33,9 @@ def make_step(
     linear map from the parameters to those that the student takes: gradients add up there, and are pulled back once.
     """
 
-    def objective(params: Params, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array):
+    def objective(
+        params: Params, teachers: tuple[Outputs, ...], batch: Batch, scale: Terms, step: jax.Array
+    ):
         student = student_apply(params["student"], batch)
         value = jnp.zeros((), jnp.float32)
         totals: Terms = {}
@@ -47,7 +49,9 @@ def make_step(
     ) -> tuple[TrainState, Metrics]:
         batch = prepare(batch)
         counts = count_terms(losses, batch)
-        weights = functools.reduce(dict.__or__, (loss.weights(state.step) for loss in losses.values()))
+        weights = functools.reduce(
+            dict.__or__, (loss.weights(state.step) for loss in losses.values())
+        )
         scale = {term: weights[term] / jnp.maximum(counts[term], 1.0) for term in counts}
         params, pull = jax.vjp(view, state.params)
 
@@ -73,7 +77,9 @@ def make_step(
         (gradient,) = pull(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         metrics = {term: Mean(totals[term], counts[term]) for term in counts}
-        metrics["loss"] = Mean(sum((scale[t] * totals[t] for t in counts), jnp.zeros(())), jnp.ones(()))
+        metrics["loss"] = Mean(
+            sum((scale[t] * totals[t] for t in counts), jnp.zeros(())), jnp.ones(())
+        )
         metrics["grad_norm"] = Mean(optax.tree.norm(gradient), jnp.ones(()))
         metrics["tokens"] = Mean(jnp.sum(batch.real()), jnp.ones(()))
         return dataclasses.replace(

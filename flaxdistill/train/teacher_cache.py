@@ -35,7 +35,7 @@ PART = 1024
 FORMAT = 2
 """Changes whenever the same settings would give other answers."""
 
-KEPT = {"words", "log_shares", "example_id", "epoch"}
+KEPT = {"token_ids", "log_probs", "example_id", "epoch"}
 """What every part holds; bfloat16 states of layers beside them where a loss reads them."""
 
 MANIFEST = "targets.json"
@@ -43,23 +43,25 @@ Compute = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What of a teacher of ``layers`` layers is kept: ``words`` of each token at a temperature, on all or masked tokens,
+class CacheSpec:
+    """What of a teacher of ``layers`` layers is kept: the ``k`` most probable tokens at a temperature, on all or masked tokens,
     and ``states`` such as hidden_12 or queries_12."""
 
-    words: int
+    k: int
     temperature: float
     masked: bool
     states: tuple[str, ...]
     layers: int
 
 
-def make_recall(what: Wanted) -> Callable[[Params, Batch], Outputs]:
+def make_recall(what: CacheSpec) -> Callable[[Params, Batch], Outputs]:
     """Make the function that gives a batch's stored answers as the teacher's outputs; what was not kept is None."""
 
     def recall(params: Params, batch: Batch) -> Outputs:
         stored: dict[str, Any] = dict(batch.targets)
-        vocab = VocabTargets(stored["words"].astype(jnp.int32), stored["log_shares"].astype(jnp.float32))
+        vocab = VocabTargets(
+            stored["token_ids"].astype(jnp.int32), stored["log_probs"].astype(jnp.float32)
+        )
 
         def of(name: str, first: int) -> tuple[Any, ...]:
             return tuple(stored.get(f"{name}_{layer}") for layer in range(first, what.layers + 1))
@@ -72,7 +74,7 @@ def make_recall(what: Wanted) -> Callable[[Params, Batch], Outputs]:
 
 
 def make_compute(
-    apply: Callable[[Params, Batch], Outputs], prepare: Callable[[Batch], Batch], what: Wanted
+    apply: Callable[[Params, Batch], Outputs], prepare: Callable[[Batch], Batch], what: CacheSpec
 ) -> Compute:
     """Make the function that masks a batch as training will and asks the teacher: arrays [B, ...] by name."""
 
@@ -80,13 +82,18 @@ def make_compute(
         batch = prepare(batch)
         outputs = apply(params, batch)
         head = at_labels(outputs.vocab, batch) if what.masked else outputs.vocab
-        top = vocab_top(head, what.words, what.temperature)
+        top = vocab_top(head, what.k, what.temperature)
         narrow = jnp.uint16 if head.kernel.shape[0] <= 65536 else jnp.uint32
         # Half precision: a share is kept to 1 part in 2,000 where it is large, and to 1 in 100 where it is e^-16.
-        kept = {"words": top.words.astype(narrow), "log_shares": top.log_shares.astype(jnp.float16)}
+        kept = {
+            "token_ids": top.token_ids.astype(narrow),
+            "log_probs": top.log_probs.astype(jnp.float16),
+        }
         for state in what.states:
             name, _, layer = state.partition("_")
-            kept[state] = getattr(outputs, name)[int(layer) - (name != "hidden")].astype(jnp.bfloat16)
+            kept[state] = getattr(outputs, name)[int(layer) - (name != "hidden")].astype(
+                jnp.bfloat16
+            )
         return kept | {"example_id": batch.example_id, "epoch": batch.epoch}
 
     return compute
@@ -101,7 +108,10 @@ class Targets:
     def read(self, index: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Read the answers to rows at consecutive global indices; raises UserError where they are of other rows."""
         parts = [index[index // PART == number] for number in np.unique(index // PART)]
-        found = [{n: a[at % PART] for n, a in _part(self.folder, int(at[0]) // PART).items()} for at in parts]
+        found = [
+            {n: a[at % PART] for n, a in _part(self.folder, int(at[0]) // PART).items()}
+            for at in parts
+        ]
         joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
         for name in ("example_id", "epoch"):
             if not np.array_equal(joined.pop(name), columns[name]):
@@ -133,7 +143,9 @@ def store_targets(
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = directory / f"targets-{fingerprint}"
     numbers = range(-(-needed // PART))
-    missing = [number for number in numbers if not gcs.reach(folder / f"{number:06}", "words.npy").is_dir()]
+    missing = [
+        number for number in numbers if not gcs.reach(folder / f"{number:06}", "words.npy").is_dir()
+    ]
     if not missing:
         report(f"reused {folder}: the teacher's answers to {len(numbers) * PART:,} rows")
         return Targets(folder)
@@ -155,7 +167,7 @@ def store_targets(
         if total > free:
             raise UserError(
                 f"{folder} needs {total / 2**30:.1f} GiB for the teacher's answers and {free / 2**30:.1f} are free; keep "
-                "fewer words with --teacher.offline, or choose another --data-dir"
+                "fewer words with --teacher.cache-top-k, or choose another --data-dir"
             )
         write_json(folder / f".{MANIFEST}", {"settings": settings, "bytes_per_row": row})
         os.replace(folder / f".{MANIFEST}", folder / MANIFEST)
@@ -175,13 +187,17 @@ def store_targets(
 def _write_part(path: Path, shapes: Mapping[str, Any], batches: Any) -> None:
     with whole(path) as new, contextlib.ExitStack() as stack:
         files = {
-            name: stack.enter_context(ArrayFile(new / f"{name}.npy", shape.shape[1:], _stored(shape.dtype)))
+            name: stack.enter_context(
+                ArrayFile(new / f"{name}.npy", shape.shape[1:], _stored(shape.dtype))
+            )
             for name, shape in shapes.items()
         }
         for answers in batches:
             for name, values in jax.device_get(answers).items():
                 file = files[name]
-                file.append(values[: PART - file.rows].view(file.dtype))  # the last batch may reach beyond
+                file.append(
+                    values[: PART - file.rows].view(file.dtype)
+                )  # the last batch may reach beyond
 
 
 @functools.lru_cache(maxsize=8)
@@ -195,7 +211,9 @@ def _part(folder: Path, number: int) -> dict[str, np.ndarray]:
         if not set(arrays) >= KEPT or {len(array) for array in arrays.values()} != {PART}:
             raise ValueError("rows are missing")
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run the command again") from None
+        raise UserError(
+            f"{path} is damaged ({error}); delete it and run the command again"
+        ) from None
     return arrays
 
 

@@ -28,9 +28,9 @@ from flaxdistill.tasks.text_classification import Classification
 rows = Source(path={rows!r}, label="label")
 teacher = Experiment(
     student=Student(start=Start(path={model!r})),
-    corpus=Corpus(sources=(rows,), held_out_sources=(rows,), length=16),
+    corpus=Corpus(sources=(rows,), held_out_sources=(rows,), max_length=16),
     task=Classification(), losses={{"labels": Labels()}},
-    batch_size=8, steps=2, eval_batch_size=8, log_every=1, doctor=False, keep="best", eval_every=1,
+    batch_size=8, steps=2, eval_batch_size=8, log_every=1, sanity_checks=False, select="best", eval_every=1,
 )
 config = {{"teacher": teacher, "student": replace(
     teacher, teacher=Teacher(path=Stage("teacher")), student=Student(num_layers=1, start=Start(path="teacher")),
@@ -44,8 +44,8 @@ def test_of_a_run(finished, tmp_path):
     assert card.data.pipeline_tag == "fill-mask"
     assert "knowledge-distillation" in card.data.tags
     (row,) = rows_of(finished, "held_out")
-    for figure in ("mlm", "kl", "agreement"):
-        assert f"| {figure} | {row[figure]:.4f} |" in card.text
+    for metric in ("mlm", "kl", "agreement"):
+        assert f"| {metric} | {row[metric]:.4f} |" in card.text
     assert checkpoint.read_model(str(finished / "export")).digest in card.text
     assert checkpoint.read_model(str(finished.parent / "teacher")).digest in card.text
     assert re.search(r"text 1 \| text\.txt, sha256 [0-9a-f]{64}", card.text)

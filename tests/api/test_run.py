@@ -87,7 +87,9 @@ def test_states_are_those_of_transformers(models):
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(models["mlm"])
-    reference = transformers.AutoModel.from_pretrained(models["mlm"], add_pooling_layer=False).eval()
+    reference = transformers.AutoModel.from_pretrained(
+        models["mlm"], add_pooling_layer=False
+    ).eval()
     model = flaxdistill.load(models["mlm"], batch_size=2)
     ours, vectors = model.hidden(TEXTS), model.encode(TEXTS)
     assert vectors.dtype == np.float32 and vectors.shape == (len(TEXTS), model.config.hidden_size)
@@ -126,11 +128,23 @@ def test_a_model_is_saved_whole_or_not_at_all(models, tmp_path):
     [
         (lambda path: flaxdistill.load(path.parent / "nothing"), "nothing"),
         (lambda path: flaxdistill.load(path)(["fine", 3]), "text 2: expected text but found int 3"),
-        (lambda path: flaxdistill.load(path).encode([None]), "text 1: expected text but found NoneType"),
-        (lambda path: flaxdistill.load(path)(["a", "b"], ["c"]), "text 2 has no second text; give as many"),
-        (lambda path: flaxdistill.load(path)(["a"], ["c", "d"]), "text 2 has no first text; give as many"),
+        (
+            lambda path: flaxdistill.load(path).encode([None]),
+            "text 1: expected text but found NoneType",
+        ),
+        (
+            lambda path: flaxdistill.load(path)(["a", "b"], ["c"]),
+            "text 2 has no second text; give as many",
+        ),
+        (
+            lambda path: flaxdistill.load(path)(["a"], ["c", "d"]),
+            "text 2 has no first text; give as many",
+        ),
         (lambda path: flaxdistill.load(path, length=1000).hidden("a"), "length is 1000; "),
-        (lambda path: flaxdistill.load(path, batch_size=0)("a"), "batch-size is 0; it must be at least 1"),
+        (
+            lambda path: flaxdistill.load(path, batch_size=0)("a"),
+            "batch-size is 0; it must be at least 1",
+        ),
         (lambda path: flaxdistill.load(path, top=0)("a"), "top is 0; it must be at least 1"),
     ],
 )
@@ -160,13 +174,15 @@ def test_distill_gives_the_run_of_each_stage(runs, experiments, tmp_path, capsys
     rows = [json.loads(line) for line in (student.path / "metrics.jsonl").read_text().splitlines()]
     assert student.history == rows and [row["step"] for row in rows if "split" not in row] == [1, 2]
     (held_out,) = [row for row in rows if row.get("split") == "held_out"]
-    assert student.figures["mlm"] == held_out["mlm"]
-    assert student.figures["parameters"] == sum(
+    assert student.metrics["mlm"] == held_out["mlm"]
+    assert student.metrics["parameters"] == sum(
         leaf.size for leaf in param_paths.flatten(student.student.params).values()
     )
     (row,) = student.evaluate()
     assert row["mlm"] == pytest.approx(held_out["mlm"], abs=1e-4)
-    assert [row["name"] for row in student.evaluate(student.path, against=runs["control"].path)] == [
+    assert [
+        row["name"] for row in student.evaluate(student.path, against=runs["control"].path)
+    ] == [
         str(student.path),
         str(runs["control"].path),
     ]
@@ -178,7 +194,9 @@ def test_distill_gives_the_run_of_each_stage(runs, experiments, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_a_second_call_returns_at_once_and_a_longer_one_goes_on(runs, experiments, capsys, monkeypatch):
+def test_a_second_call_returns_at_once_and_a_longer_one_goes_on(
+    runs, experiments, capsys, monkeypatch
+):
     root = runs["student"].path.parent
     before = runs["student"].history
     capsys.readouterr()
@@ -186,7 +204,9 @@ def test_a_second_call_returns_at_once_and_a_longer_one_goes_on(runs, experiment
     assert again["student"].history == before
     out = capsys.readouterr().out
     assert "student: finished at step 2, skipped" in out and "agree" in out  # the closing table
-    assert flaxdistill.distill(experiments, str(root), quiet=True)["control"].path == root / "control"
+    assert (
+        flaxdistill.distill(experiments, str(root), quiet=True)["control"].path == root / "control"
+    )
     assert capsys.readouterr().out == ""
     longer = {"student": dataclasses.replace(experiments["student"], steps=3)}
     history = flaxdistill.distill(longer, root, quiet=True)["student"].history
@@ -202,7 +222,9 @@ def test_one_experiment_is_the_command_lines(home, tmp_path):
     for name, leaf in param_paths.flatten(ours.student.params).items():
         assert np.array_equal(leaf, param_paths.flatten(theirs.student.params)[name]), name
     told = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in ours.history]
-    assert told == [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in theirs.history]
+    assert told == [
+        {k: v for k, v in row.items() if k != "tokens_per_second"} for row in theirs.history
+    ]
     with pytest.raises(UserError, match="is no workdir of flaxdistill"):
         flaxdistill.Run(tmp_path)
 
@@ -238,7 +260,7 @@ def test_a_thread_may_distil(home, tmp_path):
     )
     thread.start()
     thread.join()
-    assert found and found[0].figures["step"] == 1
+    assert found and found[0].metrics["step"] == 1
 
 
 def test_the_command_line_takes_the_same_path(home, tmp_path, monkeypatch):
@@ -260,7 +282,7 @@ def test_the_command_line_takes_the_same_path(home, tmp_path, monkeypatch):
         (lambda e: {"a b": e}, "distill: stage 'a b' is no plain name"),
         (lambda e: {"data": e}, "distill: a stage cannot be called 'data'"),
         (lambda e: dataclasses.replace(e, wandb=3), "distill: config.wandb is 3"),
-        (lambda e: dataclasses.replace(e, judge=flaxdistill.Stage("x")), "needs stage 'x'"),
+        (lambda e: dataclasses.replace(e, reference=flaxdistill.Stage("x")), "needs stage 'x'"),
     ],
 )
 def test_mistakes_about_a_run(home, tmp_path, change, sentence):

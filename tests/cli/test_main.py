@@ -45,7 +45,9 @@ def test_a_run_and_what_reads_it(finished, tmp_path):
     assert f"{held_out['mlm']:.4f}" in printed
     assert f"{held_out['mlm']:.4f}" in succeed("eval", finished, "--model", finished / "export")
     layers = succeed("eval", finished, "--layers")
-    assert "cka" in layers and "cosine" in layers and "teacher 0" in layers and "student 1" in layers
+    assert (
+        "cka" in layers and "cosine" in layers and "teacher 0" in layers and "student 1" in layers
+    )
 
     assert "bit-equal" in succeed("export", finished, tmp_path / "out")
     assert "converted directory" in succeed("convert", tmp_path / "out", tmp_path / "converted")
@@ -89,7 +91,9 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
         'later = d.replace(taught, teacher=Teacher(path=Stage("first"), dtype="float32"), student=student)\n'
         'config = {"first": alone, "second": later}'
     )
-    out = succeed("distill", path, "--workdir", tmp_path / "w", "--first.steps", "2", "--second.steps", "2")
+    out = succeed(
+        "distill", path, "--workdir", tmp_path / "w", "--first.steps", "2", "--second.steps", "2"
+    )
     for name in ("first", "second"):
         assert len(rows_of(tmp_path / "w" / name)) == 2
         assert (tmp_path / "w" / name / "export" / "model.safetensors").is_file()
@@ -99,10 +103,14 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
     assert "second" in out
 
     # A stage that another has learnt from is not lengthened: nothing could go on from there.
-    out = refused("distill", path, "--workdir", tmp_path / "w", "--first.steps", "3", "--second.steps", "2")
+    out = refused(
+        "distill", path, "--workdir", tmp_path / "w", "--first.steps", "3", "--second.steps", "2"
+    )
     assert "stage 'first' is finished at step 2 and" in out
     assert "leave its steps at 2" in out
-    succeed("distill", path, "--workdir", tmp_path / "w", "--first.steps", "2", "--second.steps", "3")
+    succeed(
+        "distill", path, "--workdir", tmp_path / "w", "--first.steps", "2", "--second.steps", "3"
+    )
 
     # The second stage has learnt from a teacher that is no longer there.
     shutil.rmtree(tmp_path / "w" / "first")
@@ -124,7 +132,13 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
 def test_prepare_is_enough_for_a_run(home, tmp_path):
     engine = ("--engine.kind", "processes", "--engine.processes", "2")
     out = succeed(
-        "prepare", home / "alone.py", "--workdir", tmp_path, "--data-dir", tmp_path / "blocks", *engine
+        "prepare",
+        home / "alone.py",
+        "--workdir",
+        tmp_path,
+        "--data-dir",
+        tmp_path / "blocks",
+        *engine,
     )
     assert "wrote" in out
     (store,) = (tmp_path / "blocks").iterdir()
@@ -136,17 +150,19 @@ def test_prepare_is_enough_for_a_run(home, tmp_path):
 
 @pytest.mark.slow
 def test_prepare_takes_the_vocabulary_that_the_run_takes(home, config, tmp_path):
-    """A judge's, where there is no teacher, and in a row of stages that of a stage yet to be trained."""
+    """A reference's, where there is no teacher, and in a row of stages that of a stage yet to be trained."""
     path = config(
         "import dataclasses as d\n"
-        f"judged = d.replace(alone, judge={str(home / 'teacher')!r}, data_dir=None)\n"
+        f"judged = d.replace(alone, reference={str(home / 'teacher')!r}, data_dir=None)\n"
         'later = d.replace(taught, teacher=Teacher(path=Stage("first")), student=student, data_dir=None)\n'
         'config = {"first": judged, "second": later}'
     )
     succeed("prepare", path, "--workdir", tmp_path / "w")
     before = sorted(folder.name for folder in (tmp_path / "w" / "data").iterdir())
     assert len(before) == 1
-    out = succeed("distill", path, "--workdir", tmp_path / "w", "--first.steps", "1", "--second.steps", "1")
+    out = succeed(
+        "distill", path, "--workdir", tmp_path / "w", "--first.steps", "1", "--second.steps", "1"
+    )
     assert before == sorted(folder.name for folder in (tmp_path / "w" / "data").iterdir()), out
 
 
@@ -184,13 +200,15 @@ def test_help_is_light():
     code = (
         "import contextlib, sys\n"
         "from flaxdistill.cli import main\n"
-        "for verb in [*cli.VERBS, '']:\n"
+        "for verb in [*main.VERBS, '']:\n"
         "    with contextlib.suppress(SystemExit):\n"
-        "        cli.main([*verb.split(), '--help'])\n"
+        "        main.main([*verb.split(), '--help'])\n"
         "    heavy = {'jax', 'flax', 'numpy', 'orbax', 'rich.progress'} & set(sys.modules)\n"
         "    assert not heavy, (verb, heavy)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     for verb in main.VERBS:
         assert f"flaxdistill {verb}" in done.stdout
@@ -199,9 +217,14 @@ def test_help_is_light():
 def test_help_of_a_config_lists_its_flags(home):
     out = succeed("distill", home / "taught.py", "--help")
     flags = ("--workdir", "--teacher.path", "--student.dtype", "--teacher.dtype", "--batch-size")
-    for flag in (*flags, "--losses.vocab.temperature", "--student.start.layers", "--optim.rate"):
+    for flag in (
+        *flags,
+        "--losses.vocab.temperature",
+        "--student.start.layers",
+        "--optim.learning-rate",
+    ):
         assert flag in out
-    assert "--teacher.optim.rate" in succeed("distill", "quickstart", "--help")
+    assert "--teacher.optim.learning-rate" in succeed("distill", "quickstart", "--help")
 
 
 def test_flags_are_told_of_without_colours_and_frames(monkeypatch):
@@ -242,7 +265,9 @@ def test_one_process_a_workdir(home, tmp_path):
 @pytest.mark.slow
 def test_a_narrower_student_keeps_the_proportions(home, config, tmp_path):
     narrow = ("--student.hidden-size", "8", "--student.start.layers", "random", "--steps", "1")
-    path = config('import dataclasses as d\nconfig = d.replace(taught, losses={"vocab": Vocab()})')
+    path = config(
+        'import dataclasses as d\nconfig = d.replace(taught, losses={"vocab": VocabKD()})'
+    )
     succeed("distill", path, *narrow, "--workdir", tmp_path / "w")
     sizes = json.loads((tmp_path / "w" / "experiment.json").read_text())["student"]["config"]
     assert (sizes["hidden_size"], sizes["num_heads"], sizes["intermediate_size"]) == (8, 1, 16)
@@ -250,11 +275,11 @@ def test_a_narrower_student_keeps_the_proportions(home, config, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_is_examined(home, tmp_path):
-    train = ("train", home / "alone.py", "--doctor", "--workdir")
+    train = ("train", home / "alone.py", "--sanity-checks", "--workdir")
     told = succeed(*train, tmp_path / "sound")
     assert "counts padding" not in told and "no loss reaches" not in told
     assert "no kernel of the student has changed in 3 steps" in refused(
-        *train, tmp_path / "w", "--optim.rate", 1e-30
+        *train, tmp_path / "w", "--optim.learning-rate", 1e-30
     )
     assert not list((tmp_path / "w" / "checkpoints").iterdir())
 
@@ -282,7 +307,10 @@ def test_a_damaged_checkpoint(home, tmp_path, harm):
     assert f"{checkpoint} is damaged" in out and "goes on from step 2" in out
     succeed(*train, tmp_path / "whole", "--steps", 6)
     timeless = [
-        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows_of(tmp_path / name)]
+        [
+            {k: v for k, v in row.items() if k != "tokens_per_second"}
+            for row in rows_of(tmp_path / name)
+        ]
         for name in ("whole", "harmed")
     ]
     assert timeless[0] == timeless[1]
@@ -306,7 +334,9 @@ def test_devices_that_are_not_here(home, tmp_path):
         ("predict", home / "teacher", "a cat"),
     ):
         code, said = ended(*verb)
-        assert code == 2 and "JAX_PLATFORMS is 'cuda', and JAX can use no such device here" in said, said
+        assert (
+            code == 2 and "JAX_PLATFORMS is 'cuda', and JAX can use no such device here" in said
+        ), said
         assert "Traceback" not in said
     assert not (tmp_path / "w").exists()
     assert ended("convert", home / "teacher", tmp_path / "converted")[0] == 0  # nothing is computed
@@ -327,7 +357,16 @@ def test_why_a_device_cannot_be_used(monkeypatch):
 
 @pytest.mark.slow
 def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
-    train = ("train", str(home / "alone.py"), "--steps", "120", "--eval-every", "60", "--save-every", "50")
+    train = (
+        "train",
+        str(home / "alone.py"),
+        "--steps",
+        "120",
+        "--eval-every",
+        "60",
+        "--save-every",
+        "50",
+    )
     train += ("--optim.decay", "linear")  # a rate that starts anew would show
     succeed(*train, "--workdir", tmp_path / "whole")
 
@@ -354,7 +393,9 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
     assert f"goes on from step {stopped} of 120" in succeed(*train, "--workdir", cut)
     for split in (None, "held_out"):
         assert rows_of(cut, split) == rows_of(tmp_path / "whole", split)
-    exports = [hub.read_model(str(folder / "export")).digest for folder in (cut, tmp_path / "whole")]
+    exports = [
+        hub.read_model(str(folder / "export")).digest for folder in (cut, tmp_path / "whole")
+    ]
     assert exports[0] == exports[1]
 
 
@@ -377,13 +418,17 @@ def test_a_signal_in_the_last_step_stops_before_the_next_stage(
     monkeypatch.setattr(terminal.Bar, "show", signalling)
     if told:
         monkeypatch.setenv("FLAXDISTILL_STOPPED", told)
-    code, out = run("train", path, "--workdir", tmp_path / "w", "--one.steps", "2", "--two.steps", "2")
+    code, out = run(
+        "train", path, "--workdir", tmp_path / "w", "--one.steps", "2", "--two.steps", "2"
+    )
     assert code == ends
     assert "stopped after step 2, which is saved; the same command goes on from there" in out
     assert not (tmp_path / "w" / "two").exists()
     monkeypatch.undo()
     monkeypatch.setenv("COLUMNS", "250")
-    out = succeed("train", path, "--workdir", tmp_path / "w", "--one.steps", "2", "--two.steps", "2")
+    out = succeed(
+        "train", path, "--workdir", tmp_path / "w", "--one.steps", "2", "--two.steps", "2"
+    )
     assert "one: finished at step 2, skipped" in out
     assert (tmp_path / "w" / "one" / "export" / "model.safetensors").is_file()
 
@@ -405,7 +450,9 @@ def test_a_claim_cut_short_is_taken_up(home, tmp_path, monkeypatch):
     file = tmp_path / "w" / "tokenizer" / "tokenizer.json"
     before = file.stat().st_mtime_ns
     assert "goes on from step 1 of 2" in succeed(*train[:-1], "2")
-    assert file.stat().st_mtime_ns == before, "a run that goes on has no reason to write its tokenizer again"
+    assert file.stat().st_mtime_ns == before, (
+        "a run that goes on has no reason to write its tokenizer again"
+    )
     shutil.rmtree(tmp_path / "w" / "checkpoints")
     assert "has no complete checkpoint; starts again from step 0" in succeed(*train)
 
@@ -421,14 +468,18 @@ def test_nothing_is_compiled_after_the_first_save(home, tmp_path, monkeypatch):
     monitoring.register_event_duration_secs_listener(count)
     show = terminal.Bar.show
     monkeypatch.setattr(
-        terminal.Bar, "show", lambda self, *row: (show(self, *row), seen.append((row[2], len(lowered))))
+        terminal.Bar,
+        "show",
+        lambda self, *row: (show(self, *row), seen.append((row[2], len(lowered)))),
     )
     often = ("--log-every", "1", "--eval-every", "2", "--save-every", "2", "--steps", "8")
     succeed("distill", home / "taught.py", *often, "--workdir", tmp_path / "w")
     counts = {(row["step"], "split" in row): count for row, count in seen}
     assert counts[1, False] > 0
     assert counts[3, False] == counts[8, True]
-    assert len(lowered) > counts[8, True], "the export makes programs of its own: were they not counted?"
+    assert len(lowered) > counts[8, True], (
+        "the export makes programs of its own: were they not counted?"
+    )
 
 
 @pytest.mark.slow
@@ -437,7 +488,9 @@ def test_layers_computed_again_change_nothing(home, finished, tmp_path):
     succeed("distill", home / "taught.py", "--student.remat", "--workdir", tmp_path / "w")
     for own, other in zip(rows_of(tmp_path / "w"), rows_of(finished), strict=True):
         assert own == pytest.approx(other, rel=1e-5)
-    assert "skipped" in succeed("distill", home / "taught.py", "--student.remat", "--workdir", finished)
+    assert "skipped" in succeed(
+        "distill", home / "taught.py", "--student.remat", "--workdir", finished
+    )
 
 
 def test_killed_between_saves_is_as_if_never_stopped(home, finished, tmp_path):
@@ -456,7 +509,9 @@ def test_a_finished_run_can_be_lengthened(home, tmp_path):
     short = hub.read_model(str(tmp_path / "w" / "export")).digest
     assert "goes on from step 2 of 4" in succeed(*train)
     assert [row["step"] for row in rows_of(tmp_path / "w")] == [1, 2, 3, 4]
-    assert hub.read_model(str(tmp_path / "w" / "export")).digest != short, "the export is that of step 2"
+    assert hub.read_model(str(tmp_path / "w" / "export")).digest != short, (
+        "the export is that of step 2"
+    )
     assert "skipped" in succeed(*train, "--steps", "2")
 
 
@@ -467,7 +522,7 @@ size, verbs = json.loads(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # writes beyond it fail, as on a full disk
 for verb in verbs:
     try:
-        cli.main(verb)
+        main.main(verb)
     except SystemExit as ended:
         print("ended", ended.code)
 """
@@ -513,10 +568,14 @@ def test_a_full_disk(home, finished, tmp_path):
     assert rows_of(w) == rows_of(finished)
 
 
-@pytest.mark.parametrize(("batch", "told"), [(16, "--accumulate 2"), (24, "--accumulate 3"), (8, "--fsdp")])
+@pytest.mark.parametrize(
+    ("batch", "told"), [(16, "--accumulate 2"), (24, "--accumulate 3"), (8, "--fsdp")]
+)
 def test_out_of_memory(home, tmp_path, monkeypatch, batch, told):
     def full(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte."
+        )
 
     monkeypatch.setattr(sharding, "jit_step", lambda *_: full)
     out = refused("train", home / "alone.py", "--workdir", tmp_path / "w", "--batch-size", batch)
@@ -530,7 +589,9 @@ def test_out_of_memory(home, tmp_path, monkeypatch, batch, told):
 
 def test_out_of_memory_while_evaluating(home, tmp_path, monkeypatch):
     def full(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte.")
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte."
+        )
 
     monkeypatch.setattr(evaluator.evaluation, "make_evaluate", lambda *_: full)
     out = refused("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")

@@ -20,12 +20,12 @@ SINGLE = """
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.vocab import VocabKD
 
 config = Experiment(
     teacher=Teacher(path="a"),
     corpus=Corpus(sources=(Source(path="x.txt"), Source(path="y.txt", weight=0.5))),
-    losses={"vocab": Vocab()},
+    losses={"vocab": VocabKD()},
 )
 """
 STAGED = SINGLE.replace("config =", "one =") + '\nconfig = {"first": one, "second": one}\n'
@@ -39,7 +39,9 @@ def read(tmp_path: Path, text: str, *flags: str) -> overrides.Told:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configs_are_found_by_name_and_unchanged_without_flags(path):
-    experiments, flagged, _ = overrides.read(path.stem, (), prog="flaxdistill distill", own=overrides.Running)
+    experiments, flagged, _ = overrides.read(
+        path.stem, (), prog="flaxdistill distill", own=overrides.Running
+    )
     assert flagged.workdir == Path("runs") / path.stem
     config = config_file.load(path)
     assert experiments == (config if isinstance(config, dict) else {"": config})
@@ -47,14 +49,35 @@ def test_shipped_configs_are_found_by_name_and_unchanged_without_flags(path):
 
 
 def test_flags_reach_every_depth(tmp_path):
-    flags = ("--workdir", "w", "--steps", "7", "--teacher.dtype", "float32", "--student.num-layers", "2")
+    flags = (
+        "--workdir",
+        "w",
+        "--steps",
+        "7",
+        "--teacher.dtype",
+        "float32",
+        "--student.num-layers",
+        "2",
+    )
     flags += ("--losses.vocab.temperature", "4:1:1000", "--losses.vocab.kl", "3")
-    flags += ("--corpus.sources.1.weight", "2", "--optim.decay", "cosine", "--student.start.path", "None")
+    flags += (
+        "--corpus.sources.1.weight",
+        "2",
+        "--optim.decay",
+        "cosine",
+        "--student.start.path",
+        "None",
+    )
     flags += ("--corpus.sources.1.rows", "100")
     experiments, flagged, _ = read(tmp_path, SINGLE, *flags)
     e = experiments[""]
     assert flagged.workdir == Path("w")
-    assert (e.steps, e.teacher.dtype, e.student.num_layers, e.optim.decay) == (7, "float32", 2, "cosine")
+    assert (e.steps, e.teacher.dtype, e.student.num_layers, e.optim.decay) == (
+        7,
+        "float32",
+        2,
+        "cosine",
+    )
     assert e.losses["vocab"].temperature == Schedule(4.0, 1.0, 1000)
     assert e.losses["vocab"].kl == Schedule(3.0, 3.0, 0)
     assert [source.weight for source in e.corpus.sources] == [1.0, 2.0]
@@ -70,10 +93,18 @@ def test_flags_reach_every_depth(tmp_path):
     ("text", "flags", "idle"),
     [
         (SINGLE, ["--steps", "1000"], ["--steps"]),
-        (SINGLE, ["--steps=1000", "--batch-size", "64", "--seed", "1"], ["--steps", "--batch-size"]),
+        (
+            SINGLE,
+            ["--steps=1000", "--batch-size", "64", "--seed", "1"],
+            ["--steps", "--batch-size"],
+        ),
         (SINGLE, ["--steps", "1001", "--workdir", "x"], []),
-        (SINGLE, ["--doctor", "--student.no-remat"], ["--doctor", "--student.no-remat"]),
-        (SINGLE, ["--no-doctor", "--student.remat"], []),
+        (
+            SINGLE,
+            ["--sanity-checks", "--student.no-remat"],
+            ["--sanity-checks", "--student.no-remat"],
+        ),
+        (SINGLE, ["--no-sanity-checks", "--student.remat"], []),
         (SINGLE, ["--teacher.path", "a", "--student.start.path", "b"], ["--teacher.path"]),
         (SINGLE, ["--losses.vocab.temperature", "3", "--optim.b2", "0.5"], []),
         (SINGLE, ["--losses.vocab.temperature", "2"], ["--losses.vocab.temperature"]),
@@ -103,7 +134,9 @@ def test_stages_have_flags_of_their_own(tmp_path):
     ],
 )
 def test_a_value_of_another_type_is_named(tmp_path, field, named):
-    lines = "from flaxdistill.data.corpus import Corpus\nfrom flaxdistill.data.sources import Source\n"
+    lines = (
+        "from flaxdistill.data.corpus import Corpus\nfrom flaxdistill.data.sources import Source\n"
+    )
     lines += "from flaxdistill.experiment.config import Experiment\n"
     with pytest.raises(UserError, match=re.escape(named)):
         read(tmp_path, f"{lines}config = Experiment({field})\n")
@@ -158,7 +191,9 @@ def test_only_some_stages(tmp_path, flags, kept):
 def test_only_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"--only a_studnet names no stage .* a_student"):
         read(tmp_path, CHAIN, "--only", "a_studnet")
-    with pytest.raises(UserError, match=r"--a-student\.steps"):  # a flag of a stage that is left out
+    with pytest.raises(
+        UserError, match=r"--a-student\.steps"
+    ):  # a flag of a stage that is left out
         read(tmp_path, CHAIN, "--only", "b_*", "--a-student.steps", "7")
     with pytest.raises(UserError, match="--only"):
         read(tmp_path, SINGLE, "--only", "x")
@@ -166,9 +201,18 @@ def test_only_what_is_not_there(tmp_path):
 
 def test_glue_by_name():
     stages = overrides.read(
-        "glue", ("--only", "mnli_student", "stsb_*"), prog="flaxdistill distill", own=overrides.Running
+        "glue",
+        ("--only", "mnli_student", "stsb_*"),
+        prog="flaxdistill distill",
+        own=overrides.Running,
     ).experiments
-    assert list(stages) == ["stsb_teacher", "stsb_student", "stsb_control", "mnli_teacher", "mnli_student"]
+    assert list(stages) == [
+        "stsb_teacher",
+        "stsb_student",
+        "stsb_control",
+        "mnli_teacher",
+        "mnli_student",
+    ]
     mnli = stages["mnli_student"]
     (source,), (held_out,) = mnli.corpus.sources, mnli.corpus.held_out_sources
     assert (source.path, source.column, source.pair, source.label, source.split) == (
@@ -189,7 +233,9 @@ def test_glue_by_name():
     )
     assert (source.path, held_out.path) == ("tfds:glue/mnli", "tfds:glue/mnli")
     assert dataclasses.replace(other["mnli_student"], corpus=mnli.corpus) == mnli
-    assert stages["stsb_student"].task.figure == "pearson" and GLUE["cola"].task.figure == "matthews"
+    assert (
+        stages["stsb_student"].task.metric == "pearson" and GLUE["cola"].task.metric == "matthews"
+    )
     assert len(GLUE) == 9
 
 

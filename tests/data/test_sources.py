@@ -24,7 +24,9 @@ TEXTS = ['The first "document",\twith a comma.', "Zweites Dokument: äöü.", "T
 
 
 def read(path, **fields):
-    return [text for shard in Source(path=str(path), **fields).shards() for text in shard.documents()]
+    return [
+        text for shard in Source(path=str(path), **fields).shards() for text in shard.documents()
+    ]
 
 
 def parquet_bytes(**columns):
@@ -97,7 +99,10 @@ def test_globs_and_directories_are_sorted_and_named_by_relative_path(tmp_path):
         (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     names = [shard.name for shard in Source(path=str(tmp_path)).shards()]
     assert names == ["a/w.jsonl.gz", "a/x.txt", "b/x.txt", "c.txt"]
-    assert [shard.name for shard in Source(path=f"{tmp_path}/*/x.txt").shards()] == ["a/x.txt", "b/x.txt"]
+    assert [shard.name for shard in Source(path=f"{tmp_path}/*/x.txt").shards()] == [
+        "a/x.txt",
+        "b/x.txt",
+    ]
     assert read(f"{tmp_path}/**/x.txt") == ["a/x.txt", "b/x.txt"]
 
 
@@ -111,7 +116,9 @@ def test_fingerprint_follows_content_column_and_nothing_else(tmp_path):
     c.write_text('{"text": "two", "title": "two"}')
     d.write_text(a.read_text())
     assert fingerprint(a) == fingerprint(b) == fingerprint(a, weight=2.0)
-    assert len({fingerprint(a), fingerprint(c), fingerprint(d), fingerprint(a, column="title")}) == 4
+    assert (
+        len({fingerprint(a), fingerprint(c), fingerprint(d), fingerprint(a, column="title")}) == 4
+    )
 
 
 MISTAKES = {
@@ -132,15 +139,43 @@ MISTAKES = {
     ),
     "JSON array": ("a.json", b'[\n{"text": "a"}]', r"a\.json, line 1: not a JSON object"),
     "JSON string": ("a.json", b'"text"', r"a\.json, line 1: expected a JSON object but found str"),
-    "half a pair": ("a.json", b'{"text": "\\ud800"}', r"a\.json, line 1, column 'text': .*surrogate"),
-    "no field": ("a.json", b'{"body": 1, "id": 2}', r"a\.json, line 1: no column 'text', only 'body', 'id'"),
-    "number": ("a.json", b'{"text": "a"}\n{"text": 5}', r"a\.json, line 2, column 'text': .* found int 5"),
-    "no column": ("a.csv", b"id,body\n1,x\n", r"a\.csv, line 1: no column 'text', only 'id', 'body'"),
-    "ragged": ("a.csv", b'id,text\n1,"x\ny"\n2,a,b\n', r"a\.csv, line 4: 3 fields but the header has 2"),
+    "half a pair": (
+        "a.json",
+        b'{"text": "\\ud800"}',
+        r"a\.json, line 1, column 'text': .*surrogate",
+    ),
+    "no field": (
+        "a.json",
+        b'{"body": 1, "id": 2}',
+        r"a\.json, line 1: no column 'text', only 'body', 'id'",
+    ),
+    "number": (
+        "a.json",
+        b'{"text": "a"}\n{"text": 5}',
+        r"a\.json, line 2, column 'text': .* found int 5",
+    ),
+    "no column": (
+        "a.csv",
+        b"id,body\n1,x\n",
+        r"a\.csv, line 1: no column 'text', only 'id', 'body'",
+    ),
+    "ragged": (
+        "a.csv",
+        b'id,text\n1,"x\ny"\n2,a,b\n',
+        r"a\.csv, line 4: 3 fields but the header has 2",
+    ),
     "ragged tsv": ("a.tsv", b"id\ttext\n1\n", r"a\.tsv, line 2: 1 fields but the header has 2"),
     "open quote": ("a.csv", b'text\n"x\n', r"a\.csv, line 2: not valid CSV"),
-    "corrupt parquet": ("a.parquet", b"PAR1 but no more", r"a\.parquet is not a valid parquet file"),
-    "parquet column": ("a.parquet", parquet_bytes(body=["x"]), r"a\.parquet: no column 'text', only 'body'"),
+    "corrupt parquet": (
+        "a.parquet",
+        b"PAR1 but no more",
+        r"a\.parquet is not a valid parquet file",
+    ),
+    "parquet column": (
+        "a.parquet",
+        parquet_bytes(body=["x"]),
+        r"a\.parquet: no column 'text', only 'body'",
+    ),
     "parquet null": (
         "a.parquet",
         parquet_bytes(text=["x", None]),
@@ -148,7 +183,9 @@ MISTAKES = {
     ),
     "parquet bytes": (
         "a.parquet",
-        parquet_bytes(text=pyarrow.array([b"x", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())),
+        parquet_bytes(
+            text=pyarrow.array([b"x", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
+        ),
         r"a\.parquet, row 2, column 'text': invalid start byte",
     ),
     "parquet year": (
@@ -171,7 +208,11 @@ MISTAKES = {
         parquet_bytes_of([["x"], ["y"]], ["text", "text"]),
         r"a\.parquet: 2 columns are called 'text'; rename all but one",
     ),
-    "name twice": ("a.csv", b"text,id,text\nx,1,y\n", r"a\.csv, line 1: 2 columns are called 'text'; rename"),
+    "name twice": (
+        "a.csv",
+        b"text,id,text\nx,1,y\n",
+        r"a\.csv, line 1: 2 columns are called 'text'; rename",
+    ),
     "tsv name twice": (
         "a.tsv",
         b"text\ttext\nx\ty\n",
@@ -182,7 +223,11 @@ MISTAKES = {
         b'{"text": "a", "id": ' + b"9" * 5000 + b"}",
         r"a\.json, line 1: not a JSON object",
     ),
-    "cut gz": ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], r"a\.txt\.gz is not a complete gzip file"),
+    "cut gz": (
+        "a.txt.gz",
+        gzip.compress(b"text" * 99)[:-9],
+        r"a\.txt\.gz is not a complete gzip file",
+    ),
     "no gz": ("a.txt.gz", b"text", r"a\.txt\.gz is not a complete gzip file"),
     "parquet in no gz": ("a.parquet.gz", b"text", r"a\.parquet\.gz is not a complete gzip file"),
 }
@@ -202,7 +247,9 @@ def test_lines_of_json_may_begin_with_a_blank_one(tmp_path):
 
 def test_names_that_nobody_asks_for_may_be_repeated(tmp_path):
     (tmp_path / "a.csv").write_text(",,text\n1,2,one\n")
-    (tmp_path / "a.parquet").write_bytes(parquet_bytes_of([[1], ["one"], [2]], ["id", "text", "id"]))
+    (tmp_path / "a.parquet").write_bytes(
+        parquet_bytes_of([[1], ["one"], [2]], ["id", "text", "id"])
+    )
     assert read(tmp_path / "a.csv") == read(tmp_path / "a.parquet") == ["one"]
     with pytest.raises(UserError, match=r"a\.csv: 2 columns are called 'text'; rename all but one"):
         read(tmp_path / "a.csv", header="text,text,id")
@@ -224,7 +271,9 @@ def test_weight_must_be_positive_and_finite(weight):
 
 
 def test_docstrings_are_one_shard(monkeypatch):
-    monkeypatch.setattr("flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["one", "two"])
+    monkeypatch.setattr(
+        "flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["one", "two"]
+    )
     (shard,) = Source(path="docstrings").shards()
     assert shard.name == "docstrings"
     assert list(shard.documents()) == list(shard.documents()) == ["one", "two"]
@@ -233,7 +282,9 @@ def test_docstrings_are_one_shard(monkeypatch):
 def test_some_documents_of_a_text(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(f"text {n}" for n in range(100)))
     (shard,) = pickle.loads(pickle.dumps(Source(path=str(tmp_path), rows=10).shards()))
-    assert len(set(shard.documents())) == 10 and set(shard.documents()) < set(read(tmp_path, rows=20))
+    assert len(set(shard.documents())) == 10 and set(shard.documents()) < set(
+        read(tmp_path, rows=20)
+    )
     assert shard.fingerprint not in {
         s.fingerprint for n in (None, 9) for s in Source(path=str(tmp_path), rows=n).shards()
     }
@@ -259,11 +310,16 @@ def test_a_datasets_folder(tmp_path, monkeypatch, datasets_cache):
     folder.mkdir()
     (folder / "train.jsonl").write_bytes(content(".jsonl", TEXTS))
     shards = Source(path=f"hf:{folder}").shards()
-    assert [shard.name.rsplit("-", 2)[1:] for shard in shards] == [["train", "00000"], ["train", "00001"]]
+    assert [shard.name.rsplit("-", 2)[1:] for shard in shards] == [
+        ["train", "00000"],
+        ["train", "00001"],
+    ]
     assert [text for shard in shards for text in shard.documents()] == TEXTS
     assert list(pickle.loads(pickle.dumps(shards[1])).documents()) == TEXTS[2:]
     assert len({shard.fingerprint for shard in shards}) == 2
-    assert [s.fingerprint for s in Source(path=f"hf:{folder}").shards()] == [s.fingerprint for s in shards]
+    assert [s.fingerprint for s in Source(path=f"hf:{folder}").shards()] == [
+        s.fingerprint for s in shards
+    ]
 
 
 @pytest.mark.hf
@@ -350,10 +406,15 @@ def test_a_tfds_data_set(prepared_tfds, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_tfds))
     monkeypatch.setattr(published, "ROWS_PER_PART", 2)
     shards = Source(path="tfds:moods").shards()
-    assert [shard.name.rsplit("-", 2)[1:] for shard in shards] == [["train", "00000"], ["train", "00001"]]
+    assert [shard.name.rsplit("-", 2)[1:] for shard in shards] == [
+        ["train", "00000"],
+        ["train", "00001"],
+    ]
     texts = [text for shard in pickle.loads(pickle.dumps(shards)) for text in shard.documents()]
     assert sorted(texts) == sorted(TEXTS)  # tfds writes them in an order of its own
-    assert [s.fingerprint for s in Source(path="tfds:moods").shards()] == [s.fingerprint for s in shards]
+    assert [s.fingerprint for s in Source(path="tfds:moods").shards()] == [
+        s.fingerprint for s in shards
+    ]
     found = {
         example.text: example.label
         for shard in Source(path="tfds:moods", label="label").labelled()
@@ -363,14 +424,18 @@ def test_a_tfds_data_set(prepared_tfds, monkeypatch):
     assert Source(path="tfds:moods", label="label").labelled()[0].classes == ("good", "bad")
     (first, *_) = Source(path="tfds:moods", column="words", label="tags").labelled()[0].documents()
     assert (first.text, first.label) == (["a", "b"], ["O", "B-X"])
-    numbers = [e.label for s in Source(path="tfds:moods", label="score").labelled() for e in s.documents()]
+    numbers = [
+        e.label for s in Source(path="tfds:moods", label="score").labelled() for e in s.documents()
+    ]
     assert sorted(numbers) == [0.0, 0.5, 1.0]
     assert "tensorflow" not in sys.modules
 
 
 @pytest.mark.hf
 @pytest.mark.filterwarnings("ignore")
-def test_text_of_a_tfds_data_set_is_prepared_like_a_file_of_it(prepared_tfds, monkeypatch, tmp_path):
+def test_text_of_a_tfds_data_set_is_prepared_like_a_file_of_it(
+    prepared_tfds, monkeypatch, tmp_path
+):
     """In processes of their own, which open the data set again."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_tfds))
     for name, texts in (
@@ -379,15 +444,19 @@ def test_text_of_a_tfds_data_set_is_prepared_like_a_file_of_it(prepared_tfds, mo
         ("held.txt", ["held"]),
     ):
         (tmp_path / name).write_text("\n\n".join(texts))
-    words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(TEXTS).lower())) | {"more", "text", "and", "held"})
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    words = sorted(
+        set(re.findall(r"\w+|[^\w\s]", " ".join(TEXTS).lower())) | {"more", "text", "and", "held"}
+    )
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    )
 
     def store(*paths):
         corpus = Corpus(
             sources=tuple(Source(path=path) for path in paths),
             held_out_sources=(Source(path=f"{tmp_path}/held.txt"),),
             tokenizer=f"{tmp_path}/vocab.txt",
-            length=16,
+            max_length=16,
         )
         return prepare(corpus, tmp_path / "stores", engine=Engine(processes=2))
 
@@ -414,5 +483,7 @@ def test_tfds_mistakes(prepared_tfds, monkeypatch):
 def test_importing_sources_imports_nothing_heavy():
     heavy = "jax", "numpy", "pyarrow", "datasets", "tokenizers"
     code = f"import sys, flaxdistill.data.sources; print([name for name in {heavy} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Reading a store: its blocks, its counts, and files that are not what the manifest says."""
+"""RowBuilder a store: its blocks, its counts, and files that are not what the manifest says."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,10 @@ def store(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(SPECIALS + COLOURS))
     one, two, held = (Source(path=str(tmp_path / f"{name}.txt")) for name in texts)
     corpus = Corpus(
-        sources=(one, two), held_out_sources=(held,), tokenizer=str(tmp_path / "vocab.txt"), length=32
+        sources=(one, two),
+        held_out_sources=(held,),
+        tokenizer=str(tmp_path / "vocab.txt"),
+        max_length=32,
     )
     return prepare(corpus, tmp_path / "stores")
 

@@ -25,7 +25,23 @@ TEXTS = [
 ]
 LITERAL = "a [MASK] b [SEP] c <mask> d </s> e [PAD]"
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-PIECES = ["the", "##s", "dog", "un", "##able", "straße", "Dog", "[", "]", "pad", "a", "b", "c", "d", "e"]
+PIECES = [
+    "the",
+    "##s",
+    "dog",
+    "un",
+    "##able",
+    "straße",
+    "Dog",
+    "[",
+    "]",
+    "pad",
+    "a",
+    "b",
+    "c",
+    "d",
+    "e",
+]
 
 
 @pytest.fixture
@@ -73,7 +89,9 @@ def test_a_text_that_spells_special_tokens_gets_its_characters(trained, vocab_tx
 def test_not_even_where_they_are_ordinary_pieces(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate([*SPECIALS, "a"])}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({t: i for i, t in enumerate([*SPECIALS, "a"])}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     vocabulary = load_vocabulary(tmp_path)
@@ -84,7 +102,12 @@ def test_truncation_and_padding_are_switched_off(trained, tmp_path):
     trained.save(tmp_path)
     before = lists(trained.encode(TEXTS))
     stored = json.loads((tmp_path / "tokenizer.json").read_text())
-    stored["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    stored["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     stored["padding"] = {
         "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
         "pad_type_id": 0, "pad_token": "[PAD]",
@@ -111,7 +134,9 @@ def test_vocab_txt_lowercases_unless_the_config_says_no(vocab_txt):
 
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_save_and_load_keep_everything(vocab_txt, tmp_path, lowercase):
-    (vocab_txt.parent / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
+    (vocab_txt.parent / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": lowercase})
+    )
     first = load_vocabulary(vocab_txt)
     first.save(tmp_path / "b")
     for path in (tmp_path / "b", tmp_path / "b" / "tokenizer.json", tmp_path / "b" / "vocab.txt"):
@@ -122,7 +147,9 @@ def test_save_and_load_keep_everything(vocab_txt, tmp_path, lowercase):
             first.special_ids,
         )
         assert (second.pad, second.unk, second.cls, second.sep, second.mask) == (0, 1, 2, 3, 4)
-        assert lists(second.encode(["The Dogs", *TEXTS])) == lists(first.encode(["The Dogs", *TEXTS]))
+        assert lists(second.encode(["The Dogs", *TEXTS])) == lists(
+            first.encode(["The Dogs", *TEXTS])
+        )
         assert second.config == first.config
     assert first.decode(first.encode(["unable dogs"])[0]) == "unable dogs"
 
@@ -170,7 +197,12 @@ def test_token_names_come_from_the_config(tmp_path):
 
 
 def test_export_leaks_no_local_paths(vocab_txt, tmp_path):
-    config = {"is_local": True, "local_files_only": True, "name_or_path": "/home/me", "model_max_length": 128}
+    config = {
+        "is_local": True,
+        "local_files_only": True,
+        "name_or_path": "/home/me",
+        "model_max_length": 128,
+    }
     (vocab_txt.parent / "tokenizer_config.json").write_text(json.dumps(config))
     load_vocabulary(vocab_txt).save(tmp_path / "b")
     assert json.loads((tmp_path / "b" / "tokenizer_config.json").read_text()) == {
@@ -235,7 +267,9 @@ def test_roberta_ids_equal_those_of_transformers(tmp_path):
     reference = RobertaTokenizerFast.from_pretrained(ROBERTA)
     vocabulary = load_vocabulary(ROBERTA)
     assert (vocabulary.cls, vocabulary.pad, vocabulary.sep, vocabulary.mask) == (0, 1, 2, 50264)
-    assert lists(vocabulary.encode(TEXTS)) == reference(TEXTS, add_special_tokens=False)["input_ids"]
+    assert (
+        lists(vocabulary.encode(TEXTS)) == reference(TEXTS, add_special_tokens=False)["input_ids"]
+    )
     vocabulary.save(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert loaded(TEXTS)["input_ids"] == reference(TEXTS)["input_ids"]
@@ -249,12 +283,16 @@ def test_roberta_ids_equal_those_of_transformers(tmp_path):
 def test_saved_files_load_in_transformers(trained, vocab_txt, tmp_path, lowercase):
     from transformers import AutoTokenizer
 
-    (vocab_txt.parent / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
+    (vocab_txt.parent / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": lowercase})
+    )
     for number, vocabulary in enumerate([trained, load_vocabulary(vocab_txt)]):
         vocabulary.save(tmp_path / str(number))
         loaded = AutoTokenizer.from_pretrained(tmp_path / str(number))
         texts = [*TEXTS, "The Dogs"]
-        expected = [[vocabulary.cls, *ids, vocabulary.sep] for ids in lists(vocabulary.encode(texts))]
+        expected = [
+            [vocabulary.cls, *ids, vocabulary.sep] for ids in lists(vocabulary.encode(texts))
+        ]
         encoded = loaded(texts)
         assert encoded["input_ids"] == expected
         assert encoded["token_type_ids"] == [[0] * len(ids) for ids in expected]

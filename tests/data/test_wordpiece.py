@@ -47,7 +47,9 @@ def test_training_learns_what_the_rust_trainer_learns():
 def test_training_keeps_to_the_size():
     assert train_wordpiece(TEXTS, 200).size < 200  # all there is to learn from so little text
     assert train_wordpiece(TEXTS, 80).size == 80
-    with pytest.raises(UserError, match=r"Vocabulary size 40 is too small: .* are 45; raise the size"):
+    with pytest.raises(
+        UserError, match=r"Vocabulary size 40 is too small: .* are 45; raise the size"
+    ):
         train_wordpiece(TEXTS, 40)
     with pytest.raises(UserError, match="holds no word"):
         train_wordpiece(["", " \n"], 40)

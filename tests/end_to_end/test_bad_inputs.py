@@ -44,7 +44,9 @@ class Bad(NamedTuple):
     command: str
     told: str
     make: Make = lambda here: None
-    cut: bool = False  # whether it is long, by what a library or the user says, and loses its middle
+    cut: bool = (
+        False  # whether it is long, by what a library or the user says, and loses its middle
+    )
 
 
 # --- the folder: text, labelled rows of every kind, a model, configs, and two runs ------------------------
@@ -59,36 +61,36 @@ from flaxdistill.losses.answers import Labels, SoftLabels
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.named import Named
 from flaxdistill.losses.relation import Relation
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.text_classification import Classification, Regression
-from flaxdistill.tasks.question_answering import Answering
-from flaxdistill.tasks.token_classification import Tagging
+from flaxdistill.tasks.question_answering import QuestionAnswering
+from flaxdistill.tasks.token_classification import TokenClassification
 
-text = Corpus(sources=(Source(path="text.txt"),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8)
+text = Corpus(sources=(Source(path="text.txt"),), vocab_size=200, max_length=16, held_out=0.1, held_out_blocks=8)
 tiny = Student(start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=16)
-common = dict(batch_size=8, steps=1, eval_batch_size=8, doctor=False)
+common = dict(batch_size=8, steps=1, eval_batch_size=8, sanity_checks=False)
 alone = Experiment(student=tiny, corpus=text, losses={"mlm": MaskedLM()}, **common)
 taught = Experiment(
     teacher=Teacher(path="bert", dtype="float32"),
     student=Student(dtype="float32"),
     corpus=text,
-    losses={"vocab": Vocab(tokens="masked"), "hidden": HiddenMSE()},
+    losses={"vocab": VocabKD(tokens="masked"), "hidden": HiddenMSE()},
     **common,
 )
 
 
 def labelled(task, path, column, label, pair=None):
     source = Source(path=path, column=column, pair=pair, label=label)
-    corpus = Corpus(sources=(source,), held_out_sources=(source,), length=16)
+    corpus = Corpus(sources=(source,), held_out_sources=(source,), max_length=16)
     student = Student(start=Start(path="bert"), dtype="float32")
     return Experiment(student=student, corpus=corpus, task=task, losses={"labels": Labels()}, **common)
 
 
 classes = labelled(Classification(), "rows.tsv", "sentence", "label")
 number = labelled(Regression(), "rows.tsv", "sentence", "score")
-tags = labelled(Tagging(), "tags.txt", "0", "-1")
-answers = labelled(Answering(stride=2), "squad.json", "question", "answers", "context")
+tags = labelled(TokenClassification(), "tags.txt", "0", "-1")
+answers = labelled(QuestionAnswering(stride=2), "squad.json", "question", "answers", "context")
 """
 
 ROWS = "sentence\tlabel\tscore\n" + "".join(
@@ -144,7 +146,13 @@ def contents(folder: Path) -> dict[str, bytes | str]:
     """All that lies in a folder: bytes of files, where links lead, and folders."""
     found: dict[str, bytes | str] = {}
     for path in sorted(folder.rglob("*")):
-        kind = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else path.read_bytes()
+        kind = (
+            os.readlink(path)
+            if path.is_symlink()
+            else "folder"
+            if path.is_dir()
+            else path.read_bytes()
+        )
         found[str(path.relative_to(folder))] = kind
     return found
 
@@ -158,7 +166,9 @@ def both(*makes: Make) -> Make:
 
 def cut(name: str, share: float = 0.5) -> Make:
     """Lose the end of a file."""
-    return lambda here: (here / name).write_bytes((d := (here / name).read_bytes())[: int(len(d) * share)])
+    return lambda here: (here / name).write_bytes(
+        (d := (here / name).read_bytes())[: int(len(d) * share)]
+    )
 
 
 def halve(name: str) -> Make:
@@ -270,12 +280,17 @@ TEXT = f"{TRAIN} --corpus.sources.0.path"
 AUGMENT = "augment rows.tsv out --model bert --column sentence --length 16"
 HF, WEIGHTS, RUN = "bert/config.json", "bert/model.safetensors", "run/experiment.json"
 INDEX, QA = f"{WEIGHTS}.index.json", "data.0.paragraphs.0.qas.0"
-INNER, OUTER = "bert.encoder.layer.1.intermediate.dense.weight", "bert.encoder.layer.1.output.dense.weight"
+INNER, OUTER = (
+    "bert.encoder.layer.1.intermediate.dense.weight",
+    "bert.encoder.layer.1.output.dense.weight",
+)
 TAGS, ANSWERS = "train tags.py --workdir w --corpus.sources.0.path", "train answers.py --workdir w"
 JUDGED = "train classes.py --workdir w --corpus.held-out-sources.0.path"
 MERGES = write("merges.txt", "")
 MINE_ALONE = "train mine.py --workdir w"
-LETTERS = "\n\n".join(f"{n} abcdefghijklmnopqrstuvwxyz абвгдежзийклмнопрстуфхцчшщъыьэюя" for n in range(99))
+LETTERS = "\n\n".join(
+    f"{n} abcdefghijklmnopqrstuvwxyz абвгдежзийклмнопрстуфхцчшщъыьэюя" for n in range(99)
+)
 CLASSES = "train classes.py --workdir w --corpus.sources.0.path"
 MINE = "distill mine.py --workdir w"
 
@@ -303,8 +318,8 @@ BAD: dict[str, Bad] = {
     "schedule of nan": Bad(f"{TRAIN} --losses.mlm.weight nan", "nan"),
     "schedule that goes back": Bad(f"{TRAIN} --losses.mlm.weight 4:1:-10", "'4:1:-10' is no schedule"),
     "temperature 0": Bad(f"{DISTILL} --losses.vocab.temperature 0", "temperature is 0; it must be above 0"),
-    "rate below 0": Bad(f"{TRAIN} --optim.rate -1", "optim.rate is -1.0; it must be above 0"),
-    "rate nan": Bad(f"{TRAIN} --optim.rate nan", "optim.rate is nan"),
+    "rate below 0": Bad(f"{TRAIN} --optim.learning-rate -1", "optim.learning_rate is -1.0; it must be above 0"),
+    "rate nan": Bad(f"{TRAIN} --optim.learning-rate nan", "optim.learning_rate is nan"),
     "b2 of 1": Bad(f"{TRAIN} --optim.b2 1", "optim.b2 is 1.0"),
     "eps below 0": Bad(f"{TRAIN} --optim.eps -1", "optim.eps is -1.0"),
     "clip below 0": Bad(f"{TRAIN} --optim.clip -1", "optim.clip is -1.0"),
@@ -327,8 +342,8 @@ BAD: dict[str, Bad] = {
     "mask shares": Bad(f"{TRAIN} --task.keep 0.9 --task.random 0.9", "task.keep 0.9 and task.random 0.9"),
     "smoothing": Bad(f"{TRAIN} --task.smoothing inf", "task.smoothing is inf"),
     "whole words of a batch": Bad(f"{TRAIN} --task.whole-words --task.scope batch", "set task.scope to row"),
-    "short blocks": Bad(f"{TRAIN} --corpus.length 8", "length is 8"),
-    "long blocks": Bad(f"{TRAIN} --corpus.length 32", "corpus.length 32 exceeds the 16 positions"),
+    "short blocks": Bad(f"{TRAIN} --corpus.max-length 8", "length is 8"),
+    "long blocks": Bad(f"{TRAIN} --corpus.max-length 32", "corpus.max_length 32 exceeds the 16 positions"),
     "small vocabulary": Bad(f"{TRAIN} --corpus.vocab-size 10", "vocab_size is 10"),
     "vocabulary too small": Bad(f"{TEXT} a.txt --corpus.vocab-size 64", "Vocabulary size 64 is too small",
         write("a.txt", LETTERS)),
@@ -339,7 +354,7 @@ BAD: dict[str, Bad] = {
     "seed below 0": Bad(f"{TRAIN} --seed -1", "seed is -1"),
     "seed beyond keys": Bad(f"{TRAIN} --seed 4611686018427387904", "below 2^30"),
     "seed twice": Bad(f"{TRAIN} --seeds 1 1", "seeds is 1, 1; name each of them once"),
-    "rate of a lane": Bad(f"{TRAIN} --rates 1e-3 nan", "rates is 0.001, nan; each must be above 0"),
+    "rate of a lane": Bad(f"{TRAIN} --learning-rates 1e-3 nan", "learning_rates is 0.001, nan; each must be above 0"),
     "flag of another stage": Bad("train mine.py --steps 3", "--one.steps", config("{'one': alone, 'two': alone}")),
     "no such stage": Bad("train mine.py --only thre", "--only thre names no stage of this config; there is three",
         config("{'three': alone}")),
@@ -382,11 +397,11 @@ BAD: dict[str, Bad] = {
     "stage of a keyword": Bad("train mine.py", "stage 'class' is no plain name", config("{'class': alone}")),
     "stage of a flag": Bad("train mine.py", "'data', which is a flag or folder", config("{'data': alone}")),
     "stage that comes later": Bad(MINE_ALONE, "stage 'one' needs stage 'two', but there is no earlier stage",
-        config("{'one': replace(alone, judge=Stage('two')), 'two': alone}")),
+        config("{'one': replace(alone, reference=Stage('two')), 'two': alone}")),
     "stage that is not there": Bad(MINE_ALONE, "earlier stages are one",
-        config("{'one': alone, 'two': replace(alone, judge=Stage('thre'))}")),
-    "stage of a single one": Bad(MINE_ALONE, "needs stage 'one'", config("replace(alone, judge=Stage('one'))")),
-    "stage that leads out": Bad(MINE_ALONE, "needs stage '../run'", config("replace(alone, judge=Stage('../run'))")),
+        config("{'one': alone, 'two': replace(alone, reference=Stage('thre'))}")),
+    "stage of a single one": Bad(MINE_ALONE, "needs stage 'one'", config("replace(alone, reference=Stage('one'))")),
+    "stage that leads out": Bad(MINE_ALONE, "needs stage '../run'", config("replace(alone, reference=Stage('../run'))")),
     "second stage without its teacher": Bad(MINE, "there is no directory nowhere",
         config("{'one': alone, 'two': replace(taught, teacher=Teacher(path='nowhere'))}")),
     "second stage without its text": Bad(MINE_ALONE, "none.txt does not exist",
@@ -394,7 +409,7 @@ BAD: dict[str, Bad] = {
     "second stage of odd batches": Bad(MINE.replace("distill", "train"), "batch_size 20 is not divisible",
         config("{'one': alone, 'two': replace(alone, batch_size=20)}")),
     "second stage of another head": Bad(MINE, "losses.vocab is about words",
-        config("{'one': alone, 'two': replace(classes, teacher=Teacher(path=Stage('one')), losses={'vocab': Vocab()})}")),
+        config("{'one': alone, 'two': replace(classes, teacher=Teacher(path=Stage('one')), losses={'vocab': VocabKD()})}")),
     # what does not fit together
     "train with a teacher": Bad("train taught.py --workdir w", "use flaxdistill distill"),
     "distill without one": Bad("distill alone.py --workdir w", "use flaxdistill train"),
@@ -409,13 +424,13 @@ BAD: dict[str, Bad] = {
         "replace(taught, ensemble={'b': replace(taught.teacher, attention='cudnn', dtype='bfloat16')})")),
     "kernel of a tpu": Bad(f"{DISTILL} --teacher.attention splash", "teacher.attention splash is for a tpu"),
     "loss without a teacher": Bad(MINE_ALONE, "losses.v compares with a teacher",
-        config("replace(alone, losses={'v': Vocab()})")),
+        config("replace(alone, losses={'v': VocabKD()})")),
     "teacher without a loss": Bad(MINE, "no loss compares with it", config("replace(taught, losses={'mlm': MaskedLM()})")),
-    "teacher and judge": Bad(f"{DISTILL} --judge bert", "evaluations compare with the teacher"),
+    "teacher and reference": Bad(f"{DISTILL} --reference bert", "evaluations compare with the teacher"),
     "teacher of no path": Bad(f"{DISTILL} --teacher.path ''", "give a directory, a Hub id or @stage"),
     "no loss": Bad("train mine.py", "losses is empty", config("replace(alone, losses={})")),
     "two losses of a term": Bad(MINE, "two losses have a term mlm",
-        config("replace(taught, losses={'a': Vocab(), 'b': MaskedLM()})")),
+        config("replace(taught, losses={'a': VocabKD(), 'b': MaskedLM()})")),
     "no sizes": Bad(MINE_ALONE, "student.num_layers, student.hidden_size",
         config("replace(alone, student=Student(start=Start(path=None)))")),
     "no labels": Bad(MINE_ALONE, "no source has a column of them", config("replace(classes, corpus=text)")),
@@ -430,21 +445,21 @@ BAD: dict[str, Bad] = {
     "more layers than the teacher": Bad(f"{DISTILL} --student.num-layers 3", "cannot start from a teacher of 2"),
     "layers to start from": Bad(f"{DISTILL} --student.start.layers 7", "start.layers 7 must name 1 layers"),
     "layers to start from of no word": Bad(f"{DISTILL} --student.start.layers every", "start.layers is 'every'"),
-    "svd of one width": Bad(f"{DISTILL} --student.start.narrow svd", "start.narrow svd turns the embeddings"),
+    "svd of one width": Bad(f"{DISTILL} --student.start.shrink svd", "start.shrink svd turns the embeddings"),
     "more positions than the teacher": Bad(f"{DISTILL} --student.max-positions 64", "max_positions 64 exceeds the 16"),
-    "blocks longer than the teacher": Bad(f"{DISTILL} --corpus.length 32", "corpus.length 32 exceeds the 16 positions"),
+    "blocks longer than the teacher": Bad(f"{DISTILL} --corpus.max-length 32", "corpus.max_length 32 exceeds the 16 positions"),
     "relations of odd heads": Bad(MINE, "3 relation heads do not divide",
         config("replace(taught, losses={'r': Relation(heads=3)})")),
     "teacher of no ensemble": Bad(MINE, "loss n is of teacher 2 and there are 1",
         config("replace(taught, losses={'n': Named(name='n', teacher=2)})")),
-    "offline of more words": Bad(f"{DISTILL} --teacher.offline 5000", "the vocabulary has 64 words; keep no more"),
-    "offline of batches": Bad(f"{DISTILL} --teacher.offline 5 --task.scope batch", "task.scope is batch; use row"),
-    "offline below 0": Bad(f"{DISTILL} --teacher.offline -1", "teacher.offline is -1"),
-    "offline with seeds": Bad(f"{DISTILL} --teacher.offline 5 --seeds 1 2", "order of one seed"),
-    "offline of a moving temperature": Bad(f"{DISTILL} --teacher.offline 5 --losses.vocab.temperature 4:1:9",
+    "offline of more words": Bad(f"{DISTILL} --teacher.cache-top-k 5000", "the vocabulary has 64 words; keep no more"),
+    "offline of batches": Bad(f"{DISTILL} --teacher.cache-top-k 5 --task.scope batch", "task.scope is batch; use row"),
+    "offline below 0": Bad(f"{DISTILL} --teacher.cache-top-k -1", "teacher.cache_top_k is -1"),
+    "offline with seeds": Bad(f"{DISTILL} --teacher.cache-top-k 5 --seeds 1 2", "order of one seed"),
+    "offline of a moving temperature": Bad(f"{DISTILL} --teacher.cache-top-k 5 --losses.vocab.temperature 4:1:9",
         "one temperature"),
     "start from nobody": Bad(f"{TRAIN} --student.start.path teacher2", "there is no directory teacher2"),
-    "distilbert of a bert": Bad(f"{DISTILL} --student.family distilbert --student.start.narrow svd", "svd"),
+    "distilbert of a bert": Bad(f"{DISTILL} --student.family distilbert --student.start.shrink svd", "svd"),
     # text
     "text not there": Bad(f"{TEXT} none.txt", "Text file none.txt does not exist"),
     "glob of nothing": Bad(f"{TEXT} 'texts/*.txt'", "Glob texts/*.txt matches no file"),
@@ -741,7 +756,7 @@ BAD: dict[str, Bad] = {
     "convert of a long name": Bad(f"convert {'a' * 300} out", "name"),
     # eval
     "layers of other rows": Bad("eval run --layers --data rows.tsv", "leave --against, --data"),
-    "layers without a teacher": Bad("eval run --layers", "run has no teacher or judge"),
+    "layers without a teacher": Bad("eval run --layers", "run has no teacher or reference"),
     "data of a text run": Bad("eval run --data rows.tsv", "has no labelled rows"),
     "data not there": Bad("eval task --data none.tsv", "none.tsv does not exist"),
     "data of an unknown label": Bad("eval task --data a.tsv", "a.tsv, line 2: the label 'maybe' is none of no, yes",

@@ -45,15 +45,21 @@ def test_notebooks_run(path, tmp_path):
     assert not any(cell.get("outputs") for cell in notebook.cells), "strip its outputs"
     # One device, as users have.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute(env=environment)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute(
+        env=environment
+    )
     told = [str(output) for cell in notebook.cells for output in cell.get("outputs", ())]
     assert any("finished at step" in line or "read back bit-equal" in line for line in told)
     assert not any("absl" in line for line in told)
     if path.stem == "your_own_classifier":
         line = r"(?:teacher|student|control): [\d,]+ parameters, accuracy ([\d.]+)"
         accuracies = [float(found) for found in re.findall(line, " ".join(told))]
-        assert len(accuracies) == 3 and min(accuracies) > 0.8  # of two classes, the larger of which has 0.57
+        assert (
+            len(accuracies) == 3 and min(accuracies) > 0.8
+        )  # of two classes, the larger of which has 0.57
 
 
 def test_there_are_notebooks():

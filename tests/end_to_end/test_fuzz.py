@@ -43,9 +43,9 @@ from flaxdistill.hub import checkpoint, convert, families
 from flaxdistill.hub.tensor_files import read_tensors
 from flaxdistill.inference.word_vectors import Neighbours
 from flaxdistill.models.encoder import make_init
-from flaxdistill.tasks.question_answering import Answering
+from flaxdistill.tasks.question_answering import QuestionAnswering
 from flaxdistill.tasks.text_classification import Classification, Regression
-from flaxdistill.tasks.token_classification import Tagging
+from flaxdistill.tasks.token_classification import TokenClassification
 from flaxdistill.train.log import Log, last, read_rows
 
 MANY = int(os.environ.get("FUZZ", "0"))
@@ -58,7 +58,7 @@ SETTINGS = settings(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
 ASKED = ("question", "answers", "context")
-EXPERIMENT = Experiment(teacher=Teacher(path="t"), keep="best")
+EXPERIMENT = Experiment(teacher=Teacher(path="t"), select="best")
 TIMES, CONSTANT = 60, 8 * 2**20
 """What a reader may allocate: so many times the file, and so many bytes."""
 
@@ -89,7 +89,9 @@ def damaged_bytes(draw: Any, data: bytes) -> bytes:
                 made[at:at] = draw(
                     st.one_of(
                         st.binary(max_size=9),
-                        st.sampled_from([b"\0", b"\xff", b'"', b"{", b"\n", b",", b"\t", b"9" * 40]),
+                        st.sampled_from(
+                            [b"\0", b"\xff", b'"', b"{", b"\n", b",", b"\t", b"9" * 40]
+                        ),
                     )
                 )
             case "repeat":
@@ -134,7 +136,13 @@ def damaged_lines(draw: Any, text: str) -> bytes:
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, item in list(items):
         yield value, key
         yield from _places(item)
@@ -173,7 +181,9 @@ def texts(name: str) -> Read:
 def store(folder: Path) -> None:
     opened = open_store(folder / "store")
     for blocks in (*opened.train, opened.held_out):
-        assert blocks.ids.ndim == blocks.segments.ndim == 2 and len(blocks.ids) == len(blocks.segments)
+        assert blocks.ids.ndim == blocks.segments.ndim == 2 and len(blocks.ids) == len(
+            blocks.segments
+        )
         np.asarray(blocks.ids).sum()
     opened.vocabulary()
     opened.counts()
@@ -184,13 +194,17 @@ def store(folder: Path) -> None:
 def spans(folder: Path) -> None:
     opened = open_store(folder / "spans")
     logits = [np.zeros((2, opened.length), np.float32)] * len(opened.held_out)
-    Answering().score(logits, [], opened)
+    QuestionAnswering().score(logits, [], opened)
 
 
 def prepared(folder: Path, where: str, name: str, task: Any, *columns: str) -> Path:
-    rows = Source(path=str(folder / name), **dict(zip(("column", "label", "pair"), columns, strict=False)))
-    corpus = Corpus(sources=(rows,), held_out_sources=(rows,), tokenizer=str(folder / "words"), length=16)
-    return prepare_examples(corpus, task.reading(), folder / where).path
+    rows = Source(
+        path=str(folder / name), **dict(zip(("column", "label", "pair"), columns, strict=False))
+    )
+    corpus = Corpus(
+        sources=(rows,), held_out_sources=(rows,), tokenizer=str(folder / "words"), max_length=16
+    )
+    return prepare_examples(corpus, task.row_builder(), folder / where).path
 
 
 def labelled(name: str, task: Any, *columns: str) -> Read:
@@ -202,7 +216,9 @@ def run(folder: Path) -> None:
     if not workdir.is_workdir(path):
         return
     found = workdir.read_experiment(path)
-    assert serialization.from_json(serialization.to_json(found), source="") == found or "nan" in repr(found)
+    assert serialization.from_json(
+        serialization.to_json(found), source=""
+    ) == found or "nan" in repr(found)
     workdir.read_inputs(path)
     workdir.read_config(path)
     workdir.check(path, EXPERIMENT)
@@ -210,7 +226,9 @@ def run(folder: Path) -> None:
 
 def metrics(folder: Path) -> None:
     rows = read_rows(folder / "run" / "metrics.jsonl")
-    Console(file=io.StringIO()).print(terminal.results([{"name": "student"} | last(rows, "held_out")]))
+    Console(file=io.StringIO()).print(
+        terminal.results([{"name": "student"} | last(rows, "held_out")])
+    )
     workdir.evaluations(folder / "run")
     log = Log(folder / "run", step=4)
     log.spike(1.0)
@@ -235,9 +253,9 @@ READERS = {
     "txt": Reader("a.txt", texts("a.txt")),
     "classes": Reader("rows.jsonl", labelled("rows.jsonl", Classification(), "text", "label"), damaged_lines),
     "numbers": Reader("scores.tsv", labelled("scores.tsv", Regression(), "text", "score")),
-    "tags": Reader("tags.txt", labelled("tags.txt", Tagging(), "0", "-1")),
-    "listed tags": Reader("tags.json", labelled("tags.json", Tagging(scheme="plain"), "words", "tags"), damaged_json),
-    "squad": Reader("squad.json", labelled("squad.json", Answering(stride=2), *ASKED), damaged_json),
+    "tags": Reader("tags.txt", labelled("tags.txt", TokenClassification(), "0", "-1")),
+    "listed tags": Reader("tags.json", labelled("tags.json", TokenClassification(scheme="plain"), "words", "tags"), damaged_json),
+    "squad": Reader("squad.json", labelled("squad.json", QuestionAnswering(stride=2), *ASKED), damaged_json),
     "experiment.json": Reader("run/experiment.json", run, damaged_json),
     "metrics.jsonl": Reader("run/metrics.jsonl", metrics, damaged_lines),
     "tokenizer.json": Reader("tokenizer/tokenizer.json", words("tokenizer"), damaged_json),
@@ -263,15 +281,21 @@ def whole(tmp_path_factory) -> Path:
     (folder / "words" / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     load_vocabulary(folder / "words").save(folder / "tokenizer")
     names = ["<s>", "</s>", "<pad>", "<unk>", "<mask>", "t", "h", "e", "th", "the"]
-    (folder / "bpe" / "vocab.json").write_text(json.dumps({name: n for n, name in enumerate(names)}))
+    (folder / "bpe" / "vocab.json").write_text(
+        json.dumps({name: n for n, name in enumerate(names)})
+    )
     (folder / "bpe" / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
 
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     (folder / "a.jsonl").write_text(lines)
     (folder / "rows.jsonl").write_text(lines)
     (folder / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    (folder / "a.csv").write_text("id,text\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(TEXTS)))
-    (folder / "a.tsv").write_text("id\ttext\n" + "".join(f"{n}\t{text}" for n, text in enumerate(TEXTS)))
+    (folder / "a.csv").write_text(
+        "id,text\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(TEXTS))
+    )
+    (folder / "a.tsv").write_text(
+        "id\ttext\n" + "".join(f"{n}\t{text}" for n, text in enumerate(TEXTS))
+    )
     (folder / "scores.tsv").write_text("text\tscore\nthe cat\t1.5\na dog\t-2e3\n")
     (folder / "a.txt").write_text("\n".join(TEXTS))
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), folder / "a.parquet")
@@ -281,8 +305,12 @@ def whole(tmp_path_factory) -> Path:
     (folder / "squad.json").write_text(json.dumps(squad))
     (folder / "glove.txt").write_text("the 1 2\ncat 2 1\ndog 0.5 -1\n")
 
-    prepared(folder, "made", "rows.jsonl", Classification(), "text", "label").rename(folder / "store")
-    prepared(folder, "made", "squad.json", Answering(stride=2), *ASKED).rename(folder / "spans")
+    prepared(folder, "made", "rows.jsonl", Classification(), "text", "label").rename(
+        folder / "store"
+    )
+    prepared(folder, "made", "squad.json", QuestionAnswering(stride=2), *ASKED).rename(
+        folder / "spans"
+    )
 
     for name, family in (("model", "bert"), ("distilbert", "distilbert")):
         config = tiny_config(vocab_size=len(WORDS), type_vocab_size=2 if family == "bert" else 0)
@@ -302,12 +330,18 @@ def whole(tmp_path_factory) -> Path:
     convert.convert(str(folder / "model"), folder / "converted")
 
     workdir.record(
-        folder / "run", EXPERIMENT, families.family("bert"), tiny_config(), {"blocks": "0123456789abcdef"}
+        folder / "run",
+        EXPERIMENT,
+        families.family("bert"),
+        tiny_config(),
+        {"blocks": "0123456789abcdef"},
     )
     metrics = [{"step": n, "loss": 1.0 / n} for n in (1, 2, 3)] + [
         {"step": 4, "split": "held_out", "mlm": 1.5}
     ]
-    (folder / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    (folder / "run" / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in metrics)
+    )
     return folder
 
 
@@ -378,7 +412,9 @@ def test_what_is_damaged_is_read_or_refused(name, whole):
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         assert len(said) < 2000
-        assert peak < TIMES * (len(made) + rest) + CONSTANT, f"{peak:,} bytes for a file of {len(made):,}"
+        assert peak < TIMES * (len(made) + rest) + CONSTANT, (
+            f"{peak:,} bytes for a file of {len(made):,}"
+        )
 
     damaged = reader.damaged(data.decode()) if reader.damaged else damaged_bytes(data)
     try:
@@ -416,12 +452,22 @@ def test_libraries_allocate_no_more(name, whole, tmp_path):
     for at in heads:
         made = data[:at] + b"\xff\xff\xff\xff\xff\xff\xff\x3f" + data[at + 8 :]
         (tmp_path / f"{at:05}").write_bytes(made)
-    command = [sys.executable, "-c", WITHIN, str(Path(__file__).parent), str(whole), name, str(tmp_path)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]).rstrip(
-        os.pathsep
-    )
+    command = [
+        sys.executable,
+        "-c",
+        WITHIN,
+        str(Path(__file__).parent),
+        str(whole),
+        name,
+        str(tmp_path),
+    ]
+    path = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+        )
     finally:
         (whole / READERS[name].file).write_bytes(data)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-2000:]

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.named import Named
-from flaxdistill.losses.relation import Relation, Scores
+from flaxdistill.losses.relation import Relation, AttentionScores
 from flaxdistill.train.optimizer import AdamW
 from flaxdistill.losses.schedule import constant
 from flaxdistill.tasks.mlm import MLM
@@ -29,17 +29,17 @@ def test_everything_at_once(home, config, tmp_path):
         f"""{LOSSES}
 student = replace(
     taught.student, num_layers=1, hidden_size=8, num_heads=2,
-    start=replace(taught.student.start, narrow="truncate"),
+    start=replace(taught.student.start, shrink="truncate"),
 )
 config = replace(
     taught, student=student, steps=3, ensemble={{"second": Teacher(path={str(second)!r})}},
     task=MLM(whole_words=True), optim=AdamW(lamb=True),
     losses={{
-        "vocab": Vocab(divergence="jsd"),
-        "cosine": Cosine(layers="uniform", project="each"),
+        "vocab": VocabKD(divergence="jsd"),
+        "cosine": HiddenCosine(layers="uniform", project="each"),
         "hidden": HiddenMSE(layers="0:0,-1:-1", project="shared"),
         "relation": Relation(relations="qk,vv"),
-        "scores": Scores(layers="-1:1"),
+        "scores": AttentionScores(layers="-1:1"),
         "far": Named(name="far", teacher=1, loss=HiddenMSE(layers="-1:3", project="shared", weight=constant(0.25))),
     }},
 )"""
@@ -77,7 +77,9 @@ config = {"first": first, "second": second, "third": third}"""
     assert "another experiment (inputs.ensemble.assistant" in out
 
 
-def test_whole_words_of_another_vocabulary_leave_nothing_behind(home, config, tmp_path, monkeypatch):
+def test_whole_words_of_another_vocabulary_leave_nothing_behind(
+    home, config, tmp_path, monkeypatch
+):
     from flaxdistill.data.tokenizer import Vocabulary
     from flaxdistill.errors import UserError
 
@@ -95,12 +97,12 @@ def test_stored_answers_of_layers_are_those_of_the_teacher(home, config, tmp_pat
     path = config(
         f"""{LOSSES}
 config = replace(taught, steps=2, losses={{
-    "vocab": Vocab(tokens="masked"), "hidden": HiddenMSE(), "relation": Relation(layers="-1:1"), "scores": Scores(),
+    "vocab": VocabKD(tokens="masked"), "hidden": HiddenMSE(), "relation": Relation(layers="-1:1"), "scores": AttentionScores(),
 }})"""
     )
     run = ("distill", path, "--data-dir", tmp_path / "data")
     succeed(*run, "--workdir", tmp_path / "online")
-    succeed(*run, "--workdir", tmp_path / "offline", "--teacher.offline", 8)
+    succeed(*run, "--workdir", tmp_path / "offline", "--teacher.cache-top-k", 8)
     online, offline = (rows_of(tmp_path / name) for name in ("online", "offline"))
     for term in ("hidden", "relation_qq", "scores"):
         np.testing.assert_allclose([r[term] for r in offline], [r[term] for r in online], rtol=2e-2)
@@ -114,8 +116,8 @@ config = replace(taught, steps=2, losses={{
         ('task=MLM(rate=0.0)', "masks nothing, but a loss predicts the masked tokens"),
         ('teacher=None, student=replace(taught.student, start=replace(taught.student.start, path=None)), '
          'ensemble={"b": taught.teacher}', "but there is no teacher"),
-        ('student=replace(taught.student, hidden_size=8), losses={"v": Vocab()}', "cut it down with start.narrow"),
-        ('losses={"s": Scores()}, student=replace(taught.student, hidden_size=8, num_heads=1, '
+        ('student=replace(taught.student, hidden_size=8), losses={"v": VocabKD()}', "cut it down with start.shrink"),
+        ('losses={"s": AttentionScores()}, student=replace(taught.student, hidden_size=8, num_heads=1, '
          'start=replace(taught.student.start, layers="random"))', "student has 1 heads and the teacher 2"),
     ],
 )  # fmt: skip

@@ -47,14 +47,14 @@ from flaxdistill.tasks.text_classification import Classification, Regression
 source = Source(path={train!r}, column="sentence", label="label")
 teacher = Experiment(
     student=Student(start=Start(path={model!r}), dtype="float32", dropout=0.02, attention_dropout=0.02),
-    corpus=Corpus(sources=(source,), held_out_sources=(replace(source, path={dev!r}, rows=40),), length=16),
+    corpus=Corpus(sources=(source,), held_out_sources=(replace(source, path={dev!r}, rows=40),), max_length=16),
     task=Classification(),
     losses={{"labels": Labels()}},
-    optim=AdamW(rate=1e-2, clip=1.0),
+    optim=AdamW(learning_rate=1e-2, clip=1.0),
     batch_size=16,
     steps=80,
     eval_batch_size=16,
-    doctor=False,
+    sanity_checks=False,
 )
 student = replace(
     teacher,
@@ -63,7 +63,7 @@ student = replace(
     losses={{"labels": Labels(), "soft": SoftLabels(), "hidden": HiddenMSE()}},
     steps=40,
 )
-control = replace(student, teacher=None, judge=Stage("teacher"), losses={{"labels": Labels()}})
+control = replace(student, teacher=None, reference=Stage("teacher"), losses={{"labels": Labels()}})
 """
 
 
@@ -90,7 +90,9 @@ def folder(tmp_path_factory):
     model = write_model(folder / "model", words, num_layers=2)
     train = table(folder / "train.tsv", sentences(0, 200))
     dev = table(folder / "dev.tsv", sentences(1, 40))
-    (folder / "common.txt").write_text(CONFIG.format(model=str(model), train=str(train), dev=str(dev)))
+    (folder / "common.txt").write_text(
+        CONFIG.format(model=str(model), train=str(train), dev=str(dev))
+    )
     return folder
 
 
@@ -128,7 +130,9 @@ def test_a_teacher_learns_and_its_student_agrees(story):
     assert {"labels", "kl", "hidden"} <= set(terms)
     printed = succeed("eval", story / "student")
     assert f"{student['accuracy']:.2%}" in printed and f"{student['agreement']:.2%}" in printed
-    assert f"{teacher['accuracy']:.2%}" in succeed("eval", story / "student", "--model", story / "teacher")
+    assert f"{teacher['accuracy']:.2%}" in succeed(
+        "eval", story / "student", "--model", story / "teacher"
+    )
     model = checkpoint.read_model(str(story / "teacher" / "export"))
     assert model.config.labels == ("no", "yes") and model.config.num_layers == 2
     assert checkpoint.read_model(str(story / "student" / "export")).config.num_layers == 1
@@ -139,7 +143,7 @@ def test_a_teacher_learns_and_its_student_agrees(story):
 def test_stopped_and_lengthened_is_as_in_one_go(story, config, tmp_path):
     """With an epoch that ends inside the run, and dropout."""
     path = config(
-        'config = replace(teacher, log_every=1, optim=AdamW(rate=1e-2, warmup=0.0, decay="constant"))'
+        'config = replace(teacher, log_every=1, optim=AdamW(learning_rate=1e-2, warmup=0.0, decay="constant"))'
     )
     succeed("train", path, "--workdir", tmp_path / "two", "--steps", "7")
     succeed("train", path, "--workdir", tmp_path / "two", "--steps", "20")
@@ -195,9 +199,11 @@ def test_other_heads_learn_from_a_teacher_too(folder, config, tmp_path, kind):
         words[int(draw.integers(6))] = "good"
     if kind == "tags":
         path = tmp_path / "rows.txt"
-        lines = ["".join(f"{w} {'B-X' if w == 'good' else 'O'}\n" for w in words) for words in texts]
+        lines = [
+            "".join(f"{w} {'B-X' if w == 'good' else 'O'}\n" for w in words) for words in texts
+        ]
         path.write_text("\n".join(lines))
-        columns, task = 'column="0", label="-1"', "Tagging()"
+        columns, task = 'column="0", label="-1"', "TokenClassification()"
     else:
         path = tmp_path / "rows.jsonl"
         rows = [
@@ -209,9 +215,12 @@ def test_other_heads_learn_from_a_teacher_too(folder, config, tmp_path, kind):
             for words in texts
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        columns, task = 'column="question", pair="context", label="answers"', "Answering(stride=2)"
+        columns, task = (
+            'column="question", pair="context", label="answers"',
+            "QuestionAnswering(stride=2)",
+        )
     both = config(
-        "from flaxdistill.tasks.question_answering import Answering\nfrom flaxdistill.tasks.token_classification import Tagging\n"
+        "from flaxdistill.tasks.question_answering import QuestionAnswering\nfrom flaxdistill.tasks.token_classification import TokenClassification\n"
         f"source = Source(path={str(path)!r}, {columns})\n"
         "corpus = replace(teacher.corpus, sources=(source,), held_out_sources=(source,))\n"
         f"teacher = replace(teacher, corpus=corpus, task={task}, steps=60)\n"
@@ -265,10 +274,10 @@ REFUSED = {
         "config = replace(config, student=replace(config.student, start=Start(path={model!r})))",
         "has no sequence head; choose a BertForSequenceClassification checkpoint of it",
     ),
-    "offline": (
-        "config = replace(student, teacher=Teacher(path={teacher!r}, offline=8), student=replace(student.student, "
+    "cache_top_k": (
+        "config = replace(student, teacher=Teacher(path={teacher!r}, cache_top_k=8), student=replace(student.student, "
         "start=Start(path={teacher!r})))",
-        "teacher.offline keeps words of a text, and the task has other answers; set it to 0",
+        "teacher.cache_top_k keeps words of a text, and the task has other answers; set it to 0",
     ),
 }
 
@@ -289,28 +298,36 @@ def lanes(folder):
     path = folder / "lanes.py"
     path.write_text(
         (folder / "common.txt").read_text()
-        + "config = replace(teacher, seeds=(0, 5), rates=(1e-2, 3e-4), steps=20, eval_every=4, keep='best')\n"
+        + "config = replace(teacher, seeds=(0, 5), learning_rates=(1e-2, 3e-4), steps=20, eval_every=4, select='best')\n"
     )
-    succeed("train", path, "--workdir", folder / "lanes", "--steps", "8", "--optim.decay", "constant")
-    out = succeed("train", path, "--workdir", folder / "lanes", "--steps", "20", "--optim.decay", "constant")
+    succeed(
+        "train", path, "--workdir", folder / "lanes", "--steps", "8", "--optim.decay", "constant"
+    )
+    out = succeed(
+        "train", path, "--workdir", folder / "lanes", "--steps", "20", "--optim.decay", "constant"
+    )
     return folder / "lanes", out
 
 
 @pytest.mark.slow
 def test_every_lane_is_the_run_it_would_be_alone(lanes, config, tmp_path):
     path = config("config = replace(teacher, seed=5, steps=20, eval_every=4)")
-    flags = ("--optim.decay", "constant", "--optim.rate", "3e-4")
+    flags = ("--optim.decay", "constant", "--optim.learning-rate", "3e-4")
     succeed("train", path, "--workdir", tmp_path / "alone", *flags)
     alone = rows_of(tmp_path / "alone", "held_out")
     beside = [
-        row for row in rows_of(lanes[0], "held_out") if row.pop("seed") == 5 and row.pop("rate") == 3e-4
+        row
+        for row in rows_of(lanes[0], "held_out")
+        if row.pop("seed") == 5 and row.pop("learning_rate") == 3e-4
     ]
     assert len(rows_of(lanes[0], "held_out")) == 4 * len(alone) == 20
     assert [row["step"] for row in beside] == [row["step"] for row in alone]
     for ours, theirs in zip(beside, alone, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-6)
     _, encoder = workdir.read_config(tmp_path / "alone")
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), shapes_of(encoder))
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), shapes_of(encoder)
+    )
     last = jax.tree.map(lambda leaf: leaf[3], read_student(lanes[0], 20, shapes))
     own = workdir.read_model(str(tmp_path / "alone")).params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), last, own)
@@ -327,7 +344,7 @@ def test_the_best_of_the_lanes_is_given(lanes):
         assert name in printed and f"{row['accuracy']:.2%}" in printed
     model = workdir.read_model(str(path))
     assert checkpoint.read_model(str(path / "export")).digest == model.digest
-    assert evaluate.judge(path, str(path / "export")).figures["accuracy"] == best
+    assert evaluate.reference(path, str(path / "export")).metrics["accuracy"] == best
     assert "seed 0, rate 0.01" in out and "median, rate " in printed
     card = (path / "export" / "README.md").read_text()
     assert f"value: {best}" in card.partition("---\n# ")[0]
@@ -336,7 +353,10 @@ def test_the_best_of_the_lanes_is_given(lanes):
         for row in workdir.evaluations(path)
         if f"seed {row['seed']}, rate {row['rate']:g}" in model.source
     ]
-    assert f"of 4 that learned side by side: seed {given['seed']}, highest rate {given['rate']:g}." in card
+    assert (
+        f"of 4 that learned side by side: seed {given['seed']}, highest rate {given['rate']:g}."
+        in card
+    )
 
 
 def test_a_row_of_the_log_holds_the_means_of_its_lanes(lanes):
@@ -348,7 +368,9 @@ def test_a_row_of_the_log_holds_the_means_of_its_lanes(lanes):
 
 def test_lanes_are_read_at_once(lanes, monkeypatch):
     read = []
-    monkeypatch.setattr(workdir, "read_student", lambda *a, **k: read.append(a) or read_student(*a, **k))
+    monkeypatch.setattr(
+        workdir, "read_student", lambda *a, **k: read.append(a) or read_student(*a, **k)
+    )
     assert len(workdir.read_lanes(str(lanes[0]))) == 4
     assert len(read) == 1
 
@@ -356,25 +378,32 @@ def test_lanes_are_read_at_once(lanes, monkeypatch):
 def test_a_median_is_of_the_seeds_of_one_rate(lanes):
     path = lanes[0]
     rows = evaluate.evaluate(path, against=str(path / "export"))
-    ours = {rate: [row["accuracy"] for row in rows[:4] if row["rate"] == rate] for rate in (1e-2, 3e-4)}
+    ours = {
+        rate: [row["accuracy"] for row in rows[:4] if row["learning_rate"] == rate]
+        for rate in (1e-2, 3e-4)
+    }
     assert [len(seeds) for seeds in ours.values()] == [2, 2]
     best = max(ours, key=lambda rate: statistics.median(ours[rate]))
     middle, difference = rows[4], rows[-1]
     assert middle["name"] == f"median, rate {best:g}"
     assert middle["accuracy"] == statistics.median(ours[best])
     assert middle["spread"] == (min(ours[best]), max(ours[best]))
-    assert difference["accuracy"] == pytest.approx(statistics.mean(ours[best]) - rows[-2]["accuracy"])
+    assert difference["accuracy"] == pytest.approx(
+        statistics.mean(ours[best]) - rows[-2]["accuracy"]
+    )
     table = stages.table({"": workdir.read_experiment(path)}, path)
-    assert table[-1]["name"] == f"student, rate {best:g}" and table[-1]["spread"] == middle["spread"]
+    assert (
+        table[-1]["name"] == f"student, rate {best:g}" and table[-1]["spread"] == middle["spread"]
+    )
 
 
 @pytest.mark.parametrize("figure", ["absent", "null"])
-def test_before_a_number_the_student_is_the_last_one(config, tmp_path, figure):
+def test_before_a_number_the_student_is_the_last_one(config, tmp_path, metric):
     """What keep best holds by then is the student of step 0."""
     path = tmp_path / "w"
-    flags = ("--steps", 8, "--eval-every", 8, "--save-every", 4, "--keep", "best")
+    flags = ("--steps", 8, "--eval-every", 8, "--save-every", 4, "--select", "best")
     succeed("train", config("config = teacher"), "--workdir", path, *flags)
-    if figure == "absent":
+    if metric == "absent":
         shutil.rmtree(path / "checkpoints" / "8")
     else:
         log = path / "metrics.jsonl"
@@ -387,7 +416,7 @@ def test_before_a_number_the_student_is_the_last_one(config, tmp_path, figure):
     assert jax.tree.all(jax.tree.map(np.array_equal, model.params, last))
     first = read_student(path, step, shapes, best=True)
     same = jax.tree.all(jax.tree.map(np.array_equal, first, last))
-    assert same == (figure == "null")  # of step 8 the best was seen
+    assert same == (metric == "null")  # of step 8 the best was seen
 
 
 def test_a_seed_without_a_number_is_the_worst():
@@ -407,7 +436,10 @@ def test_classes_without_names_are_told_what_they_are_taken_for(story):
         model, config=dataclasses.replace(model.config, labels=("LABEL_0", "LABEL_1"))
     )
     said = compatibility.presumed(unnamed, ("no", "yes"))
-    assert said == f"{model.source} names none of its classes; they are taken for no, yes, in this order"
+    assert (
+        said
+        == f"{model.source} names none of its classes; they are taken for no, yes, in this order"
+    )
     assert (
         compatibility.presumed(unnamed, ("0", "1")) is None
         and compatibility.presumed(model, ("no", "yes")) is None
@@ -419,12 +451,17 @@ def test_classes_may_stand_in_another_order(story, tmp_path):
     turned, config = tmp_path / "turned", tmp_path / "turned" / "config.json"
     shutil.copytree(story / "student" / "export", turned)
     weights = load_file(turned / "model.safetensors")
-    head = {name: np.ascontiguousarray(x[::-1]) for name, x in weights.items() if "classifier" in name}
+    head = {
+        name: np.ascontiguousarray(x[::-1]) for name, x in weights.items() if "classifier" in name
+    }
     save_file(weights | head, turned / "model.safetensors")
     told: list[str] = []
 
     def accuracy(*names):
-        named = {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+        named = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: n for n, name in enumerate(names)},
+        }
         config.write_text(json.dumps(json.loads(config.read_text()) | named))
         (row,) = evaluate.evaluate(story / "student", str(turned), report=told.append)
         return row["accuracy"]
@@ -432,7 +469,9 @@ def test_classes_may_stand_in_another_order(story, tmp_path):
     (ours,) = evaluate.evaluate(story / "student")
     assert accuracy("yes", "no") == ours["accuracy"] != 0.5 and not told
     assert accuracy("LABEL_0", "LABEL_1") == pytest.approx(1 - ours["accuracy"])
-    assert told == [f"{turned} names none of its classes; they are taken for no, yes, in this order"]
+    assert told == [
+        f"{turned} names none of its classes; they are taken for no, yes, in this order"
+    ]
 
 
 def test_a_student_learns_from_fewer_rows_than_a_batch(folder, config, story, tmp_path):
@@ -440,7 +479,7 @@ def test_a_student_learns_from_fewer_rows_than_a_batch(folder, config, story, tm
     config(
         f"path = {str(story / 'teacher')!r}\n"
         "few = replace(teacher.corpus, sources=(replace(source, rows=20),))\n"
-        "config = replace(student, teacher=Teacher(path=path), corpus=few, batch_size=64, steps=2, doctor=True,\n"
+        "config = replace(student, teacher=Teacher(path=path), corpus=few, batch_size=64, steps=2, sanity_checks=True,\n"
         "    student=replace(student.student, start=Start(path=path)))"
     )
     succeed("distill", tmp_path / "mine.py", "--workdir", tmp_path / "w")
@@ -456,8 +495,16 @@ def test_rows_without_labels_are_told_of(folder, config, tmp_path):
 
 
 def test_classes_that_are_whole_numbers_stand_by_size():
-    rows = [Example(f"row {label}", "the cat", label=label) for label in ("10", 9, "2", "unknown", 1)]
-    assert Classification().reading().settle(iter(rows), ()) == ["1", "2", "9", "10", "unknown"]
+    rows = [
+        Example(f"row {label}", "the cat", label=label) for label in ("10", 9, "2", "unknown", 1)
+    ]
+    assert Classification().row_builder().resolve_student(iter(rows), ()) == [
+        "1",
+        "2",
+        "9",
+        "10",
+        "unknown",
+    ]
 
 
 def test_answers_that_are_no_numbers_are_no_score(story, folder, tmp_path):
@@ -467,7 +514,7 @@ def test_answers_that_are_no_numbers_are_no_score(story, folder, tmp_path):
     weights = load_file(broken / "model.safetensors")
     huge = np.full_like(weights["classifier.weight"], 3e38)
     save_file(weights | {"classifier.weight": huge}, broken / "model.safetensors")
-    assert np.isnan(evaluate.judge(story / "student", str(broken)).figures["accuracy"])
+    assert np.isnan(evaluate.reference(story / "student", str(broken)).metrics["accuracy"])
     assert "answers with what is no number" in refused("predict", broken, "the cat")
 
 
@@ -483,9 +530,9 @@ def test_a_difference_has_an_interval(lanes, story, folder):
     (folder / "other.jsonl").write_text("\n".join(lines))
     named = {"data": str(folder / "other.jsonl"), "column": "said", "label": "is"}
     assert evaluate.evaluate(story / "student", **named) == rows
-    assert evaluate.evaluate(story / "student", data=str(folder / "dev.tsv"))[0]["accuracy"] == pytest.approx(
-        rows_of(story / "student", "held_out")[-1]["accuracy"]
-    )
+    assert evaluate.evaluate(story / "student", data=str(folder / "dev.tsv"))[0][
+        "accuracy"
+    ] == pytest.approx(rows_of(story / "student", "held_out")[-1]["accuracy"])
 
 
 @pytest.mark.slow
@@ -497,8 +544,10 @@ def test_lanes_stop_when_they_are_told_to(config, tmp_path, monkeypatch):
         yield [signal.SIGTERM]
 
     monkeypatch.setattr(stages, "_signals", told)
-    path = config("config = replace(teacher, seeds=(0, 1), steps=3, fsdp=2, keep='best')")
-    assert "stopped after step 1, which is saved" in succeed("train", path, "--workdir", tmp_path / "w")
+    path = config("config = replace(teacher, seeds=(0, 1), steps=3, fsdp=2, select='best')")
+    assert "stopped after step 1, which is saved" in succeed(
+        "train", path, "--workdir", tmp_path / "w"
+    )
     monkeypatch.undo()
     assert "goes on from step 1 of 3" in succeed("train", path, "--workdir", tmp_path / "w")
     assert len(rows_of(tmp_path / "w", "held_out")) == 2
@@ -510,7 +559,7 @@ def test_lanes_stop_when_they_are_told_to(config, tmp_path, monkeypatch):
     ("flags", "said"),
     [
         (("--seeds", "1", "1"), "name each of them once"),
-        (("--rates", "0"), "each must be above 0"),
+        (("--learning-rates", "0"), "each must be above 0"),
         (("--seeds", "-1"), "at least 0"),
     ],
 )
@@ -530,7 +579,9 @@ def test_wrong_lanes(config, tmp_path, flags, said):
         ('task=Regression(), losses={"soft": SoftLabels()}', "a number has no distribution"),
     ],
 )
-def test_a_stage_that_cannot_fit_is_refused_before_its_teacher_is_trained(config, tmp_path, change, said):
+def test_a_stage_that_cannot_fit_is_refused_before_its_teacher_is_trained(
+    config, tmp_path, change, said
+):
     path = config(f'config = {{"teacher": teacher, "student": replace(student, {change})}}')
     assert said in refused("distill", path, "--workdir", tmp_path / "w")
     assert not (tmp_path / "w").exists()
@@ -539,7 +590,9 @@ def test_a_stage_that_cannot_fit_is_refused_before_its_teacher_is_trained(config
 def test_a_later_stage_may_name_the_labels(config, tmp_path):
     labels = "task=Classification(labels=('no', 'yes'))"
     path = config(f'config = {{"teacher": teacher, "student": replace(student, {labels})}}')
-    said = succeed("distill", path, "--workdir", tmp_path / "w", "--teacher.steps", 2, "--student.steps", 2)
+    said = succeed(
+        "distill", path, "--workdir", tmp_path / "w", "--teacher.steps", 2, "--student.steps", 2
+    )
     assert said.count("read back bit-equal") == 2
 
 
@@ -560,21 +613,21 @@ def test_tinybert_in_two_stages_on_variants(folder, config, tmp_path):
         "--variants", "2", "--length", "16", "--share", "0.2",
     )  # fmt: skip
     path = config(f"""
-from flaxdistill.losses.relation import Scores
+from flaxdistill.losses.relation import AttentionScores
 from flaxdistill.losses.schedule import constant
 
 more = replace(teacher.corpus, sources=(replace(source, path={str(tmp_path / "more")!r}),))
 states = replace(
     student,
     corpus=more,
-    losses={{"scores": Scores(), "hidden": HiddenMSE(layers="0:0,1:2")}},
+    losses={{"scores": AttentionScores(), "hidden": HiddenMSE(layers="0:0,1:2")}},
     student=replace(student.student, start=Start(path=Stage("teacher"), layers="random")),
 )
 answers = replace(
     states,
     student=replace(student.student, start=Start(path=Stage("states")), num_layers=1),
     losses={{"soft": SoftLabels(temperature=constant(1.0), divergence="ce")}},
-    keep="best",
+    select="best",
     eval_every=10,
 )
 config = {{"teacher": teacher, "states": states, "answers": answers}}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from helpers.paths import ROOT
 
-from flaxdistill.errors import Lost, UserError
+from flaxdistill.errors import PeersLost, UserError
 
 SCRIPTS = ROOT / "tpu_scripts"
 RUN = [
@@ -144,14 +144,24 @@ def test_a_dry_run_prints_what_is_done(desk, script, verb):
             {"ACCELERATOR": "v4-32", "CAPACITY": "reserved"},
             "--runtime-version=tpu-ubuntu2204-base --reserved",
         ),
-        ("queued.sh", "create", {"ACCELERATOR": "v5litepod-16"}, "--runtime-version=v2-alpha-tpuv5-lite"),
+        (
+            "queued.sh",
+            "create",
+            {"ACCELERATOR": "v5litepod-16"},
+            "--runtime-version=v2-alpha-tpuv5-lite",
+        ),
         (
             "queued.sh",
             "create",
             {"ACCELERATOR": "v5p-8", "SLICES": "2"},
             "--runtime-version=v2-alpha-tpuv5 --node-count=2 --node-prefix=pod",
         ),
-        ("queued.sh", "launch", {}, "--worker=all pod:flaxdistill/ dist/flaxdistill-0.1.0-py3-none-any.whl"),
+        (
+            "queued.sh",
+            "launch",
+            {},
+            "--worker=all pod:flaxdistill/ dist/flaxdistill-0.1.0-py3-none-any.whl",
+        ),
         ("queued.sh", "launch", {"SLICES": "2"}, "pod-0:flaxdistill/ pod-1:flaxdistill/"),
         ("queued.sh", "delete", {}, "queued-resources delete pod --force --project=project"),
         (
@@ -172,7 +182,12 @@ def test_a_dry_run_prints_what_is_done(desk, script, verb):
             {"ACCELERATOR": "tpu7x", "CAPACITY": "flex-start"},
             "--image-family=ubuntu-accel-2404-amd64-tpu-tpu7x --max-run-duration=7d",
         ),
-        ("group.sh", "delete", {}, "instance-groups instance-templates resource-policies --region=us-east5"),
+        (
+            "group.sh",
+            "delete",
+            {},
+            "instance-groups instance-templates resource-policies --region=us-east5",
+        ),
         (
             "gke.sh",
             "create",
@@ -221,7 +236,9 @@ def test_the_command_line_reaches_the_program_as_it_was_told(desk):
         told = subprocess.run(
             ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True
         )
-        assert told.stdout.split("\0")[-len(RUN) - 1 : -1] == ["distill", config, *expected[2:]], script
+        assert told.stdout.split("\0")[-len(RUN) - 1 : -1] == ["distill", config, *expected[2:]], (
+            script
+        )
     assert desk.run("gke.sh", *words_of("launch")).returncode == 0
     (job,) = yaml.safe_load((desk.folder / "applied").read_text())["spec"]["replicatedJobs"]
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
@@ -293,7 +310,12 @@ def test_watching(desk, states, report, restarts, code, resumed):
             {},
             "--workdir is 'runs/x', which each worker would have for itself",
         ),
-        ("queued.sh", ["launch", "distill", "none.py", *RUN[2:]], {}, "there is no file none.py to copy"),
+        (
+            "queued.sh",
+            ["launch", "distill", "none.py", *RUN[2:]],
+            {},
+            "there is no file none.py to copy",
+        ),
         ("queued.sh", ["launch", *RUN], {"PACKAGE": "none.whl"}, "there is no wheel none.whl"),
         (
             "queued.sh",
@@ -302,10 +324,25 @@ def test_watching(desk, states, report, restarts, code, resumed):
             "PACKAGE is newest; give the path of a wheel, or a version",
         ),
         ("group.sh", ["create"], {"TOPOLOGY": "4"}, "TOPOLOGY is 4; write it as 4x4 or 2x2x4"),
-        ("group.sh", ["create"], {"TOPOLOGY": "1x1"}, "TOPOLOGY 1x1 has 1 chips; hosts have 4 of them each"),
-        ("group.sh", ["create"], {"ACCELERATOR": "v4"}, "ACCELERATOR is v4; groups are of v5p, v6e or tpu7x"),
+        (
+            "group.sh",
+            ["create"],
+            {"TOPOLOGY": "1x1"},
+            "TOPOLOGY 1x1 has 1 chips; hosts have 4 of them each",
+        ),
+        (
+            "group.sh",
+            ["create"],
+            {"ACCELERATOR": "v4"},
+            "ACCELERATOR is v4; groups are of v5p, v6e or tpu7x",
+        ),
         ("gke.sh", ["create"], {"CLUSTER": None}, "CLUSTER is not set"),
-        ("toolkit.sh", ["launch", *RUN], {"GCLUSTER_IMAGE_REPO": None}, "GCLUSTER_IMAGE_REPO is not set"),
+        (
+            "toolkit.sh",
+            ["launch", *RUN],
+            {"GCLUSTER_IMAGE_REPO": None},
+            "GCLUSTER_IMAGE_REPO is not set",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(desk, script, words, settings, sentence):
@@ -345,25 +382,40 @@ def test_the_jobset(desk):
     (slices,) = jobset["spec"]["replicatedJobs"]
     job, pod = slices["template"]["spec"], slices["template"]["spec"]["template"]["spec"]
     assert slices["replicas"] == 2 and job["parallelism"] == job["completions"] == 4
-    assert job["completionMode"] == "Indexed" and job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
+    assert (
+        job["completionMode"] == "Indexed"
+        and job["backoffLimit"] == 0
+        and pod["restartPolicy"] == "Never"
+    )
     (container,) = pod["containers"]
-    assert container["resources"]["limits"] == container["resources"]["requests"] == {"google.com/tpu": 4}
+    assert (
+        container["resources"]["limits"]
+        == container["resources"]["requests"]
+        == {"google.com/tpu": 4}
+    )
     assert {mount["name"] for mount in container["volumeMounts"]} == {
         volume["name"] for volume in pod["volumes"]
     }
 
     policy, rules = jobset["spec"]["failurePolicy"], job["podFailurePolicy"]["rules"]
     assert policy["maxRestarts"] == 10
-    assert [rule["action"] for rule in policy["rules"]] == ["FailJobSet", "RestartJobSetAndIgnoreMaxRestarts"]
+    assert [rule["action"] for rule in policy["rules"]] == [
+        "FailJobSet",
+        "RestartJobSetAndIgnoreMaxRestarts",
+    ]
     assert {rule["action"] for rule in rules} == {"FailJob"}
     assert all(
-        rule["onExitCodes"]["containerName"] == container["name"] for rule in rules if "onExitCodes" in rule
+        rule["onExitCodes"]["containerName"] == container["name"]
+        for rule in rules
+        if "onExitCodes" in rule
     )
     assert container["env"] == [{"name": "FLAXDISTILL_STOPPED", "value": str(128 + signal.SIGTERM)}]
-    assert re.search(r"^ENV FLAXDISTILL_STOPPED=143$", (SCRIPTS / "Dockerfile").read_text(), re.MULTILINE)
+    assert re.search(
+        r"^ENV FLAXDISTILL_STOPPED=143$", (SCRIPTS / "Dockerfile").read_text(), re.MULTILINE
+    )
     codes = [rule["onExitCodes"]["values"] if "onExitCodes" in rule else None for rule in rules]
     assert codes == [[UserError.code], None, [128 + signal.SIGTERM]]
-    assert Lost.code not in (UserError.code, 128 + signal.SIGTERM)
+    assert PeersLost.code not in (UserError.code, 128 + signal.SIGTERM)
     (pattern,) = policy["rules"][0]["onJobFailureMessagePatterns"]
     message = "Container flaxdistill for pod default/pod-slice-0-0 failed with exit code 2 matching FailJob rule at index "
     assert re.search(pattern, message + "0") and not re.search(pattern, message + "10")
@@ -395,9 +447,13 @@ def test_slurm_refuses(desk):
     assert "say what flaxdistill is to do" in desk.run("slurm.sbatch").stderr
     assert "this is for sbatch" in desk.run("slurm.sbatch", *RUN).stderr
     done = desk.run("slurm.sbatch", *RUN, SLURM_JOB_ID="7", VENV="none")
-    assert done.returncode == 2 and "VENV is none, which holds no virtual environment" in done.stderr
+    assert (
+        done.returncode == 2 and "VENV is none, which holds no virtual environment" in done.stderr
+    )
     given = re.findall(r"^#SBATCH (\S+)$", (SCRIPTS / "slurm.sbatch").read_text(), re.MULTILINE)
-    assert {"--requeue", "--signal=TERM@120", "--gpus-per-node=8", "--ntasks-per-node=8"} <= set(given)
+    assert {"--requeue", "--signal=TERM@120", "--gpus-per-node=8", "--ntasks-per-node=8"} <= set(
+        given
+    )
 
 
 def test_a_worker(desk):
@@ -434,10 +490,14 @@ def test_everything_is_looked_at():
     """The linter is told every script by name; what images and workers install are extras that there are."""
     entry = re.search(r"entry: shellcheck (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
     scripts = {
-        path.relative_to(ROOT).as_posix() for path in SCRIPTS.iterdir() if path.suffix in (".sh", ".sbatch")
+        path.relative_to(ROOT).as_posix()
+        for path in SCRIPTS.iterdir()
+        if path.suffix in (".sh", ".sbatch")
     }
     assert scripts | {".ci/run"} == {word for word in entry[1].split() if not word.startswith("-")}
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     text = (SCRIPTS / "Dockerfile").read_text() + (SCRIPTS / "vms.sh").read_text()
     named = re.findall(r"EXTRAS=([a-z0-9,]+)", text) + re.findall(r"\[([a-z,]+)\][=\"]", text)
     assert len(named) == 4

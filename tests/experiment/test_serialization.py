@@ -16,7 +16,7 @@ from flaxdistill.experiment import config_file
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.experiment.serialization import FREE, differences, from_json, to_json
 from flaxdistill.losses.schedule import Schedule
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.student_init import Start
 
 SHIPPED = sorted((ROOT / "configs").glob("*.py"))
@@ -82,19 +82,21 @@ def test_other_modules_are_not_even_imported(tmp_path, monkeypatch):
 
 
 def test_fields_of_another_version():
-    with pytest.raises(UserError, match=r"here does not fit this version of flaxdistill: .*'colour'"):
+    with pytest.raises(
+        UserError, match=r"here does not fit this version of flaxdistill: .*'colour'"
+    ):
         from_json(to_json(Experiment()) | {"colour": 1}, source="here")
     # One that is missing was added since, and has its default.
     old = to_json(Experiment())
-    del old["judge"]
+    del old["reference"]
     assert from_json(old, source="here") == Experiment()
 
 
 def test_free_fields_exist_and_alone_are_free():
     changes = {
         "teacher": Teacher(path="t"), "student": Student(start=Start(path=None), num_layers=2), "corpus": None, "task": None,
-        "losses": {"mlm": MaskedLM()}, "optim": None, "judge": "j", "data_dir": "d", "ensemble": {"b": Teacher(path="u")},
-        "seeds": (1, 2), "rates": (1e-3,), "keep": "best", "profile": "1:2", "wandb": "w",
+        "losses": {"mlm": MaskedLM()}, "optim": None, "reference": "j", "data_dir": "d", "ensemble": {"b": Teacher(path="u")},
+        "seeds": (1, 2), "learning_rates": (1e-3,), "select": "best", "profile": "1:2", "wandb": "w",
     }  # fmt: skip
     for field in dataclasses.fields(Experiment):
         base = Experiment(teacher=Teacher(path="s") if field.name == "ensemble" else None)
@@ -112,9 +114,11 @@ def test_free_fields_exist_and_alone_are_free():
 
 
 def test_differences_name_the_deepest_field():
-    one = Experiment(teacher=Teacher(path="t"), losses={"vocab": Vocab()})
+    one = Experiment(teacher=Teacher(path="t"), losses={"vocab": VocabKD()})
     two = Experiment(
-        teacher=Teacher(path="t"), losses={"vocab": Vocab(temperature=Schedule(4.0, 1.0, 10))}, seed=1
+        teacher=Teacher(path="t"),
+        losses={"vocab": VocabKD(temperature=Schedule(4.0, 1.0, 10))},
+        seed=1,
     )
     assert differences(to_json(one), to_json(two)) == [
         "losses.vocab.temperature.end 2.0 -> 1.0",
@@ -129,7 +133,9 @@ def test_differences_name_the_deepest_field():
     assert differences(old, to_json(Experiment())) == []
     assert differences(old, to_json(Experiment(corpus=some))) == ["corpus.sources.0.rows None -> 9"]
     # A nested field that is called as a free one is not free.
-    assert differences({"losses": {"steps": 1}}, {"losses": {"steps": 2}}) == ["losses.steps 1 -> 2"]
+    assert differences({"losses": {"steps": 1}}, {"losses": {"steps": 2}}) == [
+        "losses.steps 1 -> 2"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -158,4 +164,4 @@ def test_start_path():
 
 def test_stored_answers_have_one_order():
     with pytest.raises(UserError, match="keeps answers in the order of one seed"):
-        Experiment(teacher=Teacher(path="t", offline=8), seeds=(0, 1))
+        Experiment(teacher=Teacher(path="t", cache_top_k=8), seeds=(0, 1))

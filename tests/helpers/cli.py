@@ -20,16 +20,34 @@ from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_init
 from helpers.paths import ROOT
 
-WHO = ("the cat", "a dog", "the old man", "my sister", "one bird", "the teacher", "a student", "our house")
+WHO = (
+    "the cat",
+    "a dog",
+    "the old man",
+    "my sister",
+    "one bird",
+    "the teacher",
+    "a student",
+    "our house",
+)
 
 
 DOES = ("sees", "finds", "likes", "follows", "hears", "teaches", "carries", "forgets", "paints")
 
 
-HOW = ("in the morning", "near the water", "without a word", "after the rain", "on the hill", "with care")
+HOW = (
+    "in the morning",
+    "near the water",
+    "without a word",
+    "after the rain",
+    "on the hill",
+    "with care",
+)
 
 
-SENTENCES = [f"{who} {does} {whom} {how}." for who, does, whom, how in itertools.product(WHO, DOES, WHO, HOW)]
+SENTENCES = [
+    f"{who} {does} {whom} {how}." for who, does, whom, how in itertools.product(WHO, DOES, WHO, HOW)
+]
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz."
@@ -39,25 +57,25 @@ CONFIG = """
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.train.optimizer import AdamW
 from flaxdistill.models.student_init import Start
 
-corpus = Corpus(sources=(Source(path={text!r}),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8)
+corpus = Corpus(sources=(Source(path={text!r}),), vocab_size=200, max_length=16, held_out=0.1, held_out_blocks=8)
 student = Student(
     start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=16,
     dtype="float32",
 )
 common = dict(
-    corpus=corpus, optim=AdamW(rate=1e-3, warmup=0.0, decay="constant"), batch_size=8, steps=4, log_every=1,
-    eval_batch_size=8, data_dir={data!r}, doctor=False,
+    corpus=corpus, optim=AdamW(learning_rate=1e-3, warmup=0.0, decay="constant"), batch_size=8, steps=4, log_every=1,
+    eval_batch_size=8, data_dir={data!r}, sanity_checks=False,
 )
 alone = Experiment(student=student, losses={{"mlm": MaskedLM()}}, **common)
 taught = Experiment(
     teacher=Teacher(path={teacher!r}, dtype="float32"),
     student=Student(dtype="float32"),
-    losses={{"vocab": Vocab(tokens="masked"), "cosine": Cosine()}},
+    losses={{"vocab": VocabKD(tokens="masked"), "cosine": HiddenCosine()}},
     **common,
 )
 """
@@ -65,8 +83,23 @@ taught = Experiment(
 
 def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path:
     """Write a random teacher whose vocabulary is letters and some words."""
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *LETTERS, *(f"##{c}" for c in LETTERS)]
-    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 32, "max_positions": 16}
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *words,
+        *LETTERS,
+        *(f"##{c}" for c in LETTERS),
+    ]
+    sizes = {
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "intermediate_size": 32,
+        "max_positions": 16,
+    }
     config = EncoderConfig(vocab_size=len(tokens), **(sizes | changes))
     params = jax.tree.map(np.asarray, make_init(config)(jax.random.key(0)))
     tokenizer = directory.parent / f"{directory.name}-tokenizer"
@@ -85,7 +118,11 @@ def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path
 def run(*arguments: object) -> tuple[int, str]:
     """Run a verb here: its exit code and all it printed."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), pytest.raises(SystemExit) as ended:
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+        pytest.raises(SystemExit) as ended,
+    ):
         main.main([str(argument) for argument in arguments])
     return ended.value.code, out.getvalue()
 
@@ -107,7 +144,9 @@ def succeed(*arguments: object) -> str:
 def rows_of(workdir: Path, split: str | None = None) -> list[dict]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row.get("split") == split]
-    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows
+    ]
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -8,7 +8,14 @@ from flaxdistill.hub import checkpoint, families
 from flaxdistill.param_paths import flatten, unflatten
 from helpers.cli import write_model
 
-TEXTS = ["the cat sees a dog", "a", "dogs, cats and the bee", "", "cab bad the the the the", "a dog!"]
+TEXTS = [
+    "the cat sees a dog",
+    "a",
+    "dogs, cats and the bee",
+    "",
+    "cab bad the the the the",
+    "a dog!",
+]
 
 
 WORDS = ("the", "cat", "dog", "a", "sees", ",", "!", ".")
@@ -26,7 +33,11 @@ KINDS = {
 HEADS = {
     "MaskedLM": {},
     "": {"head": "none", "pooler": True},
-    "SequenceClassification": {"head": "sequence", "labels": ("bad", "good", "so-so"), "pooler": True},
+    "SequenceClassification": {
+        "head": "sequence",
+        "labels": ("bad", "good", "so-so"),
+        "pooler": True,
+    },
     "TokenClassification": {"head": "tokens", "labels": ("O", "B-PER")},
     "QuestionAnswering": {"head": "span"},
 }
@@ -34,7 +45,9 @@ HEADS = {
 
 def made(folder, family: str, **changes) -> checkpoint.Model:
     """Write a random model of a family, and read it."""
-    model = checkpoint.read_model(str(write_model(folder / "bert", initializer_range=0.5, **changes)))
+    model = checkpoint.read_model(
+        str(write_model(folder / "bert", initializer_range=0.5, **changes))
+    )
     if family == "bert":
         return model
     flat = flatten(model.params)
@@ -42,7 +55,10 @@ def made(folder, family: str, **changes) -> checkpoint.Model:
     left_out = ("embeddings/token_type", *(() if pooler else ("pooler",)))
     params = unflatten({path: leaf for path, leaf in flat.items() if not path.startswith(left_out)})
     config = dataclasses.replace(
-        model.config, type_vocab_size=0, pooler=pooler, pooler_activation="relu" if pooler else "tanh"
+        model.config,
+        type_vocab_size=0,
+        pooler=pooler,
+        pooler_activation="relu" if pooler else "tanh",
     )
     checkpoint.write_model(
         folder / family,

@@ -16,7 +16,16 @@ WORDS = 11
 
 SEQUENCES = ((4, 3), (8,), (3,), (5,), (2, 6), (7,), (3, 3), (1,))
 """Lengths of the sequences packed into each row of 8 tokens."""
-LABELS = ({1: 7, 2: 0}, {0: 3, 3: 10, 7: 1}, {}, {4: 6}, {0: 2, 5: 2}, {1: 1, 2: 2, 3: 3}, {4: 9}, {})
+LABELS = (
+    {1: 7, 2: 0},
+    {0: 3, 3: 10, 7: 1},
+    {},
+    {4: 6},
+    {0: 2, 5: 2},
+    {1: 1, 2: 2, 3: 3},
+    {4: 9},
+    {},
+)
 """The label at each masked position of a row."""
 WEIGHT = (1, 1, 1, 1, 1, 0, 1, 1)
 COUNTS = {"real": 38, "content": 19, "masked": 9, "first": 10, "all": 56}

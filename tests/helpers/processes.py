@@ -38,13 +38,29 @@ def start(
     }
     children = []
     for index in range(number):
-        told = ["coordinator", f"127.0.0.1:{port}", "number", number, "index", index] if number > 1 else []
+        told = (
+            ["coordinator", f"127.0.0.1:{port}", "number", number, "index", index]
+            if number > 1
+            else []
+        )
         told = [f"--processes.{x}" if n % 2 == 0 else x for n, x in enumerate(told)]
-        command = [sys.executable, "-m", "flaxdistill", verb, config, "--workdir", workdir, *told, *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "flaxdistill",
+            verb,
+            config,
+            "--workdir",
+            workdir,
+            *told,
+            *flags,
+        ]
         own = each[index] if each else {}
         with Path(f"{workdir}.{index}.txt").open("w") as out:
             children.append(
-                subprocess.Popen(list(map(str, command)), env=environment | own, stdout=out, stderr=out)
+                subprocess.Popen(
+                    list(map(str, command)), env=environment | own, stdout=out, stderr=out
+                )
             )
     return children
 

@@ -15,19 +15,19 @@ from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.losses.answers import Labels, SoftLabels
 from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.text_classification import Classification, Regression
-from flaxdistill.tasks.question_answering import Answering
-from flaxdistill.tasks.token_classification import Tagging
+from flaxdistill.tasks.question_answering import QuestionAnswering
+from flaxdistill.tasks.token_classification import TokenClassification
 
 rows = Source(path={rows!r}, {columns})
 common = Experiment(
-    student=Student(start=Start(path={model!r})), corpus=Corpus(sources=(rows,), held_out_sources=(rows,), length=16),
-    task={task}, losses={{"labels": Labels()}}, batch_size=8, steps=2, eval_batch_size=8, log_every=1, doctor=False,
+    student=Student(start=Start(path={model!r})), corpus=Corpus(sources=(rows,), held_out_sources=(rows,), max_length=16),
+    task={task}, losses={{"labels": Labels()}}, batch_size=8, steps=2, eval_batch_size=8, log_every=1, sanity_checks=False,
 )
 small = Student(num_layers=1, start=Start(path=Stage("big"), layers="random"))
 taught = replace(
     common, teacher=Teacher(path=Stage("big")), student=small, losses={{"soft": SoftLabels({how})}}, seeds=(0, 1),
 )
-alone = replace(common, student=small, judge=Stage("big"))
+alone = replace(common, student=small, reference=Stage("big"))
 config = {{"big": common, "taught": taught, "alone": alone}}
 """
 
@@ -47,10 +47,15 @@ def write(folder, kind: str):
         how = 'divergence="mse"'
     elif kind == "tags":
         tags = [["B-X" if word == "good" else "O" for word in text.split()] for text in texts]
-        made = [{"text": text.split(), "label": label} for text, label in zip(texts, tags, strict=True)]
-        task = "Tagging()"
+        made = [
+            {"text": text.split(), "label": label} for text, label in zip(texts, tags, strict=True)
+        ]
+        task = "TokenClassification()"
     else:
-        columns, task = 'column="question", pair="context", label="answers"', "Answering(stride=2)"
+        columns, task = (
+            'column="question", pair="context", label="answers"',
+            "QuestionAnswering(stride=2)",
+        )
         made = [
             {
                 "question": "film",
@@ -61,5 +66,7 @@ def write(folder, kind: str):
         ]
     rows.write_text("".join(json.dumps(row) + "\n" for row in made))
     (folder / "c.py").write_text(
-        STORY.format(rows=str(rows), columns=columns, model=str(folder / "model"), task=task, how=how)
+        STORY.format(
+            rows=str(rows), columns=columns, model=str(folder / "model"), task=task, how=how
+        )
     )

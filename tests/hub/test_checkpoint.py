@@ -72,7 +72,8 @@ def same(a, b) -> None:
     for path in a:
         assert a[path].dtype == b[path].dtype, path
         assert np.array_equal(
-            np.ascontiguousarray(a[path]).view(np.uint8), np.ascontiguousarray(b[path]).view(np.uint8)
+            np.ascontiguousarray(a[path]).view(np.uint8),
+            np.ascontiguousarray(b[path]).view(np.uint8),
         )
 
 
@@ -84,13 +85,16 @@ def same(a, b) -> None:
 )
 def test_a_missing_directory(name):
     with pytest.raises(
-        UserError, match=f"there is no directory {re.escape(name)}; give one that exists or the id of"
+        UserError,
+        match=f"there is no directory {re.escape(name)}; give one that exists or the id of",
     ):
         resolve(name)
 
 
 def test_a_file_for_a_directory(saved):
-    refused(saved / "model.safetensors", "model.safetensors is a file; give the directory that holds it")
+    refused(
+        saved / "model.safetensors", "model.safetensors is a file; give the directory that holds it"
+    )
 
 
 # Configs.
@@ -115,7 +119,10 @@ def test_a_config_that_is_no_object(saved):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' is not a family known here; known are bert, distilbert"),
+        (
+            {"model_type": "gpt2"},
+            "model_type 'gpt2' is not a family known here; known are bert, distilbert",
+        ),
         ({"model_type": ...}, "model_type is missing; write a text"),
         ({"hidden_size": ...}, "hidden_size is missing; write a whole number"),
         ({"hidden_size": "16"}, "hidden_size is '16'; write a whole number"),
@@ -146,7 +153,9 @@ def test_a_config_of_endless_layers(saved):
 
 def test_a_config_of_another_size(saved):
     change_json(saved / "config.json", vocab_size=2**30)
-    refused(saved, f"word_embeddings.weight has shape [60, 16] where the config asks for [{2**30}, 16]")
+    refused(
+        saved, f"word_embeddings.weight has shape [60, 16] where the config asks for [{2**30}, 16]"
+    )
 
 
 def test_null_and_whole_numbers_are_fine(saved):
@@ -159,7 +168,10 @@ def test_null_and_whole_numbers_are_fine(saved):
 
 def test_no_weights(saved):
     (saved / "model.safetensors").unlink()
-    refused(saved, f"{saved} has no model.safetensors; give a model saved by transformers' save_pretrained")
+    refused(
+        saved,
+        f"{saved} has no model.safetensors; give a model saved by transformers' save_pretrained",
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,13 +242,19 @@ def test_a_header_that_lies(saved, header, data, length):
     """Each is refused by the header alone: what most of them claim could not be allocated."""
     text = json.dumps(header).encode()
     file = saved / "model.safetensors"
-    file.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + bytes(data))
+    file.write_bytes(
+        struct.pack("<Q", len(text) if length is None else length) + text + bytes(data)
+    )
     refused(saved, f"{file} is damaged or no safetensors file (")
 
 
 def test_dtypes_that_are_not_read(saved):
     text = json.dumps(
-        {"a": tensor([0, 2], dtype="F8_E4M3"), "b": tensor([2, 10], dtype="I32"), "c": tensor([10, 18])}
+        {
+            "a": tensor([0, 2], dtype="F8_E4M3"),
+            "b": tensor([2, 10], dtype="I32"),
+            "c": tensor([10, 18]),
+        }
     ).encode()
     (saved / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(18))
     refused(saved, "model.safetensors holds a F8_E4M3, b I32; only BF16, F16, F32, F64 can be read")
@@ -275,7 +293,9 @@ def shard(saved: Path, *, split: int = 20) -> dict:
 
 
 def index(saved: Path, where) -> None:
-    (saved / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (saved / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": where})
+    )
 
 
 def test_shards(saved, params):
@@ -295,7 +315,9 @@ ELSEWHERE = (
 )
 
 
-@pytest.mark.parametrize("name", [*ELSEWHERE, "a\0.safetensors", ".safetensors", "x.bin", "..", 3, None])
+@pytest.mark.parametrize(
+    "name", [*ELSEWHERE, "a\0.safetensors", ".safetensors", "x.bin", "..", 3, None]
+)
 def test_an_index_that_points_elsewhere(saved, name):
     where = shard(saved)
     index(saved, where | {min(where): name})
@@ -313,7 +335,8 @@ def test_a_missing_shard(saved):
     shard(saved)
     (saved / "model-00002-of-00002.safetensors").unlink()
     refused(
-        saved, f"{saved} has no model-00002-of-00002.safetensors, which model.safetensors.index.json names"
+        saved,
+        f"{saved} has no model-00002-of-00002.safetensors, which model.safetensors.index.json names",
     )
 
 
@@ -321,7 +344,9 @@ def test_a_tensor_in_two_shards(saved):
     where = shard(saved)
     second = saved / "model-00002-of-00002.safetensors"
     name = min(where)
-    safetensors.numpy.save_file(safetensors.numpy.load_file(second) | {name: np.ones(60, np.float32)}, second)
+    safetensors.numpy.save_file(
+        safetensors.numpy.load_file(second) | {name: np.ones(60, np.float32)}, second
+    )
     refused(saved, f"{second} holds {name} that another shard holds too")
 
 
@@ -368,7 +393,9 @@ def test_what_is_written(tmp_path, params):
     told = {"is_local": True, "local_files_only": False, "name_or_path": "/home/me", "auto_map": {}}
     (tokenizer / "tokenizer_config.json").write_text(json.dumps(kept | told))
     out = tmp_path / "deep" / "er" / "out"
-    write_model(out, family=BERT, config=CONFIG, params=params, tokenizer=tokenizer, card="# Card\n")
+    write_model(
+        out, family=BERT, config=CONFIG, params=params, tokenizer=tokenizer, card="# Card\n"
+    )
     names = ["README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
     assert sorted(file.name for file in out.iterdir()) == names
     assert (out / "README.md").read_text() == "# Card\n"
@@ -404,7 +431,11 @@ def test_a_full_directory_is_not_written_over(saved, params):
     [
         ("distilbert", tiny_config(), "a distilbert has no token types"),
         ("distilbert", tiny_config(type_vocab_size=0, pooler=True), "a distilbert has no pooler"),
-        ("distilbert", tiny_config(type_vocab_size=0, norm_eps=1e-5), "fixes the norms' epsilon at 1e-12"),
+        (
+            "distilbert",
+            tiny_config(type_vocab_size=0, norm_eps=1e-5),
+            "fixes the norms' epsilon at 1e-12",
+        ),
         ("bert", tiny_config(type_vocab_size=0), "a bert has token types and the model has none"),
         ("bert", tiny_config(head_norm_eps=1e-5), "a bert has one epsilon for all its norms"),
     ],
@@ -415,9 +446,13 @@ def test_what_a_family_cannot_be(family, config, said):
 
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    keep = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))
+    }
     root = str(ROOT)
-    env = keep | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": root, "HF_HUB_DISABLE_XET": "1"} | environment
+    env = (
+        keep | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": root, "HF_HUB_DISABLE_XET": "1"} | environment
+    )
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=env,
@@ -521,7 +556,10 @@ def test_a_model_json_that_cannot_be(converted, fields, said):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"num_layers": 3}, "is not the model that model.json describes: see layer_2/attention/bias"),
+        (
+            {"num_layers": 3},
+            "is not the model that model.json describes: see layer_2/attention/bias",
+        ),
         ({"num_layers": 1000}, "model.json asks for 1000 layers and "),
         ({"vocab_size": 10**9}, "see embeddings/word/embedding, mlm/bias"),
         ({"vocab_size": "60"}, "vocab_size is '60'; write a whole number"),
@@ -551,7 +589,11 @@ def test_damaged_parameters(converted):
     shutil.rmtree(converted / "params")
     refused(converted, "is not what model.json lists: see ")
     change_json(converted / "model.json", files={})
-    refused(converted, f"{converted / 'params'} is damaged or no parameters (", "; convert the model again")
+    refused(
+        converted,
+        f"{converted / 'params'} is damaged or no parameters (",
+        "; convert the model again",
+    )
 
 
 # The Hub.
@@ -588,7 +630,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
             re.fullmatch(r"/api/models/good/model/revision/(main|v1\.0|a{40})", path)
             or path == "/api/models/good/model"
         ):
-            told = {"id": "good/model", "sha": sha, "siblings": [{"rfilename": name} for name in names]}
+            told = {
+                "id": "good/model",
+                "sha": sha,
+                "siblings": [{"rfilename": name} for name in names],
+            }
             self.answer(200, json.dumps(told).encode(), Content_Type="application/json")
         elif path.startswith("/api/models/good/model/tree/"):
             rows = [
@@ -601,7 +647,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 for n in names
             ]
             self.answer(200, json.dumps(rows).encode(), Content_Type="application/json")
-        elif (found := re.fullmatch(rf"/good/model/resolve/{sha}/(.+)", path)) and found[1] in names:
+        elif (found := re.fullmatch(rf"/good/model/resolve/{sha}/(.+)", path)) and found[
+            1
+        ] in names:
             file = self.folder / found[1]
             self.answer(200, file.read_bytes(), ETag=f'"{etag(file)}"', X_Repo_Commit=sha)
         elif path.startswith("/api/models/good/model/revision/"):

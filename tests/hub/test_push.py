@@ -61,14 +61,19 @@ def files_of(folder) -> dict[str, bytes]:
 
 def test_one_commit(server, alone, finished, tmp_path):
     """Into a repository that it makes, and then into the same one, which keeps what is not a model's."""
-    out = succeed("export", finished, tmp_path / "a", "--stablehlo", "--push", "me/student", "--private")
+    out = succeed(
+        "export", finished, tmp_path / "a", "--stablehlo", "--push", "me/student", "--private"
+    )
     stored = server.repos["me/student"]
     assert stored.private and len(stored.commits) == 2
     assert f"pushed to me/student as {stored.commits[-1].sha[:12]}" in out and "hf_mine" not in out
     pushed = dict(stored.commits[-1].files)
     pushed.pop(".gitattributes")
     assert pushed == files_of(tmp_path / "a") and set(pushed) == FILES | {stablehlo.STABLEHLO}
-    assert "# student\n" in pushed["README.md"].decode() and '"me/student")' in pushed["README.md"].decode()
+    assert (
+        "# student\n" in pushed["README.md"].decode()
+        and '"me/student")' in pushed["README.md"].decode()
+    )
     assert str(finished.parent).encode() not in b"".join(pushed.values())
 
     stored.commits[-1].files |= {"LICENSE": b"mine", "merges.txt": b"of an earlier student"}
@@ -86,7 +91,12 @@ CHANGES = r"^(POST|PUT|DELETE) /(?!api/validate-yaml)"
 @pytest.mark.parametrize(
     ("token", "name", "flags", "told"),
     [
-        (None, "me/new", (), "--push me/new needs a token; log in by hf auth login, or set HF_TOKEN"),
+        (
+            None,
+            "me/new",
+            (),
+            "--push me/new needs a token; log in by hf auth login, or set HF_TOKEN",
+        ),
         ("hf_wrong", "me/new", (), "the Hub does not know the token"),
         ("hf_nön-ascii", "me/new", (), "the push to me/new failed: "),
         ("hf_reading", "me/new", (), "the token may not write there"),
@@ -101,7 +111,9 @@ CHANGES = r"^(POST|PUT|DELETE) /(?!api/validate-yaml)"
         ("hf_mine", "", (), "--push '' is no name of a repository"),
     ],
 )
-def test_who_may_not(server, alone, finished, tmp_path, monkeypatch, capfd, token, name, flags, told):
+def test_who_may_not(
+    server, alone, finished, tmp_path, monkeypatch, capfd, token, name, flags, told
+):
     for there, private in (("me/old", False), ("them/open", False), ("them/closed", True)):
         server.put(there, private=private)
     if token:
@@ -112,7 +124,11 @@ def test_who_may_not(server, alone, finished, tmp_path, monkeypatch, capfd, toke
     out = refused("export", finished, tmp_path / "out", "--push", name, *flags)
     assert told in out and out.count("\n") == 1
     assert token is None or token not in out + "".join(capfd.readouterr())
-    assert list(tmp_path.iterdir()) == [] and set(server.repos) == {"me/old", "them/open", "them/closed"}
+    assert list(tmp_path.iterdir()) == [] and set(server.repos) == {
+        "me/old",
+        "them/open",
+        "them/closed",
+    }
     assert all(len(stored.commits) == 1 for stored in server.repos.values())
 
 
@@ -126,7 +142,9 @@ def test_what_is_known_before_the_work(server, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     out = refused("export", finished, tmp_path / "out", "--push", "me/old")
     assert "--push me/old needs the Hub and HF_HUB_OFFLINE is set; unset it to push" in out
-    assert "--private says how to --push" in refused("export", finished, tmp_path / "out", "--private")
+    assert "--private says how to --push" in refused(
+        "export", finished, tmp_path / "out", "--private"
+    )
     assert not [asked for asked in server.asked if re.match(CHANGES, asked)]
 
 
@@ -138,7 +156,9 @@ def test_a_connection_that_breaks(server, alone, finished, tmp_path, monkeypatch
     server.cut = re.compile(where)
     export = ("export", finished, tmp_path / "out", "--push", "me/old")
     out = refused(*export)
-    assert "the push to me/old failed: the Hub cannot be reached, or the connection broke; run" in out
+    assert (
+        "the push to me/old failed: the Hub cannot be reached, or the connection broke; run" in out
+    )
     assert out.count("\n") == 1 and "hf_mine" not in out + "".join(capfd.readouterr())
     assert len(stored.commits) == 1 and list(tmp_path.iterdir()) == []
     assert [asked for asked in server.asked if where in asked], "it was not there that it broke"
@@ -182,7 +202,10 @@ def test_pulled_by_transformers(finished, tmp_path):
         mine = environment() | told | {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_mine"}
         verb = ("export", finished, tmp_path / "out", "--push", "me/student", "--private")
         done = subprocess.run(
-            [sys.executable, "-m", "flaxdistill", *map(str, verb)], capture_output=True, text=True, env=mine
+            [sys.executable, "-m", "flaxdistill", *map(str, verb)],
+            capture_output=True,
+            text=True,
+            env=mine,
         )
         assert done.returncode == 0, done.stderr
         assert "the same to 1e-05 in a process of its own, pushed to me/student" in done.stdout
@@ -193,7 +216,14 @@ def test_pulled_by_transformers(finished, tmp_path):
             plain = {name: value for name, value in mine.items() if name != "PYTHONPATH"} | {
                 "HF_TOKEN": token
             }
-            command = [sys.executable, "-P", "-c", PULL, "the cat [MASK] a dog.", str(tmp_path / "said.npz")]
+            command = [
+                sys.executable,
+                "-P",
+                "-c",
+                PULL,
+                "the cat [MASK] a dog.",
+                str(tmp_path / "said.npz"),
+            ]
             return subprocess.run(command, capture_output=True, text=True, env=plain, cwd=tmp_path)
 
         stranger = pull("hf_theirs")

@@ -58,7 +58,9 @@ def test_it_says_what_transformers_says(tmp_path, kind, family):
         assert np.abs(ours - reference).max() < 1e-5 * np.abs(reference).max(), name
 
 
-@pytest.mark.parametrize(("family", "head"), [("bert", "MaskedLM"), ("distilbert", "SequenceClassification")])
+@pytest.mark.parametrize(
+    ("family", "head"), [("bert", "MaskedLM"), ("distilbert", "SequenceClassification")]
+)
 def test_stablehlo_without_this_package(tmp_path, family, head):
     """Any number of rows, any length that the model reads, from the two files alone."""
     model = made(tmp_path, family, **HEADS[head])
@@ -80,7 +82,9 @@ def test_stablehlo_without_this_package(tmp_path, family, head):
 def whole(finished, tmp_path_factory):
     """An export with its StableHLO, and what another process said to it."""
     folder = tmp_path_factory.mktemp("whole") / "out"
-    assert "the same to 1e-05 in a process of its own" in succeed("export", finished, folder, "--stablehlo")
+    assert "the same to 1e-05 in a process of its own" in succeed(
+        "export", finished, folder, "--stablehlo"
+    )
     return folder
 
 
@@ -141,7 +145,9 @@ def test_another_process_sees(finished, exported, breaks, told):
 
 def test_a_mismatch_leaves_nothing(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        importlib.import_module("flaxdistill.api.export"), "stablehlo", lambda model: b"no StableHLO"
+        importlib.import_module("flaxdistill.api.export"),
+        "stablehlo",
+        lambda model: b"no StableHLO",
     )
     out = refused("export", finished, tmp_path / "out", "--stablehlo")
     assert "out cannot be read by a process of its own" in out and out.count("\n") == 1

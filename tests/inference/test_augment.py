@@ -26,14 +26,21 @@ from flaxdistill.tasks.text_classification import Classification
 
 WORDS = ("the", "cat", "dog", "sees", "good", "bad", "old", "new", "not")
 VECTORS = "fine 1 0 0\nbad -1 0 0\ngood 0.9 0.1 0\nnice 0.9 0 0.2\nodd 0 1 0\n, 0.99 0 0\n"
-ROWS = [("the cat sees 12 dogs, fine!", "yes"), ("Old", "no"), ("the dog", "yes"), ("fine by me", "no")]
+ROWS = [
+    ("the cat sees 12 dogs, fine!", "yes"),
+    ("Old", "no"),
+    ("the dog", "yes"),
+    ("fine by me", "no"),
+]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("augment")
     write_model(folder / "model", WORDS, max_positions=32)
-    (folder / "rows.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS))
+    (folder / "rows.tsv").write_text(
+        "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS)
+    )
     (folder / "glove.txt").write_text(VECTORS)
     return folder
 
@@ -47,7 +54,11 @@ def made(folder, out, **changes):
 
 
 def rows_in(out):
-    return [json.loads(line) for path in sorted(out.glob("part-*")) for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in sorted(out.glob("part-*"))
+        for line in path.read_text().splitlines()
+    ]
 
 
 def test_words_are_replaced_by_their_own_candidates(folder, tmp_path):
@@ -82,10 +93,14 @@ def test_fillers_are_the_likeliest_whole_words_beside_the_text(tmp_path, types):
         ids[0, place + 1] = vocabulary.mask
         ones, none = np.ones_like(ids), np.zeros((1, 0), np.int32)
         second = (
-            np.array([[0] * (len(text) + 2) + [1] * (len(text) + 1)]) if types == 2 else np.zeros_like(ids)
+            np.array([[0] * (len(text) + 2) + [1] * (len(text) + 1)])
+            if types == 2
+            else np.zeros_like(ids)
         )
         row = np.zeros(1, np.int32)
-        batch = Batch(ids, ones, np.arange(ids.shape[1])[None], second, none, none, np.ones(1), row, row)
+        batch = Batch(
+            ids, ones, np.arange(ids.shape[1])[None], second, none, none, np.ones(1), row, row
+        )
         head = apply(jax.tree.map(np.asarray, model.params), batch, None).vocab
         logits = np.asarray(head.hidden[0, place + 1] @ head.kernel.T + head.bias)
         best = sorted(whole, key=lambda i: -logits[i])
@@ -119,20 +134,26 @@ def test_words_beyond_half_the_length_stay(folder, tmp_path):
     succeed("augment", tmp_path / "rows.txt", tmp_path / "out", *run)
     source, *variants = (row["text"].split() for row in rows_in(tmp_path / "out"))
     assert len(variants) == 5 and all(words[6:] == source[6:] for words in variants)
-    assert all(ours != theirs for words in variants for ours, theirs in zip(words[:6], source, strict=False))
+    assert all(
+        ours != theirs
+        for words in variants
+        for ours, theirs in zip(words[:6], source, strict=False)
+    )
 
 
 def test_cut_short_it_goes_on_with_the_same_rows(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(augmentation, "PART", 2)
     whole = made(folder, tmp_path / "whole")
-    assert len(list((tmp_path / "whole").glob("part-*"))) == 2 and len(rows_in(tmp_path / "whole")) == len(
-        whole
-    )
+    assert len(list((tmp_path / "whole").glob("part-*"))) == 2 and len(
+        rows_in(tmp_path / "whole")
+    ) == len(whole)
     made(folder, tmp_path / "cut")
     (tmp_path / "cut" / "part-00001.jsonl").unlink()
     (tmp_path / "cut" / ".part-00001.jsonl.tmp").write_text("{half a li")
     asked = []
-    monkeypatch.setattr(augmentation, "make_fillers", lambda *a: asked.append(a) or make_fillers(*a))
+    monkeypatch.setattr(
+        augmentation, "make_fillers", lambda *a: asked.append(a) or make_fillers(*a)
+    )
     assert made(folder, tmp_path / "cut") == whole and len(asked) == 1
     monkeypatch.setattr(augmentation, "PART", 3)  # a row's variants are its own, wherever files end
     assert made(folder, tmp_path / "other") == whole
@@ -180,7 +201,9 @@ def test_a_word_of_several_parts_has_a_vector(tmp_path):
 
 def test_pairs_and_the_folder_as_a_source(folder, tmp_path):
     path = tmp_path / "pairs.jsonl"
-    path.write_text('{"a": "the cat", "b": "the dog sees", "n": 0.5}\n{"a": "old", "b": "new", "n": null}\n')
+    path.write_text(
+        '{"a": "the cat", "b": "the dog sees", "n": 0.5}\n{"a": "old", "b": "new", "n": null}\n'
+    )
     out = tmp_path / "out"
     said = succeed(
         "augment", path, out, "--model", folder / "model", "--column", "a", "--pair", "b", "--label", "n",
@@ -189,8 +212,14 @@ def test_pairs_and_the_folder_as_a_source(folder, tmp_path):
     assert "2 rows have become" in said
     (shard,) = Source(path=str(out), column="a", pair="b", label="n").labelled()
     examples = list(shard.documents())
-    assert (examples[0].text, examples[0].pair, examples[0].label) == ("the cat", "the dog sees", 0.5)
-    assert any(e.text != "the cat" and e.label == 0.5 for e in examples) and examples[-1].label is None
+    assert (examples[0].text, examples[0].pair, examples[0].label) == (
+        "the cat",
+        "the dog sees",
+        0.5,
+    )
+    assert (
+        any(e.text != "the cat" and e.label == 0.5 for e in examples) and examples[-1].label is None
+    )
     assert any(e.pair != "the dog sees" and e.label == 0.5 for e in examples)
     # One text varies at a time, first the first, each as often as asked.
     sides = [(e.text != "the cat", e.pair != "the dog sees") for e in examples if e.label == 0.5]
@@ -203,11 +232,17 @@ def test_variants_of_what_is_held_out_are_not_trained_on(folder, tmp_path, path)
     made(folder, tmp_path / "out")
     rows = Source(path=str(folder / "rows.tsv"), label="label")
     varied = Source(path=str(tmp_path / path), label="label")
-    share = Corpus(sources=(rows, varied), tokenizer=str(folder / "model"), length=16, held_out=0.3)
-    with pytest.raises(UserError, match=r"out.* reads variants of rows .* name corpus\.held_out_sources"):
-        prepare_examples(share, Classification().reading(), tmp_path / "stores")
+    share = Corpus(
+        sources=(rows, varied), tokenizer=str(folder / "model"), max_length=16, held_out=0.3
+    )
+    with pytest.raises(
+        UserError, match=r"out.* reads variants of rows .* name corpus\.held_out_sources"
+    ):
+        prepare_examples(share, Classification().row_builder(), tmp_path / "stores")
     files = dataclasses.replace(share, held_out_sources=(rows,))
-    assert len(prepare_examples(files, Classification().reading(), tmp_path / "stores").held_out) == len(ROWS)
+    assert len(
+        prepare_examples(files, Classification().row_builder(), tmp_path / "stores").held_out
+    ) == len(ROWS)
 
 
 def test_mistakes(folder, tmp_path):
@@ -217,10 +252,23 @@ def test_mistakes(folder, tmp_path):
         "augment", rows, out, "--model", model, "--length", "16", "--variants", "2"
     )
     assert "stop_words" in refused(
-        "augment", rows, out, "--model", model, "--length", "16", "--variants", "1", "--stop-words", rows
+        "augment",
+        rows,
+        out,
+        "--model",
+        model,
+        "--length",
+        "16",
+        "--variants",
+        "1",
+        "--stop-words",
+        rows,
     )
     settings = json.loads((out / VARIED).read_text())
-    for name in ("stop_words", "pair"):  # of a version that varied all words, by the masked text alone
+    for name in (
+        "stop_words",
+        "pair",
+    ):  # of a version that varied all words, by the masked text alone
         del settings[name]
     (out / VARIED).write_text(json.dumps(settings))
     assert "stop_words None ->" in refused(
@@ -231,11 +279,17 @@ def test_mistakes(folder, tmp_path):
     assert "choose another folder" in refused(
         "augment", rows, tmp_path / "full", "--model", model, "--length", "16"
     )
-    assert "exceeds the 32 positions" in refused("augment", rows, tmp_path / "new", "--model", model)
-    assert "share is 2.0" in refused("augment", rows, tmp_path / "new", "--model", model, "--share", "2")
+    assert "exceeds the 32 positions" in refused(
+        "augment", rows, tmp_path / "new", "--model", model
+    )
+    assert "share is 2.0" in refused(
+        "augment", rows, tmp_path / "new", "--model", model, "--share", "2"
+    )
     tags = tmp_path / "tags.jsonl"
     tags.write_text('{"text": "the cat", "label": ["O", "O"]}\n')
-    said = refused("augment", tags, tmp_path / "new", "--model", model, "--length", "16", "--label", "label")
+    said = refused(
+        "augment", tags, tmp_path / "new", "--model", model, "--length", "16", "--label", "label"
+    )
     assert "is no class and no number" in said and not list((tmp_path / "new").glob("part*"))
 
 

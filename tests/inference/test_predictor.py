@@ -20,7 +20,10 @@ from flaxdistill.train import batches as feed
 
 def say(path, texts, pair=None, **how):
     examples = questions.examples_of(texts, pair)
-    return [answer for _, answer in predictor.make_predict(checkpoint.read_model(str(path)), **how)(examples)]
+    return [
+        answer
+        for _, answer in predictor.make_predict(checkpoint.read_model(str(path)), **how)(examples)
+    ]
 
 
 def loaded(path, kind: str):
@@ -57,7 +60,9 @@ def test_classes_and_numbers(models, pair):
                 continue
             expected = {model.config.id2label[n]: share for n, share in enumerate(shares(theirs))}
             assert answer["scores"] == pytest.approx(expected, abs=1e-5)
-            assert answer["label"] == next(iter(answer["scores"])) == max(expected, key=expected.get)
+            assert (
+                answer["label"] == next(iter(answer["scores"])) == max(expected, key=expected.get)
+            )
             assert answer["score"] == max(answer["scores"].values())
 
 
@@ -111,12 +116,16 @@ def test_spans(models):
         second = [n for n, part in enumerate(row.sequence_ids()) if part == 1]
         pairs = [(i, j) for i, j in itertools.product(second, second) if i <= j < i + 30]
         pairs.sort(key=lambda pair: -start[pair[0]] - end[pair[1]])
-        nbest: dict[str, tuple[int, int, float]] = {}  # 14 tokens: all are among the 20 likeliest ends
+        nbest: dict[
+            str, tuple[int, int, float]
+        ] = {}  # 14 tokens: all are among the 20 likeliest ends
         for i, j in pairs:
             a, b = row["offset_mapping"][i][0], row["offset_mapping"][j][1]
             nbest.setdefault(context[a:b], (a, b, start[i] + end[j]))
         texts, scores = list(nbest), np.array([score for _, _, score in nbest.values()])
-        likely = zip(texts[:5], shares(scores[:20]), strict=False)  # of all that the script looks at
+        likely = zip(
+            texts[:5], shares(scores[:20]), strict=False
+        )  # of all that the script looks at
         for told, (text, share) in zip(answer["answers"], likely, strict=True):
             assert (told["answer"], told["start"], told["end"]) == (text, *nbest[text][:2])
             assert told["score"] == pytest.approx(share, abs=1e-5)
@@ -171,7 +180,9 @@ def test_a_mask_far_into_a_text(models):
 def test_answers_stand_in_the_order_of_the_texts(models, monkeypatch):
     monkeypatch.setattr(predictor, "WINDOW", 2)
     generator = np.random.default_rng(0)
-    texts = [" ".join(generator.choice(list(LETTERS), generator.integers(0, 40))) for _ in range(70)]
+    texts = [
+        " ".join(generator.choice(list(LETTERS), generator.integers(0, 40))) for _ in range(70)
+    ]
     for kind in ("sequence", "tokens"):
         alone = [say(models[kind], [text])[0] for text in texts[:20]]
         together = say(models[kind], texts, batch_size=8)
@@ -192,7 +203,9 @@ def test_texts_are_taken_as_they_are_needed(models):
     """Memory does not grow with their number: no more than two windows are read before the first answer is given."""
     taken = itertools.count()
     endless = (questions.Example(f"text {n}", "a cat") for n in taken)
-    answers = predictor.make_predict(checkpoint.read_model(str(models["sequence"])), batch_size=2)(endless)
+    answers = predictor.make_predict(checkpoint.read_model(str(models["sequence"])), batch_size=2)(
+        endless
+    )
     for _ in range(10):
         next(answers)
     assert next(taken) <= 2 + 2 * 2 * predictor.WINDOW + 1
@@ -224,7 +237,9 @@ def test_the_verb(models, tmp_path, capsys, monkeypatch):
     (from_file,) = lines(models["sequence"], "--data", file, "--column", "one", "--pair", "two")
     (told_both,) = lines(models["sequence"], "the cat", "--pair", "a dog")
     assert from_file == told_both
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("the cat\ta dog\r\n\nä cat".encode())))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO("the cat\ta dog\r\n\nä cat".encode()))
+    )
     first, empty, last = lines(models["sequence"])
     assert first == told_both
     assert (empty["text"], last["text"]) == ("", "ä cat")
@@ -232,7 +247,10 @@ def test_the_verb(models, tmp_path, capsys, monkeypatch):
     sentences.write_text("the\ncat-dog!\n\nbee\n")
     words, bee = lines(models["plain"], "--data", sentences, "--column", 0)
     assert (words["text"], bee["text"]) == (["the", "cat-dog!"], ["bee"])
-    assert [(w["text"], w["start"], w["end"]) for w in words["words"]] == [("the", 0, 3), ("cat-dog!", 4, 12)]
+    assert [(w["text"], w["start"], w["end"]) for w in words["words"]] == [
+        ("the", 0, 3),
+        ("cat-dog!", 4, 12),
+    ]
     (span,) = lines(models["span"], "a cat", "--pair", "the dog sees a cat")
     assert span["pair"][span["start"] : span["end"]] == span["answer"]
 
@@ -270,7 +288,9 @@ def test_mistakes(models, kind, arguments, told):
 
 def test_lines_of_other_bytes(models, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xff\xfe\n")))
-    assert "standard input, line 2: byte 0xff is not valid UTF-8" in refused("predict", models["sequence"])
+    assert "standard input, line 2: byte 0xff is not valid UTF-8" in refused(
+        "predict", models["sequence"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,18 +26,26 @@ def batch_of(labels=KNOWN, dtype=np.int32):
 
 def with_logits(seed, logits=None):
     drawn = np.random.default_rng(seed).standard_normal((5, 3, 4)).astype(np.float32)
-    return dataclasses.replace(random_outputs(seed, 5, 8), logits=drawn if logits is None else logits)
+    return dataclasses.replace(
+        random_outputs(seed, 5, 8), logits=drawn if logits is None else logits
+    )
 
 
 def ours(loss, student, teachers, batch, step=0):
     def objective(student):
         counts = loss.count(batch)
-        scale = {term: weight / counts[term] for term, weight in loss.weights(jnp.int32(step)).items()}
+        scale = {
+            term: weight / counts[term] for term, weight in loss.weights(jnp.int32(step)).items()
+        }
         value, totals = loss({}, student, teachers, batch, scale, jnp.int32(step))
         return value, {term: totals[term] / counts[term] for term in totals}
 
     (value, means), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(student)
-    return float(value), {name: float(mean) for name, mean in means.items()}, np.asarray(gradient.logits)
+    return (
+        float(value),
+        {name: float(mean) for name, mean in means.items()},
+        np.asarray(gradient.logits),
+    )
 
 
 def theirs(student, of_logits):
@@ -101,7 +109,8 @@ def torch_soft(loss, teachers, temperature):
             "kl": (p * (p.log() - log_q)).sum(-1),
             "ce": -(p * log_q).sum(-1),
             "mse": (logits - sum(theirs) / len(theirs)).square().sum(-1),
-            "jsd": ((p * (p.log() - m.log())).sum(-1) + (log_q.exp() * (log_q - m.log())).sum(-1)) / 2,
+            "jsd": ((p * (p.log() - m.log())).sum(-1) + (log_q.exp() * (log_q - m.log())).sum(-1))
+            / 2,
         }[loss.divergence]
         return square * each[asked].mean()
 
@@ -127,7 +136,9 @@ def test_places_without_an_answer_say_nothing(divergence):
     """Padding of a span: no gradient there, and the value of the places that are left."""
     cut = [with_logits(n) for n in (1, 2)]
     long = [
-        dataclasses.replace(o, logits=np.pad(o.logits, ((0, 0), (0, 0), (0, 3)), constant_values=NO_ANSWER))
+        dataclasses.replace(
+            o, logits=np.pad(o.logits, ((0, 0), (0, 0), (0, 3)), constant_values=NO_ANSWER)
+        )
         for o in cut
     ]
     loss = SoftLabels(divergence=divergence)
@@ -144,9 +155,13 @@ def test_what_cannot_be_compared_is_refused():
         return loss.init(jax.random.key(0), *shapes)
 
     three, four, one = (np.zeros((5, 3, n), np.float32) for n in (3, 4, 1))
-    with pytest.raises(UserError, match="the student answers with 4 classes and the teacher with 3"):
+    with pytest.raises(
+        UserError, match="the student answers with 4 classes and the teacher with 3"
+    ):
         init(SoftLabels(), four, three)
-    with pytest.raises(UserError, match="a number has no distribution for divergence 'kl'; set it to mse"):
+    with pytest.raises(
+        UserError, match="a number has no distribution for divergence 'kl'; set it to mse"
+    ):
         init(SoftLabels(), one, one)
     assert init(SoftLabels(divergence="mse"), one, one) == {}
     with pytest.raises(UserError, match="temperature is 0; it must be above 0"):

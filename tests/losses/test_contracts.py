@@ -25,10 +25,14 @@ STEP = 3
 
 def loss_classes() -> list[type[Loss]]:
     modules = [
-        importlib.import_module(f"{losses.__name__}.{m.name}") for m in pkgutil.iter_modules(losses.__path__)
+        importlib.import_module(f"{losses.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(losses.__path__)
     ]
     found = {
-        c for module in modules for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Loss)
+        c
+        for module in modules
+        for _, c in inspect.getmembers(module, inspect.isclass)
+        if issubclass(c, Loss)
     }
     return sorted((c for c in found if not inspect.isabstract(c)), key=lambda c: c.__name__)
 
@@ -48,7 +52,9 @@ def variants() -> dict[str, Loss]:
                 if typing.get_origin(kind) is typing.Literal
                 else ()
             )
-            for value in sorted(set(choices) - {getattr(loss, knob)}, key=str) if knob in names else ():
+            for value in (
+                sorted(set(choices) - {getattr(loss, knob)}, key=str) if knob in names else ()
+            ):
                 found[f"{cls.__name__}-{knob}-{value}"] = dataclasses.replace(loss, **{knob: value})
     return found
 
@@ -83,7 +89,7 @@ def replaced(name: str) -> Loss:
     return dataclasses.replace(LOSSES[name], tokens="real")
 
 
-def judges(name: str) -> bool:
+def references(name: str) -> bool:
     """Say whether a loss is shown a teacher: where it needs one or was asked to compare with one."""
     return LOSSES[name].needs_teacher or getattr(LOSSES[name], "judged", False)
 
@@ -92,10 +98,22 @@ def setting(name: str, rows: int = 8, length: int = 8):
     """(params, student, teachers, batch, scale): two teachers unlike the student, a scale that is no round number."""
     loss, batch = LOSSES[name], labelled_batch()
     student = random_outputs(1, rows, length)
-    teachers = (random_outputs(2, rows, length), random_outputs(3, rows, length)) if judges(name) else ()
-    params = jax.device_get(loss.init(jax.random.key(0), *jax.eval_shape(lambda: (student, teachers))))
+    teachers = (
+        (random_outputs(2, rows, length), random_outputs(3, rows, length))
+        if references(name)
+        else ()
+    )
+    params = jax.device_get(
+        loss.init(jax.random.key(0), *jax.eval_shape(lambda: (student, teachers)))
+    )
     terms = sorted(loss.weights(jnp.int32(STEP)))
-    return params, student, teachers, batch, {term: np.float32(0.3 + i) for i, term in enumerate(terms)}
+    return (
+        params,
+        student,
+        teachers,
+        batch,
+        {term: np.float32(0.3 + i) for i, term in enumerate(terms)},
+    )
 
 
 @functools.cache
@@ -126,11 +144,17 @@ def test_terms_have_a_weight_a_count_and_a_total(name):
     (value, totals), (_, gradient) = base(name)
     counts = loss.count(labelled_batch())
     assert set(totals) == set(counts) == set(loss.weights(jnp.int32(STEP)))
-    assert value.shape == () and all(np.shape(x) == () for x in (*totals.values(), *counts.values()))
+    assert value.shape == () and all(
+        np.shape(x) == () for x in (*totals.values(), *counts.values())
+    )
     leaves = jax.tree.leaves(gradient)
     if any(loss.weights(jnp.int32(STEP)).values()):
-        assert max(np.abs(leaf).max() for leaf in leaves) > 1e-3, "a term with a weight moves something"
-        np.testing.assert_allclose(value, sum(setting(name)[-1][t] * totals[t] for t in totals), rtol=CLOSE)
+        assert max(np.abs(leaf).max() for leaf in leaves) > 1e-3, (
+            "a term with a weight moves something"
+        )
+        np.testing.assert_allclose(
+            value, sum(setting(name)[-1][t] * totals[t] for t in totals), rtol=CLOSE
+        )
     else:
         assert value == 0 and not any(leaf.any() for leaf in leaves), "a report has no gradient"
 
@@ -156,14 +180,20 @@ def test_match_is_least_where_student_equals_teacher(name):
 
 @every_loss
 def test_padding_and_filler_rows_change_nothing(name):
-    if getattr(LOSSES[name], "tokens", None) == "all":  # a published quirk: it says what else is counted
+    if (
+        getattr(LOSSES[name], "tokens", None) == "all"
+    ):  # a published quirk: it says what else is counted
         counts = (loss.count(labelled_batch()) for loss in (LOSSES[name], replaced(name)))
-        assert all(everything > real for everything, real in zip(*map(dict.values, counts), strict=True))
+        assert all(
+            everything > real for everything, real in zip(*map(dict.values, counts), strict=True)
+        )
         return
     params, student, teachers, batch, scale = setting(name)
     columns, rows = 3, 4
 
-    def noisy(seed, outputs):  # what stands in padding is noise, of each model its own, and not zero
+    def noisy(
+        seed, outputs
+    ):  # what stands in padding is noise, of each model its own, and not zero
         def put(x, y):
             y[tuple(map(slice, x.shape))] = x
             return y
@@ -174,9 +204,14 @@ def test_padding_and_filler_rows_change_nothing(name):
         return np.pad(x, ((0, rows), (0, columns)))
 
     padded = dataclasses.replace(
-        jax.tree.map(lambda x: np.concatenate([x, x[:rows]]), batch),  # a filler row has labels of its own:
+        jax.tree.map(
+            lambda x: np.concatenate([x, x[:rows]]), batch
+        ),  # a filler row has labels of its own:
         weight=np.pad(batch.weight, (0, rows)),  # only its weight says what it is
-        **{n: longer(getattr(batch, n)) for n in ("input_ids", "segment_ids", "positions", "token_type_ids")},
+        **{
+            n: longer(getattr(batch, n))
+            for n in ("input_ids", "segment_ids", "positions", "token_type_ids")
+        },
     )
     padded.segment_ids[8:], padded.positions[8:] = 1, np.arange(8 + columns)
     close(LOSSES[name].count(padded), LOSSES[name].count(batch), 0)
@@ -204,7 +239,9 @@ def test_halves_add_up_in_any_order(name):
     (a, (own_a, one)), (b, (own_b, two)) = results
     gradient = per_row(lambda x, y: np.concatenate([x, y])[np.argsort(order)], one, two)
     head = jax.tree.map(np.add, one.vocab, dataclasses.replace(two.vocab, hidden=one.vocab.hidden))
-    gradient = dataclasses.replace(gradient, vocab=dataclasses.replace(head, hidden=gradient.vocab.hidden))
+    gradient = dataclasses.replace(
+        gradient, vocab=dataclasses.replace(head, hidden=gradient.vocab.hidden)
+    )
     close((jax.tree.map(np.add, a, b), (jax.tree.map(np.add, own_a, own_b), gradient)), base(name))
 
 
@@ -223,7 +260,15 @@ def test_batch_order_changes_nothing(name):
 @every_loss
 @pytest.mark.parametrize(
     "case",
-    ["large student", "large teacher", "both large", "zero student", "all padding", "no label", "no row"],
+    [
+        "large student",
+        "large teacher",
+        "both large",
+        "zero student",
+        "all padding",
+        "no label",
+        "no row",
+    ],
 )
 def test_finite(name, case):
     params, student, teachers, batch, scale = setting(name)
@@ -235,7 +280,9 @@ def test_finite(name, case):
         student = per_row(np.zeros_like, student)
     if case == "all padding":
         rows = np.array([0, 3])
-        batch = dataclasses.replace(batch, segment_ids=batch.segment_ids.copy(), labels=batch.labels.copy())
+        batch = dataclasses.replace(
+            batch, segment_ids=batch.segment_ids.copy(), labels=batch.labels.copy()
+        )
         batch.segment_ids[rows], batch.labels[rows] = 0, -1
     if case == "no label":
         batch = dataclasses.replace(batch, labels=np.full_like(batch.labels, -1))
@@ -264,7 +311,11 @@ def test_counts_are_literal(name):
         term: COUNTS[getattr(loss, "tokens", "masked")]
         for term in ("kl", "ce", "mse", "jsd", "cosine", "hidden", "accuracy", "agreement")
     }
-    whole = "first" if getattr(loss, "mean", "tokens") == "sequences" else getattr(loss, "tokens", "real")
+    whole = (
+        "first"
+        if getattr(loss, "mean", "tokens") == "sequences"
+        else getattr(loss, "tokens", "real")
+    )
     expected |= {f"relation_{pair}": COUNTS[whole] for pair in ("qq", "kk", "vv")}
     expected["other_hidden"] = COUNTS["real"]
     # Pairs of tokens of one sequence, or of a row where padding counts.
@@ -297,7 +348,9 @@ def test_float32_from_bfloat16(name):
     (value, totals), (_, gradient) = compiled(name)(params, low, teachers, batch, scale)
     assert value.dtype == jnp.float32
     assert all(total.dtype == jnp.float32 for total in totals.values())
-    assert gradient.vocab.kernel.dtype == jnp.float32 and gradient.vocab.hidden.dtype == jnp.bfloat16
+    assert (
+        gradient.vocab.kernel.dtype == jnp.float32 and gradient.vocab.hidden.dtype == jnp.bfloat16
+    )
     finite((value, totals, gradient))
     close((value, totals), base(name)[0], 0.05)
 
@@ -326,7 +379,7 @@ def test_eight_devices_equal_one(name):
 def test_teacher_only_where_it_is_needed(name):
     loss = LOSSES[name]
     if loss.needs_teacher:
-        assert judges(name)
+        assert references(name)
         # Another teacher, another value: it is read.
         params, student, teachers, batch, scale = setting(name)
         other = (teachers[0], random_outputs(9, 8, 8))
@@ -356,15 +409,19 @@ def test_weights_move_with_the_step(name):
 
 def test_every_file_of_losses_is_walked():
     assert {
-        "Vocab",
+        "VocabKD",
         "MaskedLM",
         "Labels",
         "SoftLabels",
-        "Cosine",
+        "HiddenCosine",
         "HiddenMSE",
         "Relation",
-        "Scores",
+        "AttentionScores",
         "Named",
         "VocabReport",
     } <= {c.__name__ for c in loss_classes()}
-    assert {"Vocab-tokens-masked", "Vocab-tokens-content", "Cosine-tokens-content"} <= set(LOSSES)
+    assert {
+        "VocabKD-tokens-masked",
+        "VocabKD-tokens-content",
+        "HiddenCosine-tokens-content",
+    } <= set(LOSSES)

@@ -10,10 +10,10 @@ import pytest
 from helpers.outputs import SEQUENCES, WEIGHT, labelled_batch, random_outputs
 
 from flaxdistill.errors import UserError
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.named import Named
-from flaxdistill.losses.relation import Relation, Scores
+from flaxdistill.losses.relation import AttentionScores, Relation
 from flaxdistill.losses.schedule import constant
 
 pytestmark = pytest.mark.torch
@@ -66,7 +66,10 @@ def tensors(outputs, train=False):
     import torch
 
     return {
-        name: [torch.tensor(np.asarray(x, np.float64), requires_grad=train) for x in getattr(outputs, name)]
+        name: [
+            torch.tensor(np.asarray(x, np.float64), requires_grad=train)
+            for x in getattr(outputs, name)
+        ]
         for name in FIELDS
     }
 
@@ -91,7 +94,10 @@ def agree(mine, terms, own_student, projections=()):
 
 def setting(batch, width=4, layers=4):
     rows = batch.input_ids.shape[0]
-    student, teacher = random_outputs(1, rows, 8), random_outputs(2, rows, 8, width=width, layers=layers)
+    student, teacher = (
+        random_outputs(1, rows, 8),
+        random_outputs(2, rows, 8, width=width, layers=layers),
+    )
     return student, teacher, tensors(student, True), tensors(teacher)
 
 
@@ -107,7 +113,10 @@ def test_tinybert_hidden(project, tokens):
     loss = HiddenMSE(layers="0:0,1:2,2:4", project=project, tokens=tokens)
     mine = run(loss, student, (teacher,), batch)
     params = {
-        name: {part: torch.tensor(np.asarray(x, np.float64), requires_grad=True) for part, x in leaf.items()}
+        name: {
+            part: torch.tensor(np.asarray(x, np.float64), requires_grad=True)
+            for part, x in leaf.items()
+        }
         for name, leaf in mine[3]["teacher_0"].items()
     }
     total = 0
@@ -126,7 +135,7 @@ def test_pkd():
 
     batch = padded_batch()
     student, teacher, s, t = setting(batch)
-    mine = run(Cosine(layers="skip", tokens="first"), student, (teacher,), batch)
+    mine = run(HiddenCosine(layers="skip", tokens="first"), student, (teacher,), batch)
     x, y = s["hidden"][1][:, 0], t["hidden"][2][:, 0]
     agree(mine, {"cosine": ((F.normalize(x) - F.normalize(y)) ** 2).sum(-1).mean() / 2}, s)
 
@@ -138,7 +147,7 @@ def test_tinybert_scores_as_published():
 
     batch = padded_batch()
     student, teacher, s, t = setting(batch, width=6)
-    mine = run(Scores(tokens="all"), student, (teacher,), batch)
+    mine = run(AttentionScores(tokens="all"), student, (teacher,), batch)
     mask = (1 - torch.tensor(batch.segment_ids, dtype=torch.float64)) * -10000.0
 
     def scores(side, layer):
@@ -147,14 +156,16 @@ def test_tinybert_scores_as_published():
         return torch.where(a <= -1e2, torch.zeros_like(a), a)
 
     agree(
-        mine, {"scores": F.mse_loss(scores(s, 0), scores(t, 1)) + F.mse_loss(scores(s, 1), scores(t, 3))}, s
+        mine,
+        {"scores": F.mse_loss(scores(s, 0), scores(t, 1)) + F.mse_loss(scores(s, 1), scores(t, 3))},
+        s,
     )
 
 
 def test_scores_of_packed_sequences():
     batch = labelled_batch()
     student, teacher, s, t = setting(batch, width=6)
-    mine = run(Scores(layers="2:4"), student, (teacher,), batch)
+    mine = run(AttentionScores(layers="2:4"), student, (teacher,), batch)
     total = count = 0
     for row, a, b in pieces():
         x, y = (
@@ -174,14 +185,16 @@ def heads(x, n):
     return x.flatten(2).unflatten(2, (n, -1)) if n else x
 
 
-def log_shares(x, y, mask=None):
+def log_probs(x, y, mask=None):
     import torch
 
     scores = torch.einsum("ihd,jhd->hij", x, y) / x.shape[-1] ** 0.5
     return torch.log_softmax(scores if mask is None else scores + mask, -1)
 
 
-@pytest.mark.parametrize(("relations", "n"), [("qk,vv", 0), ("qq,kk,vv", 4), ("qq,kk,vv", 1), ("qv", 2)])
+@pytest.mark.parametrize(
+    ("relations", "n"), [("qk,vv", 0), ("qq,kk,vv", 4), ("qq,kk,vv", 1), ("qv", 2)]
+)
 def test_minilm_over_true_lengths(relations, n):
     """The papers: each sequence cut to its own length, KL(teacher || student), a mean over heads and queries."""
     batch = labelled_batch()
@@ -193,7 +206,8 @@ def test_minilm_over_true_lengths(relations, n):
         total = count = 0
         for row, a, b in pieces():
             log_q, log_p = (
-                log_shares(*(heads(side[names[c]][-1], n)[row, a:b] for c in relation)) for side in (s, t)
+                log_probs(*(heads(side[names[c]][-1], n)[row, a:b] for c in relation))
+                for side in (s, t)
             )
             total = total + (log_p.exp() * (log_p - log_q)).sum((1, 2)).mean()
             count += b - a
@@ -209,7 +223,7 @@ def test_minilm_as_its_papers_write_it(n):
     mine = run(Relation(relations="vv", heads=n, mean="sequences"), student, (teacher,), batch)
     total = count = 0
     for row, a, b in pieces():
-        log_q, log_p = (log_shares(*[heads(side["values"][-1], n)[row, a:b]] * 2) for side in (s, t))
+        log_q, log_p = (log_probs(*[heads(side["values"][-1], n)[row, a:b]] * 2) for side in (s, t))
         total = total + (log_p.exp() * (log_p - log_q)).sum(2).mean()
         count += 1
     agree(mine, {"relation_vv": total / count}, s)
@@ -218,9 +232,9 @@ def test_minilm_as_its_papers_write_it(n):
 SEVERAL = {
     "hidden shared": HiddenMSE(project="shared"),
     "hidden each": HiddenMSE(project="each"),
-    "cosine": Cosine(layers="uniform", project="each"),
+    "cosine": HiddenCosine(layers="uniform", project="each"),
     "relation": Relation(heads=2),
-    "scores": Scores(),
+    "scores": AttentionScores(),
 }
 
 
@@ -229,7 +243,10 @@ def test_several_teachers_are_averaged(loss):
     """Of other widths and depths: what they say together is the mean of what they say alone."""
     batch = labelled_batch()
     student = random_outputs(1, 8, 8)
-    teachers = (random_outputs(2, 8, 8, width=6, layers=4), random_outputs(3, 8, 8, width=8, layers=3))
+    teachers = (
+        random_outputs(2, 8, 8, width=6, layers=4),
+        random_outputs(3, 8, 8, width=8, layers=3),
+    )
     params = loss.init(jax.random.key(0), *jax.eval_shape(lambda: (student, teachers)))
     scale = {term: jnp.float32(0.7) for term in loss.count(batch)}
 
@@ -270,8 +287,12 @@ def test_each_teacher_has_a_term_of_its_own():
         and loss.kind == "projected"
     )
     count = loss.count(batch)["deep_hidden"]
-    value, totals = loss(params, student, teachers, batch, {"deep_hidden": 0.25 / count}, jnp.int32(0))
-    other, alone = inner(params, student, teachers[1:], batch, {"hidden": 0.25 / count}, jnp.int32(0))
+    value, totals = loss(
+        params, student, teachers, batch, {"deep_hidden": 0.25 / count}, jnp.int32(0)
+    )
+    other, alone = inner(
+        params, student, teachers[1:], batch, {"hidden": 0.25 / count}, jnp.int32(0)
+    )
     assert value == other and totals == {"deep_hidden": alone["hidden"]}
     with pytest.raises(UserError, match="loss deep is of teacher 1 and there are 1"):
         loss.init(jax.random.key(0), shapes[0], shapes[1][:1])
@@ -290,7 +311,7 @@ def test_minilm_as_published_by_paddle():
     mask = (1 - torch.tensor(batch.segment_ids, dtype=torch.float64)) * -1e9
     total = 0
     for row in range(4):
-        log_q, log_p = (log_shares(*[heads(x["values"][-1], 4)[row]] * 2, mask[row]) for x in (s, t))
+        log_q, log_p = (log_probs(*[heads(x["values"][-1], 4)[row]] * 2, mask[row]) for x in (s, t))
         total = total + F.kl_div(log_q, log_p.exp(), reduction="sum")
     agree(mine, {"relation_vv": total / (4 * 8 * 4)}, s)
 
@@ -299,15 +320,17 @@ def test_minilm_as_published_by_paddle():
     ("loss", "width", "named"),
     [
         (HiddenMSE(), 6, "student has 4 and the teacher 6"),
-        (Cosine(), 6, "student has 4 and the teacher 6"),
+        (HiddenCosine(), 6, "student has 4 and the teacher 6"),
         (HiddenMSE(layers="3:1"), 4, "layer 3 of a student that has 2"),
         (Relation(heads=3), 6, "3 relation heads do not divide the student's width 4"),
         (Relation(heads=4), 6, "4 relation heads do not divide the teacher's width 6"),
-        (Scores(layers="0:0"), 4, "layer 0"),
+        (AttentionScores(layers="0:0"), 4, "layer 0"),
     ],
 )
 def test_what_cannot_meet_is_refused(loss, width, named):
-    sides = jax.eval_shape(lambda: (random_outputs(1, 2, 8), (random_outputs(2, 2, 8, width=width),)))
+    sides = jax.eval_shape(
+        lambda: (random_outputs(1, 2, 8), (random_outputs(2, 2, 8, width=width),))
+    )
     with pytest.raises(UserError, match=named):
         loss.init(jax.random.key(0), *sides)
 
@@ -319,10 +342,12 @@ def one_head():
     return dataclasses.replace(outputs, **dict(zip(FIELDS[1:], split, strict=True)))
 
 
-@pytest.mark.parametrize("loss", [Relation(), Scores()])
+@pytest.mark.parametrize("loss", [Relation(), AttentionScores()])
 def test_unequal_heads_are_refused(loss):
     with pytest.raises(UserError, match=r"student has 2 (heads )?and the teacher 1"):
-        loss.init(jax.random.key(0), *jax.eval_shape(lambda: (random_outputs(1, 2, 8), (one_head(),))))
+        loss.init(
+            jax.random.key(0), *jax.eval_shape(lambda: (random_outputs(1, 2, 8), (one_head(),)))
+        )
 
 
 @pytest.mark.parametrize("relations", ["", "qx", "qqq", "qq,qq", "q k"])

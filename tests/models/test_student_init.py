@@ -23,7 +23,9 @@ def params_of(config, seed: int):
     """Parameters with no zero and no one in them."""
     rng = np.random.default_rng(seed)
     flat = param_paths.flatten(shapes_of(config))
-    return param_paths.unflatten({path: rng.standard_normal(x.shape, np.float32) for path, x in flat.items()})
+    return param_paths.unflatten(
+        {path: rng.standard_normal(x.shape, np.float32) for path, x in flat.items()}
+    )
 
 
 TEACHER = params_of(BERT, 0)
@@ -77,15 +79,30 @@ def test_the_published_layers_and_explicit_ones():
             "start.layers distilbert is 6 of 12 layers, but this is 6 of 24; use uniform or list them",
         ),
         ("uniform", 4, 6, "a student of 6 layers cannot start from a teacher of 4; use at most 4"),
-        ("0,2", 12, 3, "start.layers 0,2 must name 3 layers (one per student layer), each from 0 to 11"),
+        (
+            "0,2",
+            12,
+            3,
+            "start.layers 0,2 must name 3 layers (one per student layer), each from 0 to 11",
+        ),
         (
             "0,2,4,6",
             12,
             3,
             "start.layers 0,2,4,6 must name 3 layers (one per student layer), each from 0 to 11",
         ),
-        ("0,12", 12, 2, "start.layers 0,12 must name 2 layers (one per student layer), each from 0 to 11"),
-        ("-1,3", 12, 2, "start.layers -1,3 must name 2 layers (one per student layer), each from 0 to 11"),
+        (
+            "0,12",
+            12,
+            2,
+            "start.layers 0,12 must name 2 layers (one per student layer), each from 0 to 11",
+        ),
+        (
+            "-1,3",
+            12,
+            2,
+            "start.layers -1,3 must name 2 layers (one per student layer), each from 0 to 11",
+        ),
         ("every other", 12, 6, "start.layers is 'every other'; write uniform, distilbert"),
         ("0,two", 12, 2, "start.layers is '0,two'; write uniform, distilbert"),
         ("", 12, 2, "start.layers is ''; write uniform, distilbert"),
@@ -104,9 +121,13 @@ def test_copies_exactly_what_is_shared():
     assert set(got) == set(random)
     for path, leaf in got.items():
         theirs = (
-            path.replace("layer_0", "layer_two").replace("layer_1", "layer_0").replace("layer_two", "layer_2")
+            path.replace("layer_0", "layer_two")
+            .replace("layer_1", "layer_0")
+            .replace("layer_two", "layer_2")
         )
-        expected = source[theirs][:10] if path == "embeddings/position/embedding" else source[theirs]
+        expected = (
+            source[theirs][:10] if path == "embeddings/position/embedding" else source[theirs]
+        )
         np.testing.assert_array_equal(leaf, expected, err_msg=path)
         assert leaf.dtype == np.float32
 
@@ -140,7 +161,9 @@ def test_the_mlm_transform_is_copied_unless_told_otherwise():
 
 @functools.cache
 def applies(config):
-    return jax.jit(lambda params, batch: make_apply(config, jnp.float32)(params, batch, None).hidden)
+    return jax.jit(
+        lambda params, batch: make_apply(config, jnp.float32)(params, batch, None).hidden
+    )
 
 
 def hidden(config, params, types: int = 0):
@@ -210,14 +233,18 @@ NARROW = dataclasses.replace(
 @pytest.mark.parametrize("heads", [BERT.num_heads, BERT.num_heads // 2])
 def test_truncation_keeps_the_first_of_everything(heads):
     student = dataclasses.replace(NARROW, num_heads=heads, num_layers=2)
-    got = begin(Start(layers="2,0", narrow="truncate"), student)
+    got = begin(Start(layers="2,0", shrink="truncate"), student)
     theirs = param_paths.flatten(TEACHER)
     D, F, d = student.hidden_size, student.intermediate_size, student.hidden_size // heads
-    np.testing.assert_array_equal(got["layer_0/inner/kernel"], theirs["layer_2/inner/kernel"][:D, :F])
+    np.testing.assert_array_equal(
+        got["layer_0/inner/kernel"], theirs["layer_2/inner/kernel"][:D, :F]
+    )
     np.testing.assert_array_equal(
         got["embeddings/word/embedding"], theirs["embeddings/word/embedding"][:, :D]
     )
-    np.testing.assert_array_equal(got["mlm/transform/kernel"], theirs["mlm/transform/kernel"][:D, :D])
+    np.testing.assert_array_equal(
+        got["mlm/transform/kernel"], theirs["mlm/transform/kernel"][:D, :D]
+    )
     np.testing.assert_array_equal(got["mlm/bias"], theirs["mlm/bias"])
     # The second head's entries are the teacher's second head's, cut: not whatever stands beside the first.
     width = BERT.hidden_size // BERT.num_heads
@@ -226,20 +253,24 @@ def test_truncation_keeps_the_first_of_everything(heads):
         np.testing.assert_array_equal(
             got["layer_1/key/kernel"][:, mine], theirs["layer_0/key/kernel"][:D, other]
         )
-        np.testing.assert_array_equal(got["layer_1/value/bias"][mine], theirs["layer_0/value/bias"][other])
+        np.testing.assert_array_equal(
+            got["layer_1/value/bias"][mine], theirs["layer_0/value/bias"][other]
+        )
         np.testing.assert_array_equal(
             got["layer_1/attention/kernel"][mine], theirs["layer_0/attention/kernel"][other, :D]
         )
-    np.testing.assert_array_equal(got["layer_1/attention/bias"], theirs["layer_0/attention/bias"][:D])
+    np.testing.assert_array_equal(
+        got["layer_1/attention/bias"], theirs["layer_0/attention/bias"][:D]
+    )
 
 
 def test_svd_of_equal_widths_is_refused():
-    with pytest.raises(UserError, match=r"start\.narrow svd .* both are 16 wide"):
-        begin(Start(narrow="svd"), tiny_config(num_layers=1))
+    with pytest.raises(UserError, match=r"start\.shrink svd .* both are 16 wide"):
+        begin(Start(shrink="svd"), tiny_config(num_layers=1))
 
 
 def test_svd_loses_the_least_of_the_words():
-    got = begin(Start(narrow="svd"), NARROW)
+    got = begin(Start(shrink="svd"), NARROW)
     random = param_paths.flatten(params_of(NARROW, 1))
     words = param_paths.flatten(TEACHER)["embeddings/word/embedding"]
     values = np.linalg.svd(words.astype(np.float64), compute_uv=False)
@@ -259,7 +290,9 @@ def test_svd_loses_the_least_of_the_words():
 
 def test_a_wider_student_is_refused():
     wide = dataclasses.replace(BERT, hidden_size=BERT.hidden_size * 2)
-    with pytest.raises(UserError, match=f"hidden_size {wide.hidden_size} exceeds the {BERT.hidden_size}"):
-        begin(Start(narrow="truncate"), wide)
+    with pytest.raises(
+        UserError, match=f"hidden_size {wide.hidden_size} exceeds the {BERT.hidden_size}"
+    ):
+        begin(Start(shrink="truncate"), wide)
     with pytest.raises(UserError, match="width of a head"):
-        begin(Start(narrow="truncate"), dataclasses.replace(BERT, num_heads=1))
+        begin(Start(shrink="truncate"), dataclasses.replace(BERT, num_heads=1))

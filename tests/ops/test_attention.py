@@ -43,7 +43,9 @@ def test_a_packed_sequence_equals_the_sequence_alone():
 def test_changing_one_segment_never_changes_another(changed):
     inside = np.equal(SEGMENTS, changed)
     here = inside[..., None, None]
-    mixed = tuple(np.where(here, 100 * other, own) for own, other in zip(qkv(), qkv(1), strict=True))
+    mixed = tuple(
+        np.where(here, 100 * other, own) for own, other in zip(qkv(), qkv(1), strict=True)
+    )
     before, after = np.asarray(run(*qkv(), SEGMENTS)), np.asarray(run(*mixed, SEGMENTS))
     np.testing.assert_array_equal(after[~inside], before[~inside])
     assert (after[inside] != before[inside]).any()
@@ -52,7 +54,10 @@ def test_changing_one_segment_never_changes_another(changed):
 @functools.cache
 def gradient():
     return jax.jit(
-        jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v, SEGMENTS).astype(jnp.float32) ** 2), (0, 1, 2))
+        jax.grad(
+            lambda q, k, v: jnp.sum(attention(q, k, v, SEGMENTS).astype(jnp.float32) ** 2),
+            (0, 1, 2),
+        )
     )
 
 
@@ -84,7 +89,9 @@ def test_gradients_are_those_of_the_definition(rate):
     weights = np.random.default_rng(6).standard_normal((3, 7, 2, 4), np.float32)
 
     def value(function):
-        return jax.jit(jax.value_and_grad(lambda q, k, v: jnp.sum(weights * function(q, k, v)), (0, 1, 2)))
+        return jax.jit(
+            jax.value_and_grad(lambda q, k, v: jnp.sum(weights * function(q, k, v)), (0, 1, 2))
+        )
 
     got = value(lambda q, k, v: attention(q, k, v, SEGMENTS, kept=kept, rate=rate))(*qkv())
     expected = value(lambda q, k, v: plain(q, k, v, kept, rate))(*qkv())

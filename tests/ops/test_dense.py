@@ -19,7 +19,9 @@ def strict_types():
 
 def arguments(dtype=np.float32):
     rng = np.random.default_rng(0)
-    return tuple(rng.standard_normal(s, np.float32).astype(dtype) for s in ((2, 3, 5), (5, 4), (4,)))
+    return tuple(
+        rng.standard_normal(s, np.float32).astype(dtype) for s in ((2, 3, 5), (5, 4), (4,))
+    )
 
 
 def plain(x, kernel, bias):
@@ -37,7 +39,8 @@ WEIGHTS = np.random.default_rng(1).standard_normal((2, 3, 4), np.float32)
 def gradients(dtype):
     return jax.jit(
         jax.grad(
-            functools.partial(weighted, functools.partial(dense, dtype=jnp.dtype(dtype)), WEIGHTS), (0, 1, 2)
+            functools.partial(weighted, functools.partial(dense, dtype=jnp.dtype(dtype)), WEIGHTS),
+            (0, 1, 2),
         )
     )
 
@@ -48,7 +51,9 @@ def test_float32_is_the_plain_product():
 
 
 def test_float32_gradients():
-    expected = jax.jit(jax.grad(functools.partial(weighted, plain, WEIGHTS), (0, 1, 2)))(*arguments())
+    expected = jax.jit(jax.grad(functools.partial(weighted, plain, WEIGHTS), (0, 1, 2)))(
+        *arguments()
+    )
     for ours, theirs in zip(gradients("float32")(*arguments()), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
@@ -66,7 +71,9 @@ def test_bfloat16_rounds_operands_once(given):
     low = jnp.dtype("bfloat16")
     y = jax.jit(functools.partial(dense, dtype=low))(x, kernel, bias)
     assert y.dtype == low
-    exact = x.astype(low).astype(np.float64) @ kernel.astype(low).astype(np.float64) + bias.astype(np.float64)
+    exact = x.astype(low).astype(np.float64) @ kernel.astype(low).astype(np.float64) + bias.astype(
+        np.float64
+    )
     np.testing.assert_allclose(
         np.asarray(y, np.float64), exact, rtol=2**-8, atol=1e-6
     )  # one rounding, of the result
@@ -96,6 +103,8 @@ def products(jaxpr):
 def test_no_product_mixes_types():
     """A float32 x bfloat16 product runs at float32 speed everywhere."""
     for given in ("float32", "bfloat16"):
-        found = list(products(jax.make_jaxpr(gradients("bfloat16"))(*arguments(jnp.dtype(given))).jaxpr))
+        found = list(
+            products(jax.make_jaxpr(gradients("bfloat16"))(*arguments(jnp.dtype(given))).jaxpr)
+        )
         # The primal, and the gradients of x and kernel.
         assert len(found) == 3 and set(found) == {("bfloat16", "bfloat16", "float32")}

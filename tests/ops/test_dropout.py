@@ -31,7 +31,9 @@ def test_a_row_keeps_its_draws_in_any_batch(shape):
     whole = kept(shape, 0.3, keys, 5)
     assert whole.shape == shape
     for row in range(shape[0]):
-        np.testing.assert_array_equal(kept((1, *shape[1:]), 0.3, keys[row : row + 1], 5)[0], whole[row])
+        np.testing.assert_array_equal(
+            kept((1, *shape[1:]), 0.3, keys[row : row + 1], 5)[0], whole[row]
+        )
 
 
 @pytest.mark.parametrize("shape", [(64, 40, 48), (64, 3, 21, 22)])

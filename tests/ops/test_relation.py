@@ -48,9 +48,9 @@ def check(ours, plain, student, teacher, within=CLOSE):
     segments = (jnp.asarray(SEGMENTS),) * 2
 
     def run(f):
-        return jax.jit(jax.value_and_grad(lambda s: f(s, teacher, segments, weights()), has_aux=True))(
-            student
-        )
+        return jax.jit(
+            jax.value_and_grad(lambda s: f(s, teacher, segments, weights()), has_aux=True)
+        )(student)
 
     (value, per_query), gradients = run(ours)
     (expected, queries), theirs = run(plain)
@@ -110,7 +110,9 @@ def test_nothing_is_quadratic_in_length(op):
     row = jax.ShapeDtypeStruct((1, n), jnp.int32)
 
     def run(student, teacher, segments, weight):
-        return jax.grad(lambda s: op(s, teacher, (segments, segments), weight, block=32)[0])(student)
+        return jax.grad(lambda s: op(s, teacher, (segments, segments), weight, block=32)[0])(
+            student
+        )
 
     weight = jax.ShapeDtypeStruct((1, n), jnp.float32)
     program = jax.jit(run).lower((shape, shape), (shape, shape), row, weight).compile()

@@ -56,7 +56,9 @@ def reference():
 
 @functools.cache
 def compiled(chunk, words=V):
-    return jax.jit(jax.value_and_grad(functools.partial(vocab_objective, chunk=chunk), has_aux=True))
+    return jax.jit(
+        jax.value_and_grad(functools.partial(vocab_objective, chunk=chunk), has_aux=True)
+    )
 
 
 def close(a, b):
@@ -89,11 +91,15 @@ def test_the_gradient_scales_with_its_cotangent_and_stops_at_teachers():
 
 def test_statistics():
     student, teachers, labels, *_ = arguments()
-    got = jax.device_get(jax.jit(functools.partial(vocab_statistics, chunk=3))(student, teachers[:1], labels))
+    got = jax.device_get(
+        jax.jit(functools.partial(vocab_statistics, chunk=3))(student, teachers[:1], labels)
+    )
     logits = [np.einsum("btd,vd->btv", h.hidden, h.kernel) + h.bias for h in (student, teachers[0])]
     best, chosen = (z.argmax(-1) for z in logits)
     log_q, log_p = (z - np.log(np.exp(z).sum(-1, keepdims=True)) for z in logits)
-    np.testing.assert_allclose(got["kl"], (np.exp(log_p) * (log_p - log_q)).sum(-1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        got["kl"], (np.exp(log_p) * (log_p - log_q)).sum(-1), rtol=1e-4, atol=1e-6
+    )
     has = labels >= 0
     np.testing.assert_allclose(
         got["ce"][has],
@@ -102,7 +108,10 @@ def test_statistics():
     )
     assert got["correct"].tolist() == (best == labels).astype(float).tolist()
     assert got["agreement"].tolist() == (best == chosen).astype(float).tolist()
-    assert set(jax.eval_shape(lambda: vocab_statistics(student, (), labels, 3))) == {"ce", "correct"}
+    assert set(jax.eval_shape(lambda: vocab_statistics(student, (), labels, 3))) == {
+        "ce",
+        "correct",
+    }
 
 
 @pytest.mark.parametrize("words", [4, V])
@@ -111,7 +120,7 @@ def test_a_cut_teacher_is_the_kl_of_the_cut_distributions(words):
     student, teachers, labels, a, b, _ = arguments()
     temperature = 2.5
     top = vocab_top(teachers[0], words, temperature, chunk=3)
-    assert top.words.shape == (B, T, words)
+    assert top.token_ids.shape == (B, T, words)
 
     def cut(student):
         def logits(head):
@@ -166,7 +175,9 @@ def program(devices: int, tensor: int = 1):
     rest = [place(x, rows) for x in rest]
     run = jax.value_and_grad(functools.partial(vocab_objective, chunk=CHUNK), has_aux=True)
     with jax.set_mesh(mesh):
-        return jax.jit(run).lower(student, tuple(teachers), *rest, place(temperature, whole)).compile()
+        return (
+            jax.jit(run).lower(student, tuple(teachers), *rest, place(temperature, whole)).compile()
+        )
 
 
 @pytest.mark.parametrize("tensor", [1, 2])
@@ -197,7 +208,9 @@ def test_a_temperature_of_two_saves_an_exponential_and_nothing_else():
     def run(temperature):
         value = functools.partial(vocab_objective, chunk=3)
         return jax.jit(
-            jax.value_and_grad(lambda s: value(s, teachers[:1], labels, a, b, temperature), has_aux=True)
+            jax.value_and_grad(
+                lambda s: value(s, teachers[:1], labels, a, b, temperature), has_aux=True
+            )
         )
 
     close(jax.device_get(run(2.0)(student)), jax.device_get(run(np.float32(2.0))(student)))

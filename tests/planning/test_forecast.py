@@ -16,8 +16,8 @@ from flaxdistill.errors import UserError
 from flaxdistill.experiment import abstract
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
 from flaxdistill.experiment.workdir import record
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, shapes_of
 from flaxdistill.models.student_init import Start
@@ -33,7 +33,7 @@ GPU = chips.read_topology("h100:8")
 SIZES = {"num_layers": 4, "hidden_size": 64, "num_heads": 4, "intermediate_size": 128}
 TEACHER = Experiment(
     student=Student(start=Start(path=None), **SIZES),
-    corpus=Corpus(vocab_size=512, length=32),
+    corpus=Corpus(vocab_size=512, max_length=32),
     losses={"mlm": MaskedLM()},
     batch_size=64,
 )
@@ -41,7 +41,7 @@ STUDENT = dataclasses.replace(
     TEACHER,
     teacher=Teacher(path=Stage("teacher")),
     student=Student(),
-    losses={"vocab": Vocab(), "cosine": Cosine()},
+    losses={"vocab": VocabKD(), "cosine": HiddenCosine()},
 )
 
 
@@ -97,10 +97,16 @@ def test_what_is_held_is_what_the_compiled_step_takes():
         compiled = step.lower(
             ahead._placed(run_.state, shardings), ahead._teachers(run_, mesh), rows
         ).compile()
-    read = [x for x in jax.tree.leaves(batch) if x is not batch.label_positions and x is not batch.labels]
+    read = [
+        x
+        for x in jax.tree.leaves(batch)
+        if x is not batch.label_positions and x is not batch.labels
+    ]
     size = sum(math.prod(x.shape) * x.dtype.itemsize for x in read) / 8
-    need = ahead.reckon(run_, chips.read_topology("h100:8"))
-    assert need.held == pytest.approx(compiled.memory_analysis().argument_size_in_bytes - size, rel=0.02)
+    need = ahead.estimate(run_, chips.read_topology("h100:8"))
+    assert need.held == pytest.approx(
+        compiled.memory_analysis().argument_size_in_bytes - size, rel=0.02
+    )
     assert need.temporaries == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.3)
 
 
@@ -133,7 +139,7 @@ def test_platform_is_that_of_the_plan():
 
 def test_less_at_a_time_needs_less_and_costs_the_same():
     with made_for("gpu"):
-        whole, parts = (ahead.reckon(student(accumulate=n), GPU) for n in (1, 4))
+        whole, parts = (ahead.estimate(student(accumulate=n), GPU) for n in (1, 4))
     assert parts.flops == pytest.approx(whole.flops, rel=0.02) and parts.held == whole.held
     assert parts.temporaries < 0.7 * whole.temporaries
 
@@ -143,9 +149,11 @@ def test_verdicts_follow_from_memory():
     report, stages = [], {"teacher": TEACHER, "student": STUDENT}
     first, second = forecast.plan(stages, GPU, report.append).values()
     assert first["verdict"].startswith("fits") and second["verdict"].startswith("fits")
-    need = ahead.reckon(student(), GPU)
+    need = ahead.estimate(student(), GPU)
     for share, verdict in ((1.01, "fits"), (0.8, "too close"), (0.3, "does not fit")):
-        small = dataclasses.replace(GPU.chip, hbm_gib=share * (need.held + need.temporaries) / 0.9 / 2**30)
+        small = dataclasses.replace(
+            GPU.chip, hbm_gib=share * (need.held + need.temporaries) / 0.9 / 2**30
+        )
         told = forecast.plan(stages, dataclasses.replace(GPU, chip=small), report.append)
         assert told["student on h100:8, 8 chips"]["verdict"].startswith(verdict)
 
@@ -161,7 +169,7 @@ def test_what_does_not_fit_is_told_with_a_way_out(monkeypatch, fits, way):
     def compile_ahead(run, topology):
         asked.append(run.program.experiment.accumulate)
         if run.program.experiment.teacher is None or (fits and asked[-1] > 1):
-            return dataclasses.replace(ahead.reckon(run, topology), compiled=True)
+            return dataclasses.replace(ahead.estimate(run, topology), compiled=True)
         return "9G of 8G"
 
     monkeypatch.setattr(forecast, "compile_ahead", compile_ahead)
@@ -185,14 +193,17 @@ def test_a_run_can_be_the_teacher_of_a_plan(tmp_path):
 def test_more_chips_take_less_time_and_slices_send_more_slowly():
     run_ = student()
     one, eight = (
-        forecast.forecast(run_, where, ahead.reckon(run_, where))
+        forecast.forecast(run_, where, ahead.estimate(run_, where))
         for where in (chips.read_topology("h100:1"), GPU)
     )
-    assert one.parts[0] == pytest.approx(8 * eight.parts[0], rel=0.1) and one.parts[2] == 0 < eight.parts[2]
+    assert (
+        one.per_example[0] == pytest.approx(8 * eight.per_example[0], rel=0.1)
+        and one.per_example[2] == 0 < eight.per_example[2]
+    )
     assert one.hours[0] < one.hours[1] and one.speed[0] < one.speed[1] and one.dollars[0] > 0
     far = chips.read_topology("h100:4", slices=2)
-    apart = forecast.forecast(run_, far, ahead.reckon(run_, far))
-    assert far.size == 8 and apart.parts[2] != eight.parts[2]
+    apart = forecast.forecast(run_, far, ahead.estimate(run_, far))
+    assert far.size == 8 and apart.per_example[2] != eight.per_example[2]
 
 
 @pytest.mark.slow
@@ -200,7 +211,16 @@ def test_the_verb_needs_sizes_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = write_model(tmp_path / "teacher")
     (model / "model.safetensors").unlink()
-    argv = ("plan", "distil_half", "--teacher.path", model, "--corpus.length", "16", "--topology", "a100:1")
+    argv = (
+        "plan",
+        "distil_half",
+        "--teacher.path",
+        model,
+        "--corpus.max-length",
+        "16",
+        "--topology",
+        "a100:1",
+    )
     code, out = run(*argv)
     assert code == 0 and "fits (reckoned" in out and "MFLOP a token" in out
     config = json.loads((model / "config.json").read_text())
@@ -228,7 +248,9 @@ def test_the_verb_needs_sizes_alone(tmp_path, monkeypatch):
 )
 def test_wrong_questions(tmp_path, flags, told):
     model = write_model(tmp_path / "teacher")
-    said = refused("plan", "distil_half", "--teacher.path", model, "--corpus.length", "16", *flags)
+    said = refused(
+        "plan", "distil_half", "--teacher.path", model, "--corpus.max-length", "16", *flags
+    )
     assert told in said
 
 
@@ -260,5 +282,7 @@ def test_no_tpu_compiler(monkeypatch):
         raise RuntimeError("no such file: libtpu.so\nand more")
 
     monkeypatch.setattr(topologies, "get_topology_desc", absent)
-    with pytest.raises(UserError, match=r"knows no v5e:4x4 here \(no such file: libtpu.so\); pip install"):
+    with pytest.raises(
+        UserError, match=r"knows no v5e:4x4 here \(no such file: libtpu.so\); pip install"
+    ):
         ahead.devices(chips.read_topology("v5e:4x4"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from helpers.cli import succeed
-from helpers.stories import *
+from helpers.stories import write
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from flaxdistill.data.store import open_store
 from flaxdistill.experiment import config_file, workdir
 from flaxdistill.hub import checkpoint
 from flaxdistill.inference import answers, predictor
-from flaxdistill.report import figures, measure, page
+from flaxdistill.report import measure, page, plots
 from flaxdistill.report import write as files
 from flaxdistill.report.disagreement import disagreements
 
@@ -37,7 +37,9 @@ def test_models_are_what_their_exports_say(story, told):
         export = story / model["name"] / "export"
         tensors = load_file(export / "model.safetensors")
         assert model["parameters"] == sum(tensor.size for tensor in tensors.values())
-        assert model["megabytes"] == pytest.approx(sum(tensor.nbytes for tensor in tensors.values()) / 1e6)
+        assert model["megabytes"] == pytest.approx(
+            sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+        )
         evaluated = [row["accuracy"] for row in rows_of(story / model["name"], "held_out")]
         assert model["scores"] == pytest.approx(evaluated)
         assert model["figures"]["accuracy"] == pytest.approx(np.median(evaluated))
@@ -45,7 +47,9 @@ def test_models_are_what_their_exports_say(story, told):
         assert set(model["milliseconds"]) == {f"{rows} x 16" for rows in (1, 8, 32)}
     assert big["kept"] is None
     for model in (taught, alone):
-        assert model["kept"] == pytest.approx(model["figures"]["accuracy"] / big["figures"]["accuracy"])
+        assert model["kept"] == pytest.approx(
+            model["figures"]["accuracy"] / big["figures"]["accuracy"]
+        )
         assert f"{model['kept']:.1%}" in printed
 
 
@@ -61,7 +65,9 @@ def test_arithmetic_is_counted(story, told):
 
 def test_disagreements_are_those_of_predict(story, told):
     _, _, facts = told
-    texts = [json.loads(line)["text"] for line in (story.parent / "rows.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line)["text"] for line in (story.parent / "rows.jsonl").read_text().splitlines()
+    ]
     said = {}
     for name in ("big", "alone"):
         answer = predictor.make_predict(workdir.read_model(str(story / name)), length=16)
@@ -72,7 +78,9 @@ def test_disagreements_are_those_of_predict(story, told):
     agreement = run["models"][-1]["figures"]["agreement"]
     assert differ == pytest.approx(24 * (1 - agreement))
     for one in run["disagreements"]:
-        assert one["teacher"] != one["student"] and one["truth"] == ("yes" if "good" in one["text"] else "no")
+        assert one["teacher"] != one["student"] and one["truth"] == (
+            "yes" if "good" in one["text"] else "no"
+        )
 
 
 class Reader(HTMLParser):
@@ -103,9 +111,17 @@ def test_the_page_stands_alone(story, told):
     read.feed(out.read_text())
     assert not read.open
     assert read.loads and all(loaded.startswith("data:") for loaded in read.loads)
-    plots = {path.stem for path in out.with_suffix("").glob("*.png")}
-    assert set(read.ids) == plots == {figure.name for figure in figures.figures(facts_of(facts))}
-    assert {"size", "latency-1", "loss", "kl", "learning_rate", "utilisation", "cka-taught-2"} <= plots
+    pictures = {path.stem for path in out.with_suffix("").glob("*.png")}
+    assert set(read.ids) == pictures == {plot.name for plot in plots.plots(facts_of(facts))}
+    assert {
+        "size",
+        "latency-1",
+        "loss",
+        "kl",
+        "learning_rate",
+        "utilisation",
+        "cka-taught-2",
+    } <= pictures
     assert str(story.parent) not in out.read_text()
     texts = [one["text"] for run in facts["runs"] for one in run["disagreements"]]
     assert texts and all(text in read.text for text in texts)  # with its <b> as it was written
@@ -146,7 +162,11 @@ def test_written_again_and_not_over_others(story, told, tmp_path):
     assert [model["name"] for model in facts["runs"][0]["models"]] == ["big", "alone"]
     assert not list(copied.with_suffix("").glob("latency*")) and facts["peak"] == 0
     assert "speeds measured" not in copied.read_text() and "speeds measured" in out.read_text()
-    for name, text in (("mine.html", "<p>mine"), ("other.json", "{}"), ("thesis/chapter.tex", "mine")):
+    for name, text in (
+        ("mine.html", "<p>mine"),
+        ("other.json", "{}"),
+        ("thesis/chapter.tex", "mine"),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     for name, theirs in (("mine", "mine.html"), ("other", "other.json"), ("thesis", "thesis")):
@@ -171,7 +191,9 @@ def test_nothing_half_written(story, told, tmp_path, monkeypatch, broken):
     monkeypatch.setattr(files, "measure", lambda *paths, **how: facts_of(told[2]))
     monkeypatch.setattr(files, broken, full)
     for name in ("new", "report"):
-        assert "No space left on device" in refused("report", story, "--out", tmp_path / f"{name}.html")
+        assert "No space left on device" in refused(
+            "report", story, "--out", tmp_path / f"{name}.html"
+        )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -179,13 +201,17 @@ def test_of_little(told):
     """Of a run that logged nothing, with figures that are no numbers and names that are no names of files."""
     facts = facts_of(told[2])
     run = dataclasses.replace(facts.runs[1], rows=[], layers={}, mflop=None, name="_a/b $x^")
-    bare = dataclasses.replace(run.models[-1], name="_a/b $x^", interval=None, kept=None, milliseconds={})
-    bare = dataclasses.replace(bare, figures=dict.fromkeys(bare.figures, math.nan), scores=[math.nan])
+    bare = dataclasses.replace(
+        run.models[-1], name="_a/b $x^", interval=None, kept=None, milliseconds={}
+    )
+    bare = dataclasses.replace(
+        bare, metrics=dict.fromkeys(bare.metrics, math.nan), scores=[math.nan]
+    )
     teacher = dataclasses.replace(run.models[0], milliseconds={})
     facts = dataclasses.replace(facts, runs=[dataclasses.replace(run, models=[teacher, bare])])
-    drawn = figures.figures(facts)
-    assert [figure.name for figure in drawn] == ["size"]
-    assert b"<svg" in figures.svg(drawn[0], dark=True)
+    drawn = plots.plots(facts)
+    assert [plot.name for plot in drawn] == ["size"]
+    assert b"<svg" in plots.svg(drawn[0], dark=True)
     assert facts.to_json()["runs"][0]["models"][1]["scores"] == [None]
     assert "_a/b $x^" in page.page(facts, drawn)
 
@@ -239,7 +265,8 @@ def test_every_head(kind, tmp_path):
         elif kind == "tags":
             assert one.truth == ("good (X)" if "good" in one.text else "nothing")
             assert all(
-                word in one.text for word in re.findall(r"(\S+) \(X\)", f"{one.teacher}, {one.student}")
+                word in one.text
+                for word in re.findall(r"(\S+) \(X\)", f"{one.teacher}, {one.student}")
             )
         else:
             assert one.truth == one.text == "film" and "<b>" in one.pair
@@ -256,7 +283,9 @@ def test_of_text(finished, tmp_path):
     teacher, student = run["models"]
     assert (teacher["name"], teacher["role"], student["name"]) == ("teacher", "teacher", "finished")
     (row,) = rows_of(finished, "held_out")
-    assert student["figures"]["mlm"] == pytest.approx(row["mlm"], rel=1e-4) and "MLM loss" in printed
+    assert (
+        student["figures"]["mlm"] == pytest.approx(row["mlm"], rel=1e-4) and "MLM loss" in printed
+    )
     if teacher["figures"]["accuracy"]:
         assert student["kept"] == pytest.approx(
             student["figures"]["accuracy"] / teacher["figures"]["accuracy"]
@@ -264,7 +293,9 @@ def test_of_text(finished, tmp_path):
     assert run["looked_at"] > 0 and all("[MASK]" in one["text"] for one in run["disagreements"])
     assert all(re.fullmatch(r"\w{2,}", one["truth"]) for one in run["disagreements"])
     cka = np.array(run["layers"]["cka"])
-    assert cka.shape == (student_layers(finished) + 1, 3) and 0 <= cka.min() <= cka.max() <= 1 + 1e-4
+    assert (
+        cka.shape == (student_layers(finished) + 1, 3) and 0 <= cka.min() <= cka.max() <= 1 + 1e-4
+    )
 
 
 def student_layers(path) -> int:

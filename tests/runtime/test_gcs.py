@@ -35,14 +35,14 @@ CONFIG = """
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.student_init import Start
 
 teacher = Experiment(
     student=Student(
         start=Start(path=None), num_layers=2, hidden_size=16, num_heads=2, intermediate_size=32, dtype="float32"
     ),
-    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8),
+    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, max_length=16, held_out=0.1, held_out_blocks=8),
     losses={{"mlm": MaskedLM()}},
     batch_size=8,
     eval_batch_size=8,
@@ -50,7 +50,7 @@ teacher = Experiment(
     log_every=1,
     eval_every=4,
     save_every=2,
-    doctor=False,
+    sanity_checks=False,
 )
 """
 STUDENT = """
@@ -58,7 +58,7 @@ from dataclasses import replace
 config = {
     "teacher": teacher,
     "student": replace(
-        teacher, teacher=Teacher(path=Stage("teacher")), student=Student(num_layers=1), losses={"vocab": Vocab()}
+        teacher, teacher=Teacher(path=Stage("teacher")), student=Student(num_layers=1), losses={"vocab": VocabKD()}
     ),
 }
 """
@@ -111,7 +111,11 @@ def alone(served, tmp_path_factory) -> Path:
 
 def test_addresses_and_paths(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for written in ("gs://a-bucket/some/run", Path("gs://a-bucket/some/run"), "gs://a-bucket//some/run/"):
+    for written in (
+        "gs://a-bucket/some/run",
+        Path("gs://a-bucket/some/run"),
+        "gs://a-bucket//some/run/",
+    ):
         path = gcs_paths.here(written)
         assert path == gcs_paths.mirror() / "a-bucket" / "some" / "run"
         assert gcs_paths.of(path) == "gs://a-bucket/some/run"
@@ -150,7 +154,9 @@ def test_files_come_and_go(machine, tmp_path):
     gcs.refresh(at, gcs.named("/*.json", "sub/*"))
     assert not (at / "a.txt").exists()
     gcs.refresh(at, bool)
-    assert {p.relative_to(at).as_posix(): p.read_bytes() for p in at.rglob("*") if p.is_file()} == files
+    assert {
+        p.relative_to(at).as_posix(): p.read_bytes() for p in at.rglob("*") if p.is_file()
+    } == files
     before = len(machine.asked)
     gcs.refresh(at, bool)
     assert [asked for asked in machine.asked[before:] if "alt=media" in asked] == [], (
@@ -185,7 +191,8 @@ def test_the_last_file_is_sent_last(machine, tmp_path):
     machine.down = False
     gcs.send(tmp_path, gcs_paths.here("gs://test/ordered"))
     generations = {
-        name: machine.objects[f"ordered/{name}"].generation for name in ("a.txt", "config.json", "z.txt")
+        name: machine.objects[f"ordered/{name}"].generation
+        for name in ("a.txt", "config.json", "z.txt")
     }
     assert max(generations, key=generations.get) == "config.json" and len(machine.asked) > before
 
@@ -254,10 +261,15 @@ def test_a_run_lives_in_a_bucket_and_goes_on_anywhere(machine, alone, tmp_path):
     own, theirs = rows_of(mirrored), rows_of(alone)
     assert [row["step"] for row in own] == [1, 2, 3, 4]
     names = set(own[0]) - {"learning_rate"}  # of another number of steps, at first
-    assert [row["loss"] for row in own[:1]] == [row["loss"] for row in theirs[:1]] and "loss" in names
+    assert [row["loss"] for row in own[:1]] == [
+        row["loss"] for row in theirs[:1]
+    ] and "loss" in names
     names = machine.files("run/")
     assert {"run/experiment.json", "run/metrics.jsonl", "run/tokenizer/tokenizer.json"} < set(names)
-    assert {name.split("/")[2] for name in names if name.startswith("run/checkpoints/")} == {"2", "4"}
+    assert {name.split("/")[2] for name in names if name.startswith("run/checkpoints/")} == {
+        "2",
+        "4",
+    }
     assert "run/export/model.safetensors" in names and any("tensorboard/" in name for name in names)
     assert not [name for name in names if ".parts" in name or ".tmp" in name]
 
@@ -310,7 +322,9 @@ def test_every_verb_reads_and_writes_there(machine, tmp_path):
     forget()
     assert "Hugging Face directory" in succeed("convert", "gs://test/converted", "gs://test/back")
     for name in ("config.json", "model.safetensors"):
-        assert machine.objects[f"back/{name}"].content == machine.objects[f"exported/{name}"].content
+        assert (
+            machine.objects[f"back/{name}"].content == machine.objects[f"exported/{name}"].content
+        )
     forget()
     assert "every tensor is used" in succeed("inspect", "gs://test/exported")
     assert "exists and is not an empty directory" in refused(
@@ -327,14 +341,14 @@ def test_models_tokenizers_and_blocks_in_a_bucket(machine, tmp_path):
     lines = (
         "from dataclasses import replace\n"
         "config = replace(teacher, teacher=Teacher(path='gs://test/models/teacher'), data_dir='gs://test/blocks',\n"
-        "    corpus=replace(teacher.corpus, tokenizer='gs://test/models/teacher/vocab.txt'), losses={'vocab': Vocab()})\n"
+        "    corpus=replace(teacher.corpus, tokenizer='gs://test/models/teacher/vocab.txt'), losses={'vocab': VocabKD()})\n"
     )
     succeed("prepare", config(tmp_path, lines=lines))
     stored = machine.files("blocks/")
     generations = {name: machine.objects[name].generation for name in stored}
     assert any(name.endswith("manifest.json") for name in stored)
     forget()
-    offline = ("distill", config(tmp_path, lines=lines), "--teacher.offline", 4, "--workdir")
+    offline = ("distill", config(tmp_path, lines=lines), "--teacher.cache-top-k", 4, "--workdir")
     assert "reused gs://test/blocks/" in succeed(*offline, tmp_path / "offline")
     blocks = [name for name in machine.files("blocks/") if not name.startswith("blocks/targets-")]
     assert {name: machine.objects[name].generation for name in blocks} == generations
@@ -421,7 +435,9 @@ def test_a_checkpoint_that_may_not_be_read_is_not_damaged(machine, tmp_path, cap
         try:
             listed = [] if "media" in shut else [("inspect",)]  # which reads no array
             for command in (("train", config(tmp_path), "--workdir"), ("eval",), *listed):
-                told = refused(*command, "gs://test/shut", *(["--steps", 4] if command[0] == "train" else []))
+                told = refused(
+                    *command, "gs://test/shut", *(["--steps", 4] if command[0] == "train" else [])
+                )
                 assert "cannot be read or written" in told, (command, shut)
         finally:
             machine.shut = None
@@ -442,8 +458,14 @@ def test_a_run_that_is_gone_there_begins_anew(machine, tmp_path):
     machine.remove("gone/")
     folder = gcs_paths.here("gs://test/gone")
     gcs.refresh(folder)
-    assert (folder / "data").exists() and not workdir.is_workdir(folder) and gcs.entries(folder) == set()
-    assert "wrote gs://test/gone/data" in succeed("prepare", config(tmp_path), "--workdir", "gs://test/gone")
+    assert (
+        (folder / "data").exists()
+        and not workdir.is_workdir(folder)
+        and gcs.entries(folder) == set()
+    )
+    assert "wrote gs://test/gone/data" in succeed(
+        "prepare", config(tmp_path), "--workdir", "gs://test/gone"
+    )
 
 
 @pytest.mark.slow

@@ -23,16 +23,16 @@ config = Experiment(
     student=Student(
         start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, dtype="float32"
     ),
-    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, length=16, held_out=0.1, held_out_blocks=8),
+    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, max_length=16, held_out=0.1, held_out_blocks=8),
     losses={{"mlm": MaskedLM()}},
-    optim=AdamW(rate=1e-2, warmup=0.0),
+    optim=AdamW(learning_rate=1e-2, warmup=0.0),
     batch_size=16,
     eval_batch_size=8,
     steps=6,
     log_every=1,
     eval_every=6,
     save_every=3,
-    doctor=False,
+    sanity_checks=False,
 )
 """
 
@@ -80,8 +80,8 @@ def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
     children = start(config, workdir, 2, 2, *steps)
     deadline = time.monotonic() + 200
     while not ((workdir / "metrics.jsonl").exists() and len(rows_of(workdir)) > 3):
-        assert time.monotonic() < deadline and all(child.poll() is None for child in children), printed(
-            workdir
+        assert time.monotonic() < deadline and all(child.poll() is None for child in children), (
+            printed(workdir)
         )
         time.sleep(0.2)
     children[1].send_signal(signal.SIGTERM)
@@ -104,19 +104,25 @@ def test_a_checkpoint_that_one_cannot_read_is_none(config, tmp_path):
     theirs = (workdir / "checkpoints" / "6" / "default" / "ocdbt.process_1").rglob("*")
     largest = max((file for file in theirs if file.is_file()), key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    assert finish(start(config, workdir, 2, 1, "--fsdp", 2, "--steps", 7)) == [0, 0], printed(workdir)
-    assert "checkpoints/6 is damaged" in printed(workdir) and "goes on from step 3" in printed(workdir)
+    assert finish(start(config, workdir, 2, 1, "--fsdp", 2, "--steps", 7)) == [0, 0], printed(
+        workdir
+    )
+    assert "checkpoints/6 is damaged" in printed(workdir) and "goes on from step 3" in printed(
+        workdir
+    )
     assert rows_of(workdir)[:3] == before[:3]
 
 
 @pytest.mark.slow
 def test_one_that_dies_ends_the_others(config, tmp_path):
     workdir = tmp_path / "run"
-    children = start(config, workdir, 2, 1, "--steps", 100000, "--eval-every", 100000, "--save-every", 100000)
+    children = start(
+        config, workdir, 2, 1, "--steps", 100000, "--eval-every", 100000, "--save-every", 100000
+    )
     deadline = time.monotonic() + 200
     while not ((workdir / "metrics.jsonl").exists() and len(rows_of(workdir)) > 3):
-        assert time.monotonic() < deadline and all(child.poll() is None for child in children), printed(
-            workdir
+        assert time.monotonic() < deadline and all(child.poll() is None for child in children), (
+            printed(workdir)
         )
         time.sleep(0.2)
     children[1].kill()

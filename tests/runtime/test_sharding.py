@@ -38,31 +38,60 @@ def specs(state, fsdp: int, tensor: int = 1) -> dict[str, P]:
 
 def test_mesh():
     mesh = sharding.make_mesh(2)
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1} and mesh.axis_types == (AxisType.Auto,) * 3
-    assert dict(sharding.make_mesh(devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
     assert (
-        sharding.groups(sharding.make_mesh(2, 2)) == 4 and sharding.round_up(5, sharding.make_mesh(2, 2)) == 8
+        dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+        and mesh.axis_types == (AxisType.Auto,) * 3
+    )
+    assert dict(sharding.make_mesh(devices=jax.devices()[:1]).shape) == {
+        "data": 1,
+        "fsdp": 1,
+        "tensor": 1,
+    }
+    assert (
+        sharding.groups(sharding.make_mesh(2, 2)) == 4
+        and sharding.round_up(5, sharding.make_mesh(2, 2)) == 8
     )
     with pytest.raises(UserError) as error:
         sharding.make_mesh(3)
     assert str(error.value) == "fsdp 3 does not divide the 8 devices; use one of 1, 2, 4, 8"
     with pytest.raises(UserError) as error:
         sharding.make_mesh(2, 8)
-    assert str(error.value) == "fsdp 2 x tensor 8 does not divide the 8 devices; use one of 1, 2, 4, 8"
+    assert (
+        str(error.value) == "fsdp 2 x tensor 8 does not divide the 8 devices; use one of 1, 2, 4, 8"
+    )
 
 
 @pytest.mark.parametrize(
     ("size", "accumulate", "devices", "words"),
     [
-        (101, 1, -4, "batch_size 101 is not divisible by 4 groups of 2 devices; nearest are 100 and 104"),
+        (
+            101,
+            1,
+            -4,
+            "batch_size 101 is not divisible by 4 groups of 2 devices; nearest are 100 and 104",
+        ),
         (100, 1, 8, "batch_size 100 is not divisible by 8 devices; nearest are 96 and 104"),
-        (100, 3, 8, "batch_size 100 is not divisible by 8 devices x 3 micro-batches; nearest are 96 and 120"),
+        (
+            100,
+            3,
+            8,
+            "batch_size 100 is not divisible by 8 devices x 3 micro-batches; nearest are 96 and 120",
+        ),
         (3, 1, 8, "batch_size 3 is not divisible by 8 devices; nearest are 8"),
-        (10, 4, 1, "batch_size 10 is not divisible by 1 devices x 4 micro-batches; nearest are 8 and 12"),
+        (
+            10,
+            4,
+            1,
+            "batch_size 10 is not divisible by 1 devices x 4 micro-batches; nearest are 8 and 12",
+        ),
     ],
 )
 def test_batch_sizes_that_do_not_divide(size, accumulate, devices, words):
-    mesh = sharding.make_mesh(devices=jax.devices()[:devices]) if devices > 0 else sharding.make_mesh(2, 2)
+    mesh = (
+        sharding.make_mesh(devices=jax.devices()[:devices])
+        if devices > 0
+        else sharding.make_mesh(2, 2)
+    )
     with pytest.raises(UserError) as error:
         sharding.check_batch(size, accumulate, mesh)
     assert str(error.value) == words
@@ -75,7 +104,10 @@ def test_rules_cover_a_whole_state(fsdp, tensor):
     config = tiny_config(pooler=True, tied_head=False)
     params = {
         "student": shapes_of(config),
-        "losses": {"hidden": {"projection": {"kernel": shape(16, 24), "bias": shape(24)}}, "vocab": {}},
+        "losses": {
+            "hidden": {"projection": {"kernel": shape(16, 24), "bias": shape(24)}},
+            "vocab": {},
+        },
     }
     got = specs(state_of(params), fsdp, tensor)
     student = "params/student/"
@@ -123,7 +155,8 @@ def test_an_indivisible_leaf_takes_the_next_spec():
 def test_a_leaf_without_a_rule_is_an_error():
     state = state_of({"losses": {"hidden": {"matrix": shape(4, 4)}}}, optax.sgd(0.1))
     with pytest.raises(
-        UserError, match=r"^no sharding rule matches params/losses/hidden/matrix; add one to the table$"
+        UserError,
+        match=r"^no sharding rule matches params/losses/hidden/matrix; add one to the table$",
     ):
         sharding.state_shardings(state, sharding.make_mesh())
 
@@ -145,14 +178,16 @@ def test_place_rows():
         value = getattr(batch, field.name)
         if field.name == "targets":
             continue
-        assert value.sharding.is_equivalent_to(NamedSharding(mesh, P(("data", "fsdp"))), value.ndim), (
-            field.name
-        )
+        assert value.sharding.is_equivalent_to(
+            NamedSharding(mesh, P(("data", "fsdp"))), value.ndim
+        ), field.name
         if field.name in rows:
             np.testing.assert_array_equal(value, rows[field.name])
             assert value.dtype == rows[field.name].dtype
     own = [(s.device.id, s.data[0].item()) for s in batch.example_id.addressable_shards]
-    assert sorted(own) == [(device, 2 * device) for device in range(8)], "two rows in a row for each device"
+    assert sorted(own) == [(device, 2 * device) for device in range(8)], (
+        "two rows in a row for each device"
+    )
 
 
 def cut(accumulate: int, function=sharding.micro_batches):
@@ -173,7 +208,9 @@ def cut(accumulate: int, function=sharding.micro_batches):
 
 def test_micro_batches_stay_on_their_devices():
     text, (total, examples) = cut(4)
-    assert "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
+    assert (
+        "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
+    )
     rows = batch_of(32)
     assert total == (rows["input_ids"] * rows["segment_ids"]).sum()
     assert examples.shape == (4, 8) and sorted(examples.ravel()) == list(range(32))

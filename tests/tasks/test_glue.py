@@ -39,8 +39,8 @@ def check(name, stages, folder):
     """Read a task as one of its stages does, and find what was written."""
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     stage = stages[f"{name}_student"]
-    corpus = dataclasses.replace(stage.corpus, tokenizer=str(folder / "vocab.txt"), length=16)
-    store = prepare_examples(corpus, stage.task.reading(), folder / "stores")
+    corpus = dataclasses.replace(stage.corpus, tokenizer=str(folder / "vocab.txt"), max_length=16)
+    store = prepare_examples(corpus, stage.task.row_builder(), folder / "stores")
     assert store.labels == (SCHEMA[name][2] or ("score",))
     pair = [6, 5, 3] if SCHEMA[name][1] else []
     for blocks in (*store.train, store.held_out):  # tfds writes rows in an order of its own
@@ -67,8 +67,12 @@ def test_a_task_by_datasets(tmp_path, monkeypatch, name):
         made = datasets.Dataset.from_list(list(rows(name, split)), features=features)
         (folder / name).mkdir(parents=True, exist_ok=True)
         made.to_parquet(folder / name / f"{split}.parquet")
-    files = "".join(f"  - {{split: {split}, path: {name}/{split}.parquet}}\n" for split in splits(name))
-    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {name}\n  data_files:\n{files}---\n")
+    files = "".join(
+        f"  - {{split: {split}, path: {name}/{split}.parquet}}\n" for split in splits(name)
+    )
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: {name}\n  data_files:\n{files}---\n"
+    )
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     local = {"nyu-mll/glue": str(folder)}
     monkeypatch.setattr(
@@ -89,6 +93,8 @@ def test_a_task_by_tensorflow_datasets(tmp_path, monkeypatch, name):
         return {split: ((row["idx"], row) for row in rows(name, split)) for split in splits(name)}
 
     monkeypatch.setattr(Glue, "_split_generators", written)
-    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "tfds"))  # TFDS_DATA_DIR, when it was imported
+    monkeypatch.setattr(
+        constants, "DATA_DIR", str(tmp_path / "tfds")
+    )  # TFDS_DATA_DIR, when it was imported
     Glue(config=name, file_format="array_record").download_and_prepare()
     check(name, config_file.load(config_file.find("glue_tfds")), tmp_path)

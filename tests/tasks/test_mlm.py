@@ -21,7 +21,9 @@ PAPER = MLM(scope="batch", smoothing=0.7, random_specials=True)
 
 @functools.cache
 def compiled(task: MLM, seed: int = 3, counts: tuple[float, ...] = (1.0,) * WORDS):
-    return jax.jit(task.make_masks(mask_id=MASK, special_ids=SPECIALS, counts=np.asarray(counts), seed=seed))
+    return jax.jit(
+        task.make_masks(mask_id=MASK, special_ids=SPECIALS, counts=np.asarray(counts), seed=seed)
+    )
 
 
 @functools.cache
@@ -42,7 +44,9 @@ def masked(task: MLM = MLM()) -> Batch:
 def spread(batch: Batch) -> np.ndarray:
     """Labels at their places, -1 elsewhere; fails where two labels claim one place. [B, T]"""
     out = np.full(batch.input_ids.shape, -1)
-    for row, (labels, positions) in enumerate(zip(batch.labels, batch.label_positions, strict=True)):
+    for row, (labels, positions) in enumerate(
+        zip(batch.labels, batch.label_positions, strict=True)
+    ):
         chosen = positions[labels >= 0]
         assert len(set(chosen)) == len(chosen), "a token is masked once"
         out[row, chosen] = labels[labels >= 0]
@@ -56,7 +60,9 @@ def flat_batch(ids: np.ndarray, weight=1.0) -> Batch:
     positions = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
     segments, types = np.ones((B, T), np.int32), np.zeros((B, T), np.int32)
     weights, example = np.full(B, weight, np.float32), np.arange(B, dtype=np.int32)
-    return Batch(ids.astype(np.int32), segments, positions, types, none, none, weights, example, row)
+    return Batch(
+        ids.astype(np.int32), segments, positions, types, none, none, weights, example, row
+    )
 
 
 def test_every_row_has_its_share():
@@ -162,7 +168,9 @@ def test_batch_scope_takes_its_share_of_all_tokens():
     got, real = masked(PAPER), (rows().segment_ids > 0).sum(1)
     each = (got.labels >= 0).sum(1)
     assert each.sum() == -(-real.sum() * 15 // 100)
-    assert 0 in each and (each > np.ceil(0.15 * real)).any(), "a row has more or fewer than its own share"
+    assert 0 in each and (each > np.ceil(0.15 * real)).any(), (
+        "a row has more or fewer than its own share"
+    )
     assert got.labels.shape == rows().input_ids.shape
 
 
@@ -203,9 +211,18 @@ def test_filler_rows_get_no_mask(scope):
             {"keep": 0.6, "random": 0.5},
             "task.keep 0.6 and task.random 0.5 must be shares that add up to 1 at most",
         ),
-        ({"keep": -0.1}, "task.keep -0.1 and task.random 0.1 must be shares that add up to 1 at most"),
-        ({"random": -0.1}, "task.keep 0.1 and task.random -0.1 must be shares that add up to 1 at most"),
-        ({"smoothing": -1.0}, "task.smoothing is -1.0; it must be 0 (uniform) or above, such as 0.7"),
+        (
+            {"keep": -0.1},
+            "task.keep -0.1 and task.random 0.1 must be shares that add up to 1 at most",
+        ),
+        (
+            {"random": -0.1},
+            "task.keep 0.1 and task.random -0.1 must be shares that add up to 1 at most",
+        ),
+        (
+            {"smoothing": -1.0},
+            "task.smoothing is -1.0; it must be 0 (uniform) or above, such as 0.7",
+        ),
     ],
 )
 def test_refusals(fields, message):
@@ -217,7 +234,9 @@ def test_refusals(fields, message):
 def test_masks_are_drawn_under_strict_types():
     with jax.numpy_dtype_promotion("strict"):
         for task in (MLM(), MLM(scope="batch")):
-            prepare = task.make_masks(mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0)
+            prepare = task.make_masks(
+                mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0
+            )
             shape = jax.eval_shape(prepare, rows(8))
             assert shape.labels.dtype == jnp.int32
 
@@ -261,7 +280,9 @@ def test_whole_words_are_whole_and_spend_the_budget():
 
 
 def test_long_and_short_words_are_chosen_alike():
-    ids = np.tile(np.array([2] + [7, 6, 9, 8] * 5 + [3]), (4096, 1))  # words of three tokens and of one
+    ids = np.tile(
+        np.array([2] + [7, 6, 9, 8] * 5 + [3]), (4096, 1)
+    )  # words of three tokens and of one
     prepare = MLM(whole_words=True, rate=0.5).make_masks(
         mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0, continues=CONTINUES
     )

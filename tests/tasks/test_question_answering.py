@@ -13,7 +13,7 @@ from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 from flaxdistill.models.heads import NO_ANSWER
-from flaxdistill.tasks.question_answering import Answering, most_context
+from flaxdistill.tasks.question_answering import QuestionAnswering, most_context
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(30)), "##a"]
 CLS, SEP = 2, 3
@@ -42,9 +42,12 @@ def squad(path, *asked, text=TEXT):
 def prepared(folder, task, name="q.json", length=24):
     source = Source(path=str(folder / name), column="question", pair="context", label="answers")
     corpus = Corpus(
-        sources=(source,), held_out_sources=(source,), tokenizer=str(folder / "vocab.txt"), length=length
+        sources=(source,),
+        held_out_sources=(source,),
+        tokenizer=str(folder / "vocab.txt"),
+        max_length=length,
     )
-    return prepare_examples(corpus, task.reading(), folder / "stores")
+    return prepare_examples(corpus, task.row_builder(), folder / "stores")
 
 
 def every_row(blocks):
@@ -61,11 +64,14 @@ def certain(labels, length):
 
 def test_windows_share_tokens_and_know_where_the_answer_is(folder):
     squad(folder / "q.json", ("w1 w2", "w12 w13"))
-    store = prepared(folder, Answering(stride=4))
+    store = prepared(folder, QuestionAnswering(stride=4))
     made = every_row(store.train[0])
     # 24 - 2 - 3 = 19 tokens of the text a window, 4 of them again in the next.
     assert made["segment_ids"].sum(1).tolist() == [24, 15]
-    assert made["input_ids"][0, :5].tolist() == [CLS, 6, 7, SEP, 5] and made["input_ids"][1, 4] == 5 + 15
+    assert (
+        made["input_ids"][0, :5].tolist() == [CLS, 6, 7, SEP, 5]
+        and made["input_ids"][1, 4] == 5 + 15
+    )
     assert made["token_type_ids"].sum(1).tolist() == [20, 11]
     assert made["labels"].tolist() == [[4 + 12, 4 + 13], [0, 0]]
     places = store.held_out.beside["places"]
@@ -82,9 +88,13 @@ def test_questions_on_one_text_are_held_out_together(folder):
         for n in range(4)
     ]
     (folder / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    source = Source(path=str(folder / "q.jsonl"), column="question", pair="context", label="answers")
-    corpus = Corpus(sources=(source,), tokenizer=str(folder / "vocab.txt"), length=48, held_out=0.3)
-    store = prepare_examples(corpus, Answering(stride=4).reading(), folder / "stores")
+    source = Source(
+        path=str(folder / "q.jsonl"), column="question", pair="context", label="answers"
+    )
+    corpus = Corpus(
+        sources=(source,), tokenizer=str(folder / "vocab.txt"), max_length=48, held_out=0.3
+    )
+    store = prepare_examples(corpus, QuestionAnswering(stride=4).row_builder(), folder / "stores")
     sides = [
         [tuple(row[3 : row.tolist().index(SEP, 3)]) for row in every_row(blocks)["input_ids"]]
         for blocks in (store.train[0], store.held_out)
@@ -95,15 +105,15 @@ def test_questions_on_one_text_are_held_out_together(folder):
 
 def test_the_best_span_of_all_windows_is_the_answer(folder):
     squad(folder / "q.json", ("w1", "w20 w21"), ("w2", "w3"))
-    task = Answering(stride=4)
+    task = QuestionAnswering(stride=4)
     store = prepared(folder, task)
     labels = list(every_row(store.held_out)["labels"])
     logits = [certain(row, 24) for row in labels]
-    assert task.score(logits, labels, store).figures == {"f1": 1.0, "exact": 1.0}
+    assert task.score(logits, labels, store).metrics == {"f1": 1.0, "exact": 1.0}
     # An end before its beginning, or too far behind it, is no answer, however likely.
     wide = [row.copy() for row in logits]
     wide[2][1, 5] = 9.0
-    short = Answering(stride=4, longest=1).answers(wide, store.held_out, store.examples())
+    short = QuestionAnswering(stride=4, longest=1).answers(wide, store.held_out, store.examples())
     assert short[1] == "w3" and " " not in short[0]
     # Padding and the question are none either.
     wide[2][:, :3] = 20.0
@@ -114,13 +124,17 @@ def test_the_best_span_of_all_windows_is_the_answer(folder):
 def test_the_n_best_are_different_words():
     text, places = "a b a b", np.array([[0, 0], [0, 0], [0, 1], [2, 3], [4, 5], [6, 7], [0, 0]])
     start, end = np.array([[9.0, 9, 1, 2.5, 3, 0, 9], [-1.0, 9, 0, 1, 0, 2, 9]])
-    found, nothing = Answering(longest=2).spans([(np.stack([start, end]), slice(2, 6), places)], text, 9)
+    found, nothing = QuestionAnswering(longest=2).spans(
+        [(np.stack([start, end]), slice(2, 6), places)], text, 9
+    )
     assert nothing == 8.0
     assert [(text[a:b], a, score) for a, b, score in found] == [
         ("a b", 4, 5.0), ("b", 2, 3.5), ("a", 4, 3.0), ("b a", 2, 2.5)
     ]  # fmt: skip
     # Of one beginning and one end only the likeliest pair is looked at.
-    (one,), _ = Answering(n_best=1).spans([(np.stack([start, end]), slice(2, 6), places)], text, 9)
+    (one,), _ = QuestionAnswering(n_best=1).spans(
+        [(np.stack([start, end]), slice(2, 6), places)], text, 9
+    )
     assert one[:2] == (4, 7)
 
 
@@ -129,15 +143,28 @@ def test_a_span_begins_where_its_token_has_most_context():
 
     def by_hand(starts, sizes, token):
         having = [
-            (first, size) for first, size in zip(starts, sizes, strict=True) if first <= token < first + size
+            (first, size)
+            for first, size in zip(starts, sizes, strict=True)
+            if first <= token < first + size
         ]
-        context = [min(token - first, first + size - 1 - token) + 0.01 * size for first, size in having]
+        context = [
+            min(token - first, first + size - 1 - token) + 0.01 * size for first, size in having
+        ]
         return having[context.index(max(context))]
 
-    for sizes, stride in (([9, 9, 5], 4), ([9, 9, 9, 7], 6), ([4], 9), ([6, 6, 2], 0), ([369, 129], 128)):
+    for sizes, stride in (
+        ([9, 9, 5], 4),
+        ([9, 9, 9, 7], 6),
+        ([4], 9),
+        ([6, 6, 2], 0),
+        ([369, 129], 128),
+    ):
         starts = [n * (sizes[0] - stride) for n in range(len(sizes))]
         for first, size, own in zip(starts, sizes, most_context(sizes, stride), strict=True):
-            said = [by_hand(starts, sizes, token) == (first, size) for token in range(first, first + size)]
+            said = [
+                by_hand(starts, sizes, token) == (first, size)
+                for token in range(first, first + size)
+            ]
             assert own.tolist() == said
     # The likeliest beginning stands at the edge of the first window: it does not count, where the second has it too.
     text, stride = "a b c d e", 2
@@ -145,7 +172,7 @@ def test_a_span_begins_where_its_token_has_most_context():
     logits = np.full((2, 2, 4), -9.0)
     logits[0, :, 3], logits[1, :, 2] = 5.0, 1.0
     windows = [(logits[0], slice(0, 4), places[:4]), (logits[1, :, :3], slice(0, 3), places[2:])]
-    (best, *_), _ = Answering(stride=stride).spans(windows, text, 1)
+    (best, *_), _ = QuestionAnswering(stride=stride).spans(windows, text, 1)
     assert (text[best.start : best.end], best.score) == ("e", 2.0)
 
 
@@ -153,17 +180,17 @@ def test_two_layouts_in_one_file(folder):
     squad(folder / "q.json", ("w1", "w2"))
     whole = (folder / "q.json").read_text()
     (folder / "q.json").write_text(f"{whole}\n\n")
-    assert len(prepared(folder, Answering(stride=4)).held_out) == 2
+    assert len(prepared(folder, QuestionAnswering(stride=4)).held_out) == 2
     (folder / "q.json").write_text(f"{whole}\n{whole}\n")
     with pytest.raises(
         UserError, match=r"q\.json, line 2: there is more behind a whole file of SQuAD's layout"
     ):
-        prepared(folder, Answering(stride=4))
+        prepared(folder, QuestionAnswering(stride=4))
 
 
 def test_no_answer(folder):
     squad(folder / "q.json", ("w1", "w20"), ("w2", None))
-    task = Answering(stride=4, unanswerable=True)
+    task = QuestionAnswering(stride=4, unanswerable=True)
     store = prepared(folder, task)
     labels = list(every_row(store.held_out)["labels"])
     assert labels[2].tolist() == [0, 0] and labels[3].tolist() == [0, 0]
@@ -178,12 +205,28 @@ def test_no_answer(folder):
         "NoAns_f1": 1.0,
     }
     # The first question scores 10 at its span and -10 at [CLS], the second the other way round.
-    assert task.score(logits, labels, store).figures == perfect | {"best_f1": 1.0, "best_f1_thresh": -20.0}
-    bold = Answering(stride=4, unanswerable=True, null_threshold=20.0).score(logits, labels, store).figures
-    assert (bold["HasAns_f1"], bold["NoAns_f1"], bold["f1"], bold["best_f1"]) == (1.0, 0.0, 0.5, 1.0)
-    shy = Answering(stride=4, unanswerable=True, null_threshold=-20.1).score(logits, labels, store).figures
+    assert task.score(logits, labels, store).metrics == perfect | {
+        "best_f1": 1.0,
+        "best_f1_thresh": -20.0,
+    }
+    bold = (
+        QuestionAnswering(stride=4, unanswerable=True, null_threshold=20.0)
+        .score(logits, labels, store)
+        .metrics
+    )
+    assert (bold["HasAns_f1"], bold["NoAns_f1"], bold["f1"], bold["best_f1"]) == (
+        1.0,
+        0.0,
+        0.5,
+        1.0,
+    )
+    shy = (
+        QuestionAnswering(stride=4, unanswerable=True, null_threshold=-20.1)
+        .score(logits, labels, store)
+        .metrics
+    )
     assert (shy["HasAns_f1"], shy["NoAns_f1"]) == (0.0, 1.0)
-    sure = Answering(stride=4).answers(logits, store.held_out, store.examples())
+    sure = QuestionAnswering(stride=4).answers(logits, store.held_out, store.examples())
     assert sure[1] != "", "who must answer does"
 
 
@@ -202,9 +245,9 @@ def test_questions_without_an_answer_yet_teach_by_the_teacher(folder):
         sources=sources[:1],
         held_out_sources=tuple(sources[1:]),
         tokenizer=str(folder / "vocab.txt"),
-        length=64,
+        max_length=64,
     )
-    store = prepare_examples(corpus, Answering(stride=4).reading(), folder / "stores")
+    store = prepare_examples(corpus, QuestionAnswering(stride=4).row_builder(), folder / "stores")
     assert every_row(store.train[0])["labels"].tolist() == [[3 + 3, 3 + 3], [-2, -2]]
 
 
@@ -223,20 +266,22 @@ def test_a_mistake_names_the_question(folder, answer, message):
     data["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [answer]
     (folder / "q.json").write_text(json.dumps(data, indent=1))  # over many lines, too
     with pytest.raises(UserError, match=message):
-        prepared(folder, Answering(stride=4))
+        prepared(folder, QuestionAnswering(stride=4))
 
 
-@pytest.mark.parametrize("lines", [("{", '"data": '), ('{"version": "1",', '"data": '), ("", '{"data": ')])
+@pytest.mark.parametrize(
+    "lines", [("{", '"data": '), ('{"version": "1",', '"data": '), ("", '{"data": ')]
+)
 def test_a_layout_over_many_lines(folder, lines):
     squad(folder / "q.json", ("w1", "w2"))
     whole = (folder / "q.json").read_text()
     (folder / "q.json").write_text("\n".join(lines) + whole.removeprefix('{"data": '))
-    assert len(prepared(folder, Answering(stride=4)).held_out) == 2
+    assert len(prepared(folder, QuestionAnswering(stride=4)).held_out) == 2
     (folder / "q.json").write_text("\n".join(lines) + whole.removeprefix('{"data": ')[:-2])
     with pytest.raises(
         UserError, match=r"q\.json: not JSON \(.* line 2 .*; mend it, or write one object on each"
     ):
-        prepared(folder, Answering(stride=4))
+        prepared(folder, QuestionAnswering(stride=4))
 
 
 def test_questions_of_a_hidden_test_set(folder):
@@ -249,37 +294,47 @@ def test_questions_of_a_hidden_test_set(folder):
     with pytest.raises(
         UserError, match=r"hidden\.json, question q0: there are no answers, which training and eval"
     ):
-        prepared(folder, Answering(stride=4), "hidden.json")
+        prepared(folder, QuestionAnswering(stride=4), "hidden.json")
     source = Source(path=str(folder / "hidden.json"), column="question", pair="context")
     (shard,) = source.labelled()
     (example,) = shard.documents()
     assert (example.text, example.pair, example.label) == ("w1", TEXT, None)
     judged = dataclasses.replace(source, path=str(folder / "q.json"), label="answers")
     corpus = Corpus(
-        sources=(source,), held_out_sources=(judged,), tokenizer=str(folder / "vocab.txt"), length=24
+        sources=(source,),
+        held_out_sources=(judged,),
+        tokenizer=str(folder / "vocab.txt"),
+        max_length=24,
     )
-    store = prepare_examples(corpus, Answering(stride=4).reading(), folder / "stores")
+    store = prepare_examples(corpus, QuestionAnswering(stride=4).row_builder(), folder / "stores")
     assert every_row(store.train[0])["labels"].tolist() == [[-2, -2]] * 2
 
 
 def test_other_mistakes(folder):
     squad(folder / "q.json", ("w1", None))
-    with pytest.raises(UserError, match="question q0: no answer is given; leave the question out, or set"):
-        prepared(folder, Answering(stride=4))
+    with pytest.raises(
+        UserError, match="question q0: no answer is given; leave the question out, or set"
+    ):
+        prepared(folder, QuestionAnswering(stride=4))
     squad(folder / "q.json", ("w1", "w2"))
     with pytest.raises(
-        UserError, match=r"leaves 20 of corpus\.length 24 for the text, of which windows share 20"
+        UserError,
+        match=r"leaves 20 of corpus\.max_length 24 for the text, of which windows share 20",
     ):
-        prepared(folder, Answering(stride=20))
+        prepared(folder, QuestionAnswering(stride=20))
     (folder / "q.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "x"}]}]}))
     with pytest.raises(UserError, match=r"begins like a file of SQuAD's layout, but misses 'qas'"):
-        prepared(folder, Answering(stride=4))
+        prepared(folder, QuestionAnswering(stride=4))
     with pytest.raises(UserError, match=r"task\.n_best is 0; it must be at least 1"):
-        Answering(n_best=0)
-    with pytest.raises(UserError, match=r"task\.null_threshold is 1\.0, but without task\.unanswerable"):
-        Answering(null_threshold=1.0)
-    with pytest.raises(UserError, match=r"task\.null_threshold is nan; it is a difference of scores"):
-        Answering(null_threshold=math.nan, unanswerable=True)
+        QuestionAnswering(n_best=0)
+    with pytest.raises(
+        UserError, match=r"task\.null_threshold is 1\.0, but without task\.unanswerable"
+    ):
+        QuestionAnswering(null_threshold=1.0)
+    with pytest.raises(
+        UserError, match=r"task\.null_threshold is nan; it is a difference of scores"
+    ):
+        QuestionAnswering(null_threshold=math.nan, unanswerable=True)
 
 
 def test_squad(shared, tmp_path):
@@ -290,11 +345,11 @@ def test_squad(shared, tmp_path):
         sources=(source,),
         held_out_sources=(source,),
         tokenizer=str(shared / "tokenizers/bert-base-uncased"),
-        length=256,
+        max_length=256,
     )
-    task = Answering()
-    store = prepare_examples(corpus, task.reading(), tmp_path)
+    task = QuestionAnswering()
+    store = prepare_examples(corpus, task.row_builder(), tmp_path)
     assert len(store.examples()) == 7_938 <= len(store.held_out)
     labels = list(every_row(store.held_out)["labels"])
-    scores = task.score([certain(row, 256) for row in labels], labels, store).figures
+    scores = task.score([certain(row, 256) for row in labels], labels, store).metrics
     assert scores["exact"] > 0.98 and scores["f1"] > 0.99

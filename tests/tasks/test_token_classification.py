@@ -13,7 +13,7 @@ from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.sources import Source
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
-from flaxdistill.tasks.token_classification import Tagging
+from flaxdistill.tasks.token_classification import TokenClassification
 from flaxdistill.tasks.word_splitting import word_places
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(10)), "##a", "##b"]
@@ -31,9 +31,14 @@ def prepared(folder, task=None, name="train.txt", column="0", label="-1", dev=No
     source = Source(path=str(folder / name), column=column, label=label)
     held_out = dataclasses.replace(source, path=str(folder / (dev or name)))
     corpus = Corpus(
-        sources=(source,), held_out_sources=(held_out,), tokenizer=str(folder / "vocab.txt"), length=16
+        sources=(source,),
+        held_out_sources=(held_out,),
+        tokenizer=str(folder / "vocab.txt"),
+        max_length=16,
     )
-    return prepare_examples(corpus, (task or Tagging()).reading(), folder / "stores")
+    return prepare_examples(
+        corpus, (task or TokenClassification()).row_builder(), folder / "stores"
+    )
 
 
 def every_row(blocks, length=0):
@@ -50,7 +55,10 @@ def test_a_word_is_asked_about_at_its_first_token(folder):
         [2, w["w0"], w["w1"], w["##a"], w["##b"], w["w2"], 3, 0],
         [2, w["w3"], w["[UNK]"], 3, 0, 0, 0, 0],
     ]
-    assert made["labels"].tolist() == [[-1, 2, 3, -1, -1, 0, -1, -1], [-1, 1, 0, -1, -1, -1, -1, -1]]
+    assert made["labels"].tolist() == [
+        [-1, 2, 3, -1, -1, 0, -1, -1],
+        [-1, 1, 0, -1, -1, -1, -1, -1],
+    ]
 
 
 def test_a_long_sentence_goes_on_in_the_next_row(folder):
@@ -87,7 +95,10 @@ def test_lists_of_words_and_rows_without_tags(folder):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("Jean-Claude (of AT&T) paid 1,000.50, or 3/4!", "Jean-Claude|(|of|AT&T|)|paid|1,000.50|,|or|3/4|!"),
+        (
+            "Jean-Claude (of AT&T) paid 1,000.50, or 3/4!",
+            "Jean-Claude|(|of|AT&T|)|paid|1,000.50|,|or|3/4|!",
+        ),
         ("The U.S. and J. Doe; a bank.", "The|U.S.|and|J.|Doe|;|a|bank|."),
         ("O'Brien's 'yes' -- no...", "O'Brien's|'|yes|'|-|-|no|.|.|."),
         ("cats,dogs: at 9:30,000", "cats|,|dogs|:|at|9:30,000"),
@@ -103,29 +114,48 @@ def test_words_are_cut_as_conll_cuts_them(folder, text, words):
 
 def test_plain_text_teaches_without_tags(folder, monkeypatch):
     """In as many rows as its words need, whatever holds them."""
-    monkeypatch.setattr("flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["w0, w1ab!"])
+    monkeypatch.setattr(
+        "flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["w0, w1ab!"]
+    )
     (folder / "raw.txt").write_text("w0 w1ab,\nw2\n\n" + "w3 " * 30 + "\n")
-    (folder / "raw.jsonl").write_text(json.dumps({"text": "w5 w6"}) + '\n{"text": " "}\n{"text": ["w7"]}\n')
+    (folder / "raw.jsonl").write_text(
+        json.dumps({"text": "w5 w6"}) + '\n{"text": " "}\n{"text": ["w7"]}\n'
+    )
     labelled = Source(path=str(folder / "train.txt"), column="0", label="-1")
-    more = [Source(path=path) for path in ("docstrings", str(folder / "raw.txt"), str(folder / "raw.jsonl"))]
+    more = [
+        Source(path=path)
+        for path in ("docstrings", str(folder / "raw.txt"), str(folder / "raw.jsonl"))
+    ]
     # The words of a tagged file without their tags.
     more.append(dataclasses.replace(labelled, label=None))
     corpus = Corpus(
         sources=(labelled, *more),
         held_out_sources=(labelled,),
         tokenizer=str(folder / "vocab.txt"),
-        length=16,
+        max_length=16,
     )
-    store = prepare_examples(corpus, Tagging().reading(), folder / "stores")
+    store = prepare_examples(corpus, TokenClassification().row_builder(), folder / "stores")
     tagged, docstrings, text, lines, words = (every_row(blocks) for blocks in store.train)
     w = {word: n for n, word in enumerate(WORDS)}
     unk = w["[UNK]"]
-    assert docstrings["input_ids"][0, :8].tolist() == [2, w["w0"], unk, w["w1"], w["##a"], w["##b"], unk, 3]
+    assert docstrings["input_ids"][0, :8].tolist() == [
+        2,
+        w["w0"],
+        unk,
+        w["w1"],
+        w["##a"],
+        w["##b"],
+        unk,
+        3,
+    ]
     assert docstrings["labels"][0, :8].tolist() == [-1, -2, -2, -2, -1, -1, -2, -1]
     assert text["segment_ids"].sum(1).tolist() == [8, 16, 16, 4]
     assert (text["labels"] == -2).sum(1).tolist() == [4, 14, 14, 2]
     assert lines["segment_ids"].sum(1).tolist() == [4, 3]
-    assert (words["input_ids"] == tagged["input_ids"]).all() and set(words["labels"].ravel()) == {-1, -2}
+    assert (words["input_ids"] == tagged["input_ids"]).all() and set(words["labels"].ravel()) == {
+        -1,
+        -2,
+    }
 
 
 def test_blanks_around_tabs_are_no_part_of_a_tag(folder):
@@ -146,9 +176,9 @@ def test_what_is_held_out_as_words_is_not_taught_as_text(folder):
         sources=(labelled, Source(path=str(folder / "all.txt"))),
         held_out=0.3,
         tokenizer=str(folder / "vocab.txt"),
-        length=16,
+        max_length=16,
     )
-    store = prepare_examples(corpus, Tagging().reading(), folder / "stores")
+    store = prepare_examples(corpus, TokenClassification().row_builder(), folder / "stores")
     judged, *taught = (
         {tuple(row) for row in every_row(b)["input_ids"]} for b in (store.held_out, *store.train)
     )
@@ -195,7 +225,7 @@ def test_other_mistakes(folder):
         (folder / "bad.jsonl").write_text(json.dumps(line) + "\n")
         with pytest.raises(UserError, match=said):
             prepared(folder, name="bad.jsonl", column="words", label="tags")
-    prepared(folder, Tagging(scheme="plain", labels=("O", "B-PER", "I-PER", "B-LOC")))
+    prepared(folder, TokenClassification(scheme="plain", labels=("O", "B-PER", "I-PER", "B-LOC")))
 
 
 def test_figures():
@@ -204,19 +234,21 @@ def test_figures():
     gold = [np.array([-1, 1, 2, -1, 0, -1]), np.array([-1, 3, 0, 1, -1])]
     said = [np.array([0, 1, 2, 3, 0, 0]), np.array([0, 0, 0, 1, 0])]
     logits = [np.eye(4)[row] for row in said]
-    scores = Tagging().score(logits, gold, names).figures
+    scores = TokenClassification().score(logits, gold, names).metrics
     # Of 3 entities 2 are found, and nothing else.
     assert scores["precision"] == 1.0 and scores["recall"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx(0.8) and scores["accuracy"] == pytest.approx(5 / 6)
     assert scores["f1_X"] == 1.0 and scores["f1_Y"] == 0.0
-    assert Tagging(scheme="plain").score(logits, gold, names).figures["accuracy"] == pytest.approx(5 / 6)
+    assert TokenClassification(scheme="plain").score(logits, gold, names).metrics[
+        "accuracy"
+    ] == pytest.approx(5 / 6)
     # The second row goes on with the first one's sentence: an entity across both is one.
     one = types.SimpleNamespace(
         labels=names.labels, held_out=types.SimpleNamespace(beside={"example": np.array([0, 0])})
     )
     cut = [np.array([-1, 1, 2]), np.array([-1, 2, 0])]
     missed = [np.eye(4)[[0, 1, 2]], np.eye(4)[[0, 0, 0]]]
-    assert Tagging().score(missed, cut, one).figures["f1"] == 0.0
+    assert TokenClassification().score(missed, cut, one).metrics["f1"] == 0.0
 
 
 def test_conll(shared, tmp_path):
@@ -225,9 +257,9 @@ def test_conll(shared, tmp_path):
         sources=(source,),
         held_out_sources=(source,),
         tokenizer=str(shared / "tokenizers/bert-base-uncased"),
-        length=128,
+        max_length=128,
     )
-    store = prepare_examples(corpus, Tagging().reading(), tmp_path)
+    store = prepare_examples(corpus, TokenClassification().row_builder(), tmp_path)
     labels = every_row(store.held_out)["labels"]
     assert np.count_nonzero(labels >= 0) == 46_435 and len(store.labels) == 9
     begins = [n for n, name in enumerate(store.labels) if name.startswith("B-")]

@@ -56,7 +56,9 @@ def turn_a_bit(path, step: int) -> None:
 def test_what_is_restored_is_what_was_saved(tmp_path, fsdp, keep):
     save(tmp_path, 1, 2, keep=keep)
     state, told = restore(tmp_path, fsdp=fsdp, keep=keep)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(2, keep=keep)))
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(2, keep=keep))
+    )
     assert told == []
     assert restore(tmp_path / "empty") == (None, [])
 
@@ -67,7 +69,9 @@ def test_a_turned_bit_is_seen(tmp_path, monkeypatch):
     shapes = jax.eval_shape(lambda: state_of(0))
     with pytest.raises(UserError, match="1 of 2 arrays of params are not as they were saved"):
         read_student(tmp_path, 2, shapes.params["student"])
-    with monkeypatch.context() as patch:  # what the sums are for: without them it is read as if it were sound
+    with (
+        monkeypatch.context() as patch
+    ):  # what the sums are for: without them it is read as if it were sound
         patch.setattr(checkpoint, "_check", lambda told, found: None)
         read = read_student(tmp_path, 2, shapes.params["student"])
         wrong = np.count_nonzero(read["kernel"] != state_of(2).params["student"]["kernel"])

@@ -14,7 +14,9 @@ from flaxdistill.train.optimizer import AdamW, decayed
 
 PARAMS = {
     "student": {
-        "layer_0": {"query": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}},
+        "layer_0": {
+            "query": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+        },
         "embeddings": {
             "word": {"embedding": np.ones((3, 2), np.float32)},
             "norm": {"scale": np.ones(2, np.float32), "bias": np.ones(2, np.float32)},
@@ -35,8 +37,10 @@ def rates(optim: AdamW, steps: int) -> list[float]:
 
 
 def test_warm_up_moves_at_once_and_peaks_at_the_rate():
-    got = rates(AdamW(rate=1.0, warmup=4, decay="linear"), 10)
-    np.testing.assert_allclose(got, [0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0], atol=1e-6)
+    got = rates(AdamW(learning_rate=1.0, warmup=4, decay="linear"), 10)
+    np.testing.assert_allclose(
+        got, [0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,12 +63,12 @@ def test_rate_begins_peaks_and_ends(fields, first, last):
 
 
 def test_cosine_is_half_way_down_in_the_middle():
-    got = rates(AdamW(rate=2.0, warmup=0.0, decay="cosine", end=0.1), 100)
+    got = rates(AdamW(learning_rate=2.0, warmup=0.0, decay="cosine", end=0.1), 100)
     np.testing.assert_allclose(got[50], (2.0 + 0.2) / 2, rtol=1e-6)
 
 
 def test_a_warm_up_as_long_as_the_run():
-    got = rates(AdamW(rate=1.0, warmup=50), 8)
+    got = rates(AdamW(learning_rate=1.0, warmup=50), 8)
     np.testing.assert_allclose(got[:8], np.arange(1, 9) / 8, rtol=1e-6)
 
 
@@ -85,11 +89,13 @@ def full(value: float):
 
 def test_golden_against_plain_optax():
     """Three steps of clip, Adam, decoupled decay and the rate, written out with optax's smallest parts."""
-    optim = AdamW(rate=0.01, weight_decay=0.1, warmup=2, clip=1.0)
+    optim = AdamW(learning_rate=0.01, weight_decay=0.1, warmup=2, clip=1.0)
     parts = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-6),
-        optax.add_decayed_weights(0.1, param_paths.map_with_path(lambda path, _: path in KEPT, PARAMS)),
+        optax.add_decayed_weights(
+            0.1, param_paths.map_with_path(lambda path, _: path in KEPT, PARAMS)
+        ),
         optax.scale_by_schedule(lambda count: -jnp.asarray([0.005, 0.01, 0.01])[count]),
     )
     state, update = updates(optim)
@@ -125,7 +131,9 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
     broken = full(1.0)
     broken["student"]["mlm"]["bias"][0] = bad
     skipped, after = update(broken, state, PARAMS)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(skipped)), "nothing moves, not even by decay"
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(skipped)), (
+        "nothing moves, not even by decay"
+    )
     assert int(after.total_notfinite) == int(after.notfinite_count) == 1
     before = param_paths.flatten((state.step, state.mu, state.nu))
     for path, leaf in param_paths.flatten((after.step, after.mu, after.nu)).items():
@@ -138,8 +146,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rate": 0.0}, "optim.rate is 0.0; it must be above 0"),
-        ({"rate": float("nan")}, "optim.rate is nan; it must be a finite number"),
+        ({"rate": 0.0}, "optim.learning_rate is 0.0; it must be above 0"),
+        ({"rate": float("nan")}, "optim.learning_rate is nan; it must be a finite number"),
         ({"warmup": -1.0}, "optim.warmup is -1.0; it must be 0 or above"),
         ({"end": -0.1}, "optim.end is -0.1; it must be 0 or above"),
         ({"clip": -1.0}, "optim.clip is -1.0; it must be 0 or above"),
@@ -156,7 +164,9 @@ def test_lamb_moves_each_tensor_by_the_rate_times_its_norm():
     """You et al., 2020, algorithm 2, by hand: the first step of Adam is the sign of the gradient."""
     params = {"a": {"kernel": jnp.full((4, 4), 3.0)}, "b": {"kernel": jnp.full((2, 2), 0.01)}}
     gradient = {"a": {"kernel": jnp.full((4, 4), 1e-3)}, "b": {"kernel": jnp.full((2, 2), -5.0)}}
-    tx = AdamW(rate=0.1, warmup=0.0, decay="constant", clip=0.0, lamb=True, eps=1e-12).build(10)
+    tx = AdamW(
+        learning_rate=0.1, warmup=0.0, decay="constant", clip=0.0, lamb=True, eps=1e-12
+    ).build(10)
     updates, _ = tx.update(gradient, tx.init(params), params)
     np.testing.assert_allclose(updates["a"]["kernel"], -0.1 * 3.0, rtol=1e-5)
     np.testing.assert_allclose(updates["b"]["kernel"], 0.1 * 0.01, rtol=1e-5)

@@ -9,11 +9,11 @@ import pytest
 from helpers.tiny import batch_of, tiny_config
 
 from flaxdistill.errors import UserError
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.relation import Relation
 from flaxdistill.losses.schedule import constant
-from flaxdistill.losses.vocab import Vocab
+from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.models.encoder import make_apply, make_init
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
@@ -45,14 +45,16 @@ def examined(losses, *, teacher=steady, rate=1e-3, devices=1, fsdp=1, lanes=1, f
     prepare = MLM().make_masks(
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
     )
-    tx = AdamW(rate=rate, warmup=0.0).build(10)
+    tx = AdamW(learning_rate=rate, warmup=0.0).build(10)
     student = jax.jit(make_init(STUDENT))(jax.random.key(0))
     teachers = (jax.jit(make_init(TEACHER))(jax.random.key(1)),)
     rows = batch_of(8)
     rows["weight"][:fillers] = 0.0
     batch = sharding.place_rows(rows, mesh)
     outputs = jax.eval_shape(lambda: (encode(student, batch, None), steady(teachers[0], batch)))
-    own = {name: loss.init(jax.random.key(2), outputs[0], outputs[1:]) for name, loss in losses.items()}
+    own = {
+        name: loss.init(jax.random.key(2), outputs[0], outputs[1:]) for name, loss in losses.items()
+    }
     state = make_state({"student": student, "losses": own}, tx)
     told: list[str] = []
 
@@ -78,40 +80,51 @@ def examined(losses, *, teacher=steady, rate=1e-3, devices=1, fsdp=1, lanes=1, f
 
 
 def test_a_sound_run_is_told_nothing():
-    losses = {"vocab": Vocab(), "cosine": Cosine(), "hidden": HiddenMSE(layers="0:0,2:3", project="shared")}
+    losses = {
+        "vocab": VocabKD(),
+        "cosine": HiddenCosine(),
+        "hidden": HiddenMSE(layers="0:0,2:3", project="shared"),
+    }
     assert examined(losses, devices=4, fsdp=2, lanes=2) == []
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_what_fills_up_a_batch_is_not_examined(lanes):
-    assert examined({"vocab": Vocab(), "hidden": HiddenMSE(layers="0:0")}, fillers=6, lanes=lanes) == []
+    assert (
+        examined({"vocab": VocabKD(), "hidden": HiddenMSE(layers="0:0")}, fillers=6, lanes=lanes)
+        == []
+    )
     with pytest.raises(UserError, match="two answers to the same row"):
-        examined({"vocab": Vocab()}, teacher=wavering, fillers=6, lanes=lanes)
+        examined({"vocab": VocabKD()}, teacher=wavering, fillers=6, lanes=lanes)
 
 
 def test_a_loss_that_counts_padding_is_told():
-    line, *_ = examined({"cosine": Cosine(), "hidden": HiddenMSE(layers="0:0", tokens="all")})
+    line, *_ = examined({"cosine": HiddenCosine(), "hidden": HiddenMSE(layers="0:0", tokens="all")})
     assert line.startswith("the term hidden counts padding: it is ") and "128 more columns" in line
 
 
 def test_a_teacher_that_wavers_is_refused():
-    with pytest.raises(UserError, match="teacher 1 of 1 gives two answers to the same row, apart by "):
-        examined({"cosine": Cosine()}, teacher=wavering)
+    with pytest.raises(
+        UserError, match="teacher 1 of 1 gives two answers to the same row, apart by "
+    ):
+        examined({"cosine": HiddenCosine()}, teacher=wavering)
 
 
 def test_a_student_that_stands_still_is_refused():
     with pytest.raises(
-        UserError, match=r"no kernel of the student has changed in 3 steps; raise optim\.rate"
+        UserError,
+        match=r"no kernel of the student has changed in 3 steps; raise optim\.learning_rate",
     ):
-        examined({"cosine": Cosine()}, rate=1e-30)
+        examined({"cosine": HiddenCosine()}, rate=1e-30)
 
 
 def test_a_projection_without_gradient_is_refused():
     still = HiddenMSE(layers="0:0", project="shared", weight=constant(0.0))
     with pytest.raises(
-        UserError, match="hidden/teacher_0/shared/bias, hidden/teacher_0/shared/kernel of the losses"
+        UserError,
+        match="hidden/teacher_0/shared/bias, hidden/teacher_0/shared/kernel of the losses",
     ):
-        examined({"cosine": Cosine(), "hidden": still})
+        examined({"cosine": HiddenCosine(), "hidden": still})
 
 
 def test_what_no_loss_reaches_is_told():
@@ -127,7 +140,9 @@ def test_what_no_loss_reaches_is_told():
 def test_numbers_that_are_none_are_called_so():
     def broken(params, batch):
         outputs = steady(params, batch)
-        return dataclasses.replace(outputs, hidden=(*outputs.hidden[:-1], outputs.hidden[-1] * jnp.nan))
+        return dataclasses.replace(
+            outputs, hidden=(*outputs.hidden[:-1], outputs.hidden[-1] * jnp.nan)
+        )
 
     with pytest.raises(UserError, match="teacher 1 of 1 answers with what is no finite number"):
-        examined({"cosine": Cosine()}, teacher=broken)
+        examined({"cosine": HiddenCosine()}, teacher=broken)

@@ -11,8 +11,8 @@ import pytest
 from helpers.tiny import batch_of, tiny_config
 
 from flaxdistill import param_paths
-from flaxdistill.losses.cosine import Cosine
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.cosine import HiddenCosine
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.encoder import make_apply, make_init, untied
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
@@ -36,15 +36,17 @@ def run(
 ):
     """Take SGD steps and return parameters and the last metrics as numpy; with SGD, equal gradients are equal steps."""
     mesh = sharding.make_mesh(fsdp, tensor, jax.devices()[:devices])
-    stepped, view = untied(STUDENT) if accumulate > 1 else (STUDENT, lambda params: params)  # as a run does
+    stepped, view = (
+        untied(STUDENT) if accumulate > 1 else (STUDENT, lambda params: params)
+    )  # as a run does
     apply, teacher = make_apply(stepped, jnp.float32), make_apply(TEACHER, jnp.float32)
     prepare = MLM().make_masks(
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
     )
     tx = optax.sgd(0.5)
-    losses = {"vocab": Vocab(tokens=tokens, chunk=5), "cosine": Cosine()}
+    losses = {"vocab": VocabKD(tokens=tokens, chunk=5), "cosine": HiddenCosine()}
     step = make_step(
-        lambda params, batch: apply(params, batch, batch.keys(7) if dropout else None),
+        lambda params, batch: apply(params, batch, batch.prng_keys(7) if dropout else None),
         (lambda params, batch: teacher(params, batch, None),),
         prepare,
         losses,
@@ -59,7 +61,9 @@ def run(
     state = make_state(params, tx)
     shardings = sharding.state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
-    teachers = jax.device_put((jax.jit(make_init(TEACHER))(jax.random.key(1)),), sharding.replicated(mesh))
+    teachers = jax.device_put(
+        (jax.jit(make_init(TEACHER))(jax.random.key(1)),), sharding.replicated(mesh)
+    )
     with jax.set_mesh(mesh):
         jitted = sharding.jit_step(step, shardings, mesh)
         for i in range(steps):
@@ -98,7 +102,10 @@ QUICK = [
 
 @pytest.mark.parametrize(
     ("tokens", "devices", "accumulate", "fsdp", "tensor"),
-    [*QUICK, *(pytest.param(*split, marks=pytest.mark.slow) for split in SPLITS if split not in QUICK)],
+    [
+        *QUICK,
+        *(pytest.param(*split, marks=pytest.mark.slow) for split in SPLITS if split not in QUICK),
+    ],
 )
 def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp, tensor):
     state, metrics = reference(tokens)
@@ -107,7 +114,9 @@ def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp, te
         b = param_paths.flatten(other.params)[path]
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max() + 1e-7, path
     for term, mean in metrics.items():
-        np.testing.assert_allclose(mean.value(), other_metrics[term].value(), rtol=1e-5, err_msg=term)
+        np.testing.assert_allclose(
+            mean.value(), other_metrics[term].value(), rtol=1e-5, err_msg=term
+        )
 
 
 def test_every_student_parameter_moves_and_the_state_advances():
@@ -115,11 +124,15 @@ def test_every_student_parameter_moves_and_the_state_advances():
     state, metrics = run(1, 1, steps=1, dropout=False)
     after = param_paths.flatten(state.params["student"])
     # A key bias adds the same to every score of a query, which softmax ignores.
-    still = [p for p in before if np.array_equal(before[p], after[p]) and not p.endswith("key/bias")]
+    still = [
+        p for p in before if np.array_equal(before[p], after[p]) and not p.endswith("key/bias")
+    ]
     assert not still
     assert int(state.step) == 1
     assert float(metrics["tokens"].value()) == batch_of(16)["segment_ids"].astype(bool).sum()
-    expected = sum(float(w) * float(metrics[t].value()) for t, w in (("kl", 5), ("mlm", 2), ("cosine", 1)))
+    expected = sum(
+        float(w) * float(metrics[t].value()) for t, w in (("kl", 5), ("mlm", 2), ("cosine", 1))
+    )
     np.testing.assert_allclose(float(metrics["loss"].value()), expected, rtol=1e-6)
 
 
@@ -135,9 +148,12 @@ def test_filler_rows_change_nothing():
     small, padded = batch_of(4), batch_of(6)
     padded["weight"][4:] = 0
     results = [
-        jax.jit(step)(make_state(params, tx), (), sharding.place_rows(rows, mesh)) for rows in (small, padded)
+        jax.jit(step)(make_state(params, tx), (), sharding.place_rows(rows, mesh))
+        for rows in (small, padded)
     ]
-    np.testing.assert_allclose(results[0][1]["loss"].value(), results[1][1]["loss"].value(), rtol=1e-6)
+    np.testing.assert_allclose(
+        results[0][1]["loss"].value(), results[1][1]["loss"].value(), rtol=1e-6
+    )
     for a, b in zip(*(jax.tree.leaves(state.params) for state, _ in results), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -155,7 +171,9 @@ def test_a_mean_over_one_token_or_none(labelled):
     batch = sharding.place_rows(batch_of(4), sharding.make_mesh(devices=jax.devices()[:1]))
     state, metrics = jax.jit(step)(make_state(params, tx), (), batch)
     assert float(metrics["loss"].value()) == pytest.approx(float(metrics["mlm"].value()))
-    moved = any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (params, state.params)), strict=True))
+    moved = any(
+        np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (params, state.params)), strict=True)
+    )
     assert moved == bool(labelled) == (float(metrics["loss"].value()) > 1)
 
 
@@ -171,10 +189,13 @@ def test_no_buffer_holds_tokens_by_vocabulary():
     apply = make_apply(config, jnp.float32)
     prepare = MLM().make_masks(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(1999), seed=3)
     tx = optax.sgd(1.0)
-    losses = {"vocab": Vocab(chunk=4)}
+    losses = {"vocab": VocabKD(chunk=4)}
     forward = lambda p, b: apply(p, b, None)  # noqa: E731
     step = make_step(forward, (forward,), prepare, losses, tx)
-    params = {"student": jax.eval_shape(make_init(config), jax.random.key(0)), "losses": {"vocab": {}}}
+    params = {
+        "student": jax.eval_shape(make_init(config), jax.random.key(0)),
+        "losses": {"vocab": {}},
+    }
     state = jax.eval_shape(lambda p: make_state(p, tx), params)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     text = (
@@ -188,4 +209,11 @@ def test_no_buffer_holds_tokens_by_vocabulary():
     assert not [s for s in (f"[8,{T},1999]", f"[{8 * T},1999]") if s in text]
 
 
-GOLDEN = {"kl": 0.0209, "mlm": 4.1475, "cosine": 0.4615, "loss": 8.8611, "grad_norm": 3.9755, "tokens": 350.0}
+GOLDEN = {
+    "kl": 0.0209,
+    "mlm": 4.1475,
+    "cosine": 0.4615,
+    "loss": 8.8611,
+    "grad_norm": 3.9755,
+    "tokens": 350.0,
+}

@@ -14,11 +14,11 @@ from helpers.outputs import labelled_batch, random_outputs
 from flaxdistill.api import stages
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import checks
-from flaxdistill.losses.cosine import Cosine
+from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.hidden import HiddenMSE
-from flaxdistill.losses.relation import Relation, Scores
+from flaxdistill.losses.relation import AttentionScores, Relation
 from flaxdistill.losses.schedule import Schedule
-from flaxdistill.losses.vocab import MaskedLM, Vocab
+from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train import teacher_cache
 
@@ -27,7 +27,7 @@ STEPS = ("--steps", "4")
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """Parts of 16 rows: no more is computed than four steps of 8 read."""
+    """PerExample of 16 rows: no more is computed than four steps of 8 read."""
     monkeypatch.setattr(teacher_cache, "PART", 16)
     teacher_cache._part.cache_clear()
 
@@ -53,12 +53,12 @@ def test_equal_to_online(home, tmp_path, tokens):
     words = json.loads((tmp_path / "online" / "experiment.json").read_text())["student"]["config"][
         "vocab_size"
     ]
-    out = succeed(*same, "--workdir", tmp_path / "whole", "--teacher.offline", words)
+    out = succeed(*same, "--workdir", tmp_path / "whole", "--teacher.cache-top-k", words)
     assert "GiB" in out
     np.testing.assert_allclose(losses(tmp_path / "whole"), losses(tmp_path / "online"), rtol=1e-3)
     assert (losses(tmp_path / "whole") != losses(tmp_path / "online")).any()
 
-    succeed(*same, "--workdir", tmp_path / "few", "--teacher.offline", 4)
+    succeed(*same, "--workdir", tmp_path / "few", "--teacher.cache-top-k", 4)
     few, online = losses(tmp_path / "few", "kl"), losses(tmp_path / "online", "kl")
     assert few[0] < online[0]
     np.testing.assert_allclose(
@@ -71,7 +71,14 @@ def test_equal_to_online(home, tmp_path, tokens):
 
 @pytest.mark.slow
 def test_answers_are_reused_lengthened_and_resumed(home, tmp_path):
-    run = ("distill", home / "taught.py", "--data-dir", tmp_path / "data", "--teacher.offline", 8)
+    run = (
+        "distill",
+        home / "taught.py",
+        "--data-dir",
+        tmp_path / "data",
+        "--teacher.cache-top-k",
+        8,
+    )
     succeed(*run, "--steps", "4", "--workdir", tmp_path / "one")
     (folder,) = (tmp_path / "data").glob("targets-*")
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -87,8 +94,14 @@ def test_answers_are_reused_lengthened_and_resumed(home, tmp_path):
     shutil.rmtree(folder / "000001")
     teacher_cache._part.cache_clear()
     succeed(*run, "--steps", "6", "--workdir", tmp_path / "one")
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["000000", "000001", "000002"]
-    assert all(before[file] == file.stat().st_mtime_ns for file in (folder / "000000").rglob("*.npy"))
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
+        "000000",
+        "000001",
+        "000002",
+    ]
+    assert all(
+        before[file] == file.stat().st_mtime_ns for file in (folder / "000000").rglob("*.npy")
+    )
 
     # Answers to other rows than are asked for.
     ids = folder / "000000" / "example_id.npy"
@@ -105,64 +118,84 @@ def test_another_teacher_or_seed_has_its_own_answers(home, tmp_path, monkeypatch
         raise KeyboardInterrupt  # the answers are there, and no step is taken
 
     monkeypatch.setattr(stages.loop, "fit", stop)
-    data = ("--data-dir", tmp_path / "data", "--teacher.offline", 4, "--steps", 1)
+    data = ("--data-dir", tmp_path / "data", "--teacher.cache-top-k", 4, "--steps", 1)
     for number, more in enumerate(
-        [(), ("--seed", 1), ("--teacher.offline", 5), ("--losses.vocab.temperature", 1)]
+        [(), ("--seed", 1), ("--teacher.cache-top-k", 5), ("--losses.vocab.temperature", 1)]
     ):
-        code, out = run("distill", home / "taught.py", *data, *more, "--workdir", tmp_path / str(number))
+        code, out = run(
+            "distill", home / "taught.py", *data, *more, "--workdir", tmp_path / str(number)
+        )
         assert code == 130, out
     assert len(list((tmp_path / "data").glob("targets-*"))) == 4
 
 
 def test_a_disk_too_small_is_told_before(home, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-    run = ("distill", home / "taught.py", "--data-dir", tmp_path / "data", "--teacher.offline", 4)
-    assert "keep fewer words with --teacher.offline" in refused(*run, "--workdir", tmp_path / "w")
+    run = (
+        "distill",
+        home / "taught.py",
+        "--data-dir",
+        tmp_path / "data",
+        "--teacher.cache-top-k",
+        4,
+    )
+    assert "keep fewer words with --teacher.cache-top-k" in refused(
+        *run, "--workdir", tmp_path / "w"
+    )
     assert not list((tmp_path / "data").glob("targets-*/0*"))
     assert not (tmp_path / "w" / "experiment.json").exists()
 
 
-class Silent(Cosine):
+class Silent(HiddenCosine):
     def reads(self, student, teacher):
         return frozenset()
 
 
 def test_what_is_kept_is_what_the_losses_read():
     losses = {
-        "v": Vocab(),
-        "c": Cosine(),
+        "v": VocabKD(),
+        "c": HiddenCosine(),
         "h": HiddenMSE(layers="0:0,1:2"),
         "r": Relation(relations="qk,vv", layers="2:4"),
-        "s": Scores(layers="1:3"),
+        "s": AttentionScores(layers="1:3"),
     }
-    assert checks.wanted(losses, MLM(), 9, student=2, teacher=4) == teacher_cache.Wanted(
-        words=9,
+    assert checks.cache_spec(losses, MLM(), 9, student=2, teacher=4) == teacher_cache.CacheSpec(
+        k=9,
         temperature=2.0,
         masked=False,
-        states=("hidden_0", "hidden_2", "hidden_4", "keys_3", "keys_4", "queries_3", "queries_4", "values_4"),
+        states=(
+            "hidden_0",
+            "hidden_2",
+            "hidden_4",
+            "keys_3",
+            "keys_4",
+            "queries_3",
+            "queries_4",
+            "values_4",
+        ),
         layers=4,
     )
-    alone = {"v": Vocab(tokens="masked"), "m": MaskedLM()}
-    assert checks.wanted(alone, MLM(), 9, student=2, teacher=4).states == ()
+    alone = {"v": VocabKD(tokens="masked"), "m": MaskedLM()}
+    assert checks.cache_spec(alone, MLM(), 9, student=2, teacher=4).states == ()
 
 
 @pytest.mark.parametrize(
     ("losses", "named"),
     [
-        ({"v": Vocab(temperature=Schedule(4.0, 1.0, 10))}, "one temperature"),
-        ({"c": Cosine()}, "one Vocab loss"),
-        ({"v": Vocab(divergence="jsd")}, "make no jsd"),
-        ({"v": Vocab(), "o": Silent()}, r"losses\.o does not say what it reads"),
+        ({"v": VocabKD(temperature=Schedule(4.0, 1.0, 10))}, "one temperature"),
+        ({"c": HiddenCosine()}, "one VocabKD loss"),
+        ({"v": VocabKD(divergence="jsd")}, "make no jsd"),
+        ({"v": VocabKD(), "o": Silent()}, r"losses\.o does not say what it reads"),
     ],
 )
 def test_losses_that_stored_answers_cannot_serve(losses, named):
     with pytest.raises(UserError, match=named):
-        checks.wanted(losses, MLM(), 9, student=2, teacher=4)
+        checks.cache_spec(losses, MLM(), 9, student=2, teacher=4)
 
 
 def test_stored_states_stand_where_the_losses_look():
-    what = teacher_cache.Wanted(
-        words=2, temperature=1.0, masked=False, states=("hidden_3", "queries_1"), layers=3
+    what = teacher_cache.CacheSpec(
+        k=2, temperature=1.0, masked=False, states=("hidden_3", "queries_1"), layers=3
     )
     batch = labelled_batch()
     full = random_outputs(0, 8, 8, layers=3)
@@ -170,7 +203,9 @@ def test_stored_states_stand_where_the_losses_look():
     targets = {name: value for name, value in kept.items() if name not in ("example_id", "epoch")}
     outputs = teacher_cache.make_recall(what)({}, dataclasses.replace(batch, targets=targets))
     assert (
-        outputs.hidden[:3] == (None,) * 3 and outputs.queries[1:] == (None, None) and len(outputs.values) == 3
+        outputs.hidden[:3] == (None,) * 3
+        and outputs.queries[1:] == (None, None)
+        and len(outputs.values) == 3
     )
     np.testing.assert_allclose(outputs.hidden[3].astype(np.float32), full.hidden[3], rtol=4e-3)
     np.testing.assert_allclose(outputs.queries[0].astype(np.float32), full.queries[0], rtol=4e-3)

@@ -34,7 +34,9 @@ def told(folder) -> list[dict]:
         for record in map(Record.FromString, records(file)):
             if record.WhichOneof("record_type") == "history":
                 items = record.history.item
-                rows.append({".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
+                rows.append(
+                    {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+                )
             if record.WhichOneof("record_type") == "run":
                 rows.append({"id": record.run.run_id, "project": record.run.project})
     return rows

@@ -22,7 +22,9 @@ def run(tasks: Sequence[Task], options: Sequence[str]) -> None:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise UserError("engine.kind beam needs Apache Beam; run pip install 'flaxdistill[beam]'") from error
+        raise UserError(
+            "engine.kind beam needs Apache Beam; run pip install 'flaxdistill[beam]'"
+        ) from error
     folder = tasks[0].folder.parent
     # The workers may be anywhere, and what an exception says reaches us wrapped or not at all.
     refused = folder / f".refused-{uuid.uuid4().hex[:8]}"

@@ -26,11 +26,15 @@ class BlockWriter:
     vocabulary: Vocabulary
     counts: np.ndarray  # occurrences of each token id so far, padding left out: int64 [V]
 
-    def write(self, batches: Iterable[Sequence[np.ndarray]], at_most: int | None = None) -> dict[str, int]:
+    def write(
+        self, batches: Iterable[Sequence[np.ndarray]], at_most: int | None = None
+    ) -> dict[str, int]:
         """Append documents, beginning with a block of their own; returns what the manifest says of them."""
         v, length = self.vocabulary, self.ids.row[0]
         rows = real_tokens = 0
-        for ids, segments in pack(batches, length=length, cls=v.cls, sep=v.sep, pad=v.pad, vocab_size=v.size):
+        for ids, segments in pack(
+            batches, length=length, cls=v.cls, sep=v.sep, pad=v.pad, vocab_size=v.size
+        ):
             if at_most is not None:
                 ids, segments = ids[: at_most - rows], segments[: at_most - rows]
             real = ids[segments > 0]
@@ -53,7 +57,9 @@ class BlockWriter:
 
 
 @contextlib.contextmanager
-def block_writer(folder: Path, name: str, vocabulary: Vocabulary, length: int) -> Iterator[BlockWriter]:
+def block_writer(
+    folder: Path, name: str, vocabulary: Vocabulary, length: int
+) -> Iterator[BlockWriter]:
     """Write blocks of ``length`` tokens into ``NAME.npy`` and ``NAME-segments.npy`` of a folder."""
     with (
         ArrayFile(folder / f"{name}.npy", (length,), id_dtype(vocabulary.size)) as ids,

@@ -65,7 +65,9 @@ def find_duplicates(shards: Sequence[Path], out: Path) -> list[int]:
     bounds = [2**64 * n // ranges for n in range(ranges)]
     found = [0] * len(shards)
     for low, high in zip(bounds, [*bounds[1:], None], strict=True):
-        runs = [run for number, shard in enumerate(shards) for run in _within(number, shard, low, high)]
+        runs = [
+            run for number, shard in enumerate(shards) for run in _within(number, shard, low, high)
+        ]
         hashes, places, owners = (np.concatenate(parts) for parts in zip(*runs, strict=True))
         # Stable, so of equal hashes the first is that of the first shard, and there of the first document.
         order = np.argsort(hashes, kind="stable")
@@ -85,19 +87,26 @@ def read_duplicates(out: Path, shard: int) -> np.ndarray:
     return np.sort(np.fromfile(path, PLACE)) if path.exists() else np.zeros(0, PLACE)
 
 
-def _within(number: int, shard: Path, low: int, high: int | None) -> Iterator[tuple[np.ndarray, ...]]:
+def _within(
+    number: int, shard: Path, low: int, high: int | None
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield of each run of a shard the hashes from ``low`` to below ``high``, their places and the shard's number."""
     hashes, places = _mapped(shard)
     for start in range(0, len(hashes), SORTED):
         run = hashes[start : start + SORTED]
         first = start + int(np.searchsorted(run, HASH.type(low)))
         last = start + (len(run) if high is None else int(np.searchsorted(run, HASH.type(high))))
-        yield np.array(hashes[first:last]), np.array(places[first:last]), np.full(last - first, number)
+        yield (
+            np.array(hashes[first:last]),
+            np.array(places[first:last]),
+            np.full(last - first, number),
+        )
 
 
 def _mapped(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     hashes, places = (
-        np.load(shard / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("hashes", "places")
+        np.load(shard / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("hashes", "places")
     )
     return hashes, places
 

@@ -47,7 +47,9 @@ def unmade(folder: Path) -> Iterator[None]:
         raise
 
 
-def stored(directory: Path, settings: dict[str, Any], write: Fill, report: Report, check: Report) -> Store:
+def stored(
+    directory: Path, settings: dict[str, Any], write: Fill, report: Report, check: Report
+) -> Store:
     """Open the store below ``directory`` that ``settings`` describe, or let ``write`` fill it: whole or not at all.
 
     ``check`` is asked with its name before it is made.

@@ -23,7 +23,9 @@ DOCUMENTS, CHARACTERS = 2000, 2_000_000
 
 def document_hash(document: str) -> int:
     """Hash a document to 64 bits."""
-    return int.from_bytes(hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+    return int.from_bytes(
+        hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    )
 
 
 class Candidates:
@@ -80,7 +82,7 @@ class TrainingDocuments:
         self.counts = dict.fromkeys(COUNTS, 0)
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
-        # Reading and tokenising go on in another thread while documents are compared and packed.
+        # RowBuilder and tokenising go on in another thread while documents are compared and packed.
         for documents in ahead(self._encoded()):
             near = self.index.near_duplicates(documents)
             self.counts["near_duplicates"] += int(near.sum())
@@ -98,7 +100,9 @@ class TrainingDocuments:
             self.counts["held_out"] += int(out.sum())
             self.counts["duplicates"] += int((again & ~out).sum())
             left_out = out | again if self.drop else out
-            yield self.vocabulary.encode([d for d, skip in zip(batch, left_out, strict=True) if not skip])
+            yield self.vocabulary.encode(
+                [d for d, skip in zip(batch, left_out, strict=True) if not skip]
+            )
 
 
 def batched(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from flaxdistill.data.array_file import ArrayFile, writing
 from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.labelled_rows import Reading, Row
+from flaxdistill.data.labelled_rows import Row, RowBuilder
 from flaxdistill.data.preparation.folders import Report, stored
 from flaxdistill.data.preparation.held_out import document_hash
 from flaxdistill.data.preparation.packing import id_dtype
@@ -30,7 +30,7 @@ RULES = 3  # changes whenever the same labelled rows would give other bytes
 
 def prepare_examples(
     corpus: Corpus,
-    reading: Reading,
+    reading: RowBuilder,
     directory: Path,
     *,
     labels: tuple[str, ...] | None = None,
@@ -45,7 +45,9 @@ def prepare_examples(
     teacher answers for training rows that have no label. Raises UserError naming file and line of what cannot be read.
     """
     if corpus.tokenizer is None:
-        raise UserError("labelled rows need a vocabulary: start from a model, or set corpus.tokenizer")
+        raise UserError(
+            "labelled rows need a vocabulary: start from a model, or set corpus.tokenizer"
+        )
     sources = corpus.sources if labels is None else ()
     for source in () if corpus.held_out_sources else sources:
         if source.varied():
@@ -60,9 +62,11 @@ def prepare_examples(
         "format": FORMAT,
         "rules": RULES,
         "task": reading.meaning,
-        "length": corpus.length,
+        "length": corpus.max_length,
         "tokenizer": {"digest": vocabulary.digest},
-        "sources": [_described(source, shards) for source, shards in zip(sources, train, strict=True)],
+        "sources": [
+            _described(source, shards) for source, shards in zip(sources, train, strict=True)
+        ],
         "held_out": [
             _described(source, shards)
             for source, shards in zip(corpus.held_out_sources, held_out, strict=True)
@@ -94,11 +98,20 @@ def _idle(sources: list[dict[str, Any]], taught: bool) -> str:
             f"none of the {read:,} training rows has a label; name its column in source.label, or set teacher.path"
         )
     idle = 0 if taught else read - labelled
-    return f"{idle:,} of {read:,} rows have no label; without a teacher they teach nothing" if idle else ""
+    return (
+        f"{idle:,} of {read:,} rows have no label; without a teacher they teach nothing"
+        if idle
+        else ""
+    )
 
 
 def _described(source: Source, shards: list[Shard]) -> dict[str, Any]:
-    columns = {"column": source.column, "pair": source.pair, "label": source.label, "header": source.header}
+    columns = {
+        "column": source.column,
+        "pair": source.pair,
+        "label": source.label,
+        "header": source.header,
+    }
     return columns | {"split": source.split, "shards": [shard.fingerprint for shard in shards]}
 
 
@@ -108,7 +121,7 @@ def _write(
     train: list[list[Shard]],
     held_out: list[Shard],
     vocabulary: Vocabulary,
-    reading: Reading,
+    reading: RowBuilder,
     given: tuple[str, ...] | None,
     report: Report,
 ) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def _write(
     part = None if held_out else False
     seen = (e for shards in train for e in examples(shards, out=part) if e.label is not None)
     declared = next((shard.classes for shards in train for shard in shards if shard.classes), ())
-    labels = reading.settle(seen, declared) if given is None else list(given)
+    labels = reading.resolve_student(seen, declared) if given is None else list(given)
     if labels:
         report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
     counts = np.zeros(vocabulary.size, np.int64)
@@ -155,18 +168,22 @@ def _write(
                     if reading.keep:
                         kept.append(json.dumps(reading.keep(example)))
                 labelled += sum(example.label is not None for example in piece)
-                for windows in reading.rows(piece, labels, vocabulary, corpus.length):
+                for windows in reading.rows(piece, labels, vocabulary, corpus.max_length):
                     whose = {"example": np.array(number, np.int32)}
                     yield from (row._replace(beside={**row.beside, **whose}) for row in windows)
                     number += 1
 
-        written = _write_rows(folder, name, made(), vocabulary, corpus.length, counts)
+        written = _write_rows(folder, name, made(), vocabulary, corpus.max_length, counts)
         if kept:
             path = folder / f"{name}-examples.jsonl"
             with writing(path):
                 path.write_text("\n".join(kept) + "\n")
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            written["examples"] = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+            written["examples"] = {
+                "file": path.name,
+                "bytes": path.stat().st_size,
+                "sha256": digest,
+            }
         return written | {"read": number, "labelled": labelled}
 
     pool = held_out or [shard for shards in train for shard in shards]
@@ -188,9 +205,11 @@ def _write(
     for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=given is None)):
         written = rows(f"train-{number}", examples(shards, out=part), held_out=False)
         if not written["rows"]:
-            raise UserError(f"source {source.path} holds no row to train on; add rows or leave it out")
+            raise UserError(
+                f"source {source.path} holds no row to train on; add rows or leave it out"
+            )
         report(
-            f"{source.path}: {written['rows']} rows, {written['cut']} of them full with {corpus.length} tokens"
+            f"{source.path}: {written['rows']} rows, {written['cut']} of them full with {corpus.max_length} tokens"
         )
         sources.append({"path": source.path} | written)
     return {"labels": labels} | closing(folder, vocabulary, counts, evaluation, sources)
@@ -210,7 +229,12 @@ def _hash(example: Example, together: str) -> int:
 
 
 def _write_rows(
-    folder: Path, name: str, rows: Iterable[Row], vocabulary: Vocabulary, length: int, counts: np.ndarray
+    folder: Path,
+    name: str,
+    rows: Iterable[Row],
+    vocabulary: Vocabulary,
+    length: int,
+    counts: np.ndarray,
 ) -> dict[str, Any]:
     """Write rows into four files and say what the manifest needs to know of them."""
     rows = iter(rows)
@@ -221,7 +245,9 @@ def _write_rows(
     with contextlib.ExitStack() as files:
 
         def file(suffix: str, row: tuple[int, ...], dtype: Any) -> ArrayFile:
-            return files.enter_context(ArrayFile(folder / f"{name}{suffix}.npy", row, np.dtype(dtype)))
+            return files.enter_context(
+                ArrayFile(folder / f"{name}{suffix}.npy", row, np.dtype(dtype))
+            )
 
         ids = file("", (length,), id_dtype(vocabulary.size))
         segments = file("-segments", (length,), np.uint8)

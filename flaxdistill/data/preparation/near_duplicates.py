@@ -55,7 +55,9 @@ class HeldOutIndex:
     first: np.ndarray  # where the documents of each hash start in `documents` [N + 1] int64
     documents: np.ndarray  # [P] int64
     sizes: np.ndarray  # distinct shingles of each held-out document [H] int64
-    table: np.ndarray  # bool, by the high bits of a hash: may the index hold it? Spares most lookups.
+    table: (
+        np.ndarray
+    )  # bool, by the high bits of a hash: may the index hold it? Spares most lookups.
 
     @classmethod
     def of(cls, held_out: Sequence[np.ndarray]) -> HeldOutIndex:
@@ -98,16 +100,24 @@ class HeldOutIndex:
         # One row per (document, shared shingle, held-out document with it), counted per pair of documents.
         copies = self.first[place + 1] - self.first[place]
         before = np.cumsum(copies) - copies
-        held = self.documents[np.repeat(self.first[place] - before, copies) + np.arange(copies.sum())]
-        pair, count = np.unique(np.repeat(owner, copies) * len(self.sizes) + held, return_counts=True)
+        held = self.documents[
+            np.repeat(self.first[place] - before, copies) + np.arange(copies.sum())
+        ]
+        pair, count = np.unique(
+            np.repeat(owner, copies) * len(self.sizes) + held, return_counts=True
+        )
         owner, held = np.divmod(pair, len(self.sizes))
         distinct = _distinct(hashes, owners, len(documents), only=owner)
-        smaller, larger = (pick(distinct[owner], self.sizes[held]) for pick in (np.minimum, np.maximum))
+        smaller, larger = (
+            pick(distinct[owner], self.sizes[held]) for pick in (np.minimum, np.maximum)
+        )
         marked[owner[2 * count >= np.where(smaller < SHORT, larger, smaller)]] = True
         return marked
 
 
-def _distinct(hashes: np.ndarray, owners: np.ndarray, documents: int, only: np.ndarray) -> np.ndarray:
+def _distinct(
+    hashes: np.ndarray, owners: np.ndarray, documents: int, only: np.ndarray
+) -> np.ndarray:
     """Count the distinct shingles of each document in ``only`` (0 for the others): int64 [documents]."""
     wanted = np.zeros(documents, bool)
     wanted[only] = True
@@ -118,4 +128,6 @@ def _distinct(hashes: np.ndarray, owners: np.ndarray, documents: int, only: np.n
     keys.sort()
     fresh = np.ones(len(keys), bool)
     fresh[1:] = keys[1:] != keys[:-1]
-    return np.bincount((keys[fresh] >> (np.uint64(64) - bits)).astype(np.int64), minlength=documents)
+    return np.bincount(
+        (keys[fresh] >> (np.uint64(64) - bits)).astype(np.int64), minlength=documents
+    )

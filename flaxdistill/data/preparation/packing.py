@@ -25,7 +25,13 @@ def segment_dtype(length: int) -> np.dtype:
 
 
 def pack(
-    batches: Iterable[Sequence[np.ndarray]], *, length: int, cls: int, sep: int, pad: int, vocab_size: int
+    batches: Iterable[Sequence[np.ndarray]],
+    *,
+    length: int,
+    cls: int,
+    sep: int,
+    pad: int,
+    vocab_size: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Lay documents end to end in blocks of ``length`` tokens and yield the blocks as they fill up.
 
@@ -43,19 +49,25 @@ def pack(
         documents = [document for document in batch if len(document)]
         if not documents:
             continue
-        starts, sizes, numbers, used, segment = _plan([len(d) for d in documents], length, used, segment)
+        starts, sizes, numbers, used, segment = _plan(
+            [len(d) for d in documents], length, used, segment
+        )
         blocks = int(starts[-1]) // length + 1
         ids = np.full(blocks * length, pad, ids_type)
         segments = np.zeros(blocks * length, segments_type)
         ids[:length], segments[:length] = open_ids, open_segments
         # Pieces take the tokens in order without gaps, so one running index places all of them at once.
         before = np.cumsum(sizes) - sizes
-        ids[np.repeat(starts + 1 - before, sizes) + np.arange(sizes.sum())] = np.concatenate(documents)
+        ids[np.repeat(starts + 1 - before, sizes) + np.arange(sizes.sum())] = np.concatenate(
+            documents
+        )
         ids[starts] = cls
         ids[starts + sizes + 1] = sep
         whole = sizes + 2
         before = np.cumsum(whole) - whole
-        segments[np.repeat(starts - before, whole) + np.arange(whole.sum())] = np.repeat(numbers, whole)
+        segments[np.repeat(starts - before, whole) + np.arange(whole.sum())] = np.repeat(
+            numbers, whole
+        )
         ids, segments = ids.reshape(blocks, length), segments.reshape(blocks, length)
         open_ids, open_segments = ids[-1].copy(), segments[-1].copy()
         if blocks > 1:

@@ -70,13 +70,16 @@ def read_plan(folder: Path) -> Plan:
     """Read a plan, once in a process."""
     gcs.reach(folder, FACTS)
     flat, lengths, leave_out = (
-        np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("documents", "lengths", "leave_out")
+        np.load(folder / f"{name}.npy", allow_pickle=False)
+        for name in ("documents", "lengths", "leave_out")
     )
     held_out = np.split(flat, np.cumsum(lengths)[:-1])
     return Plan(load_vocabulary(folder), HeldOutIndex.of(held_out), frozenset(leave_out.tolist()))
 
 
-def blocks(shard: Shard, number: int, plan: Path, length: int, drop: bool, folder: Path) -> dict[str, Any]:
+def blocks(
+    shard: Shard, number: int, plan: Path, length: int, drop: bool, folder: Path
+) -> dict[str, Any]:
     """Turn the training documents of a shard, the ``number``-th of all, into blocks of ``length`` tokens."""
     settled = read_plan(plan)
     duplicates = read_duplicates(plan / DUPLICATES, number)

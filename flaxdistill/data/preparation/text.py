@@ -103,16 +103,26 @@ def _write(
     shards = [shard for own in train for shard in own]
     share = 0.0 if held_out else corpus.held_out
     surveys = [
-        Task(parts / f"survey-{n:05d}", partial(survey, shard, part, _characters(corpus)), shard.size)
-        for n, (shard, part) in enumerate([*((s, share) for s in shards), *((s, 1.0) for s in held_out)])
+        Task(
+            parts / f"survey-{n:05d}", partial(survey, shard, part, _characters(corpus)), shard.size
+        )
+        for n, (shard, part) in enumerate(
+            [*((s, share) for s in shards), *((s, 1.0) for s in held_out)]
+        )
     ]
     plan, drop = parts / "plan", corpus.duplicates == "drop"
     packing = [
-        Task(parts / f"{BLOCKS}-{n:05d}", partial(blocks, shard, n, plan, corpus.length, drop), shard.size)
+        Task(
+            parts / f"{BLOCKS}-{n:05d}",
+            partial(blocks, shard, n, plan, corpus.max_length, drop),
+            shard.size,
+        )
         for n, shard in enumerate(shards)
     ]
     if done := sum(task.done() for task in (*surveys, *packing)):
-        report(f"goes on in {parts}: {done} of {len(surveys)} + {len(packing)} passes over shards are done")
+        report(
+            f"goes on in {parts}: {done} of {len(surveys)} + {len(packing)} passes over shards are done"
+        )
 
     places = [
         f"{source.path}, shard {n} of {len(own)}"
@@ -125,7 +135,12 @@ def _write(
         for _ in run(surveys):
             pass
         with _refusing(parts):
-            fill(plan, partial(_settle, corpus, train, [task.folder for task in surveys], vocabulary, report))
+            fill(
+                plan,
+                partial(
+                    _settle, corpus, train, [task.folder for task in surveys], vocabulary, report
+                ),
+            )
         for place, task, facts in zip(places, packing, run(packing), strict=True):
             packed.append((task.folder, facts))
             report(
@@ -143,7 +158,7 @@ def _write(
         folders, entries = zip(*itertools.islice(left, len(own)), strict=True)
         with _refusing(parts):
             total = _total(source, entries)
-        with block_writer(folder, f"train-{number}", vocabulary, corpus.length) as writer:
+        with block_writer(folder, f"train-{number}", vocabulary, corpus.max_length) as writer:
             for part in folders:
                 writer.append(part, BLOCKS)
         counts += writer.counts
@@ -173,12 +188,14 @@ def _settle(
         )
     if vocabulary is None:
         read = (document for own in train for shard in own for document in shard.documents())
-        vocabulary = train_wordpiece((d for d in read if document_hash(d) not in texts), corpus.vocab_size)
+        vocabulary = train_wordpiece(
+            (d for d in read if document_hash(d) not in texts), corpus.vocab_size
+        )
         report(f"trained a vocabulary of {vocabulary.size} entries")
 
     # No block holds more tokens of documents.
-    chosen, ids = first_tokens(texts, vocabulary, corpus.held_out_blocks * (corpus.length - 2))
-    with block_writer(folder, HELD_OUT, vocabulary, corpus.length) as writer:
+    chosen, ids = first_tokens(texts, vocabulary, corpus.held_out_blocks * (corpus.max_length - 2))
+    with block_writer(folder, HELD_OUT, vocabulary, corpus.max_length) as writer:
         evaluation: dict[str, Any] = writer.write([ids], at_most=corpus.held_out_blocks)
     evaluation |= writer.entries() | {"documents": len(chosen)}
     if not evaluation["rows"]:
@@ -191,19 +208,26 @@ def _settle(
     write_plan(folder, vocabulary, ids, set() if corpus.held_out_sources else chosen)
     duplicates = sum(find_duplicates(surveys[:shards], folder / DUPLICATES))
     if duplicates:
-        done = "left out" if corpus.duplicates == "drop" else "kept; --corpus.duplicates drop leaves them out"
+        done = (
+            "left out"
+            if corpus.duplicates == "drop"
+            else "kept; --corpus.duplicates drop leaves them out"
+        )
         report(f"{duplicates} documents of the sources repeat one before them: {done}")
     return evaluation
 
 
 def _characters(corpus: Corpus) -> int:
     # No language writes 16 characters per token, so texts beyond that are never needed.
-    return 16 * corpus.held_out_blocks * corpus.length
+    return 16 * corpus.held_out_blocks * corpus.max_length
 
 
 def _total(source: Source, entries: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Add up what the manifest says of a source's shards; raises UserError where they give nothing to train on."""
-    total = {key: sum(entry[key] for entry in entries) for key in (*COUNTS, "rows", "tokens", "real_tokens")}
+    total = {
+        key: sum(entry[key] for entry in entries)
+        for key in (*COUNTS, "rows", "tokens", "real_tokens")
+    }
     if not total["rows"]:
         raise UserError(
             f"source {source.path} gives 0 training blocks: of its documents {total['held_out']} are held "
@@ -233,13 +257,17 @@ def closing(
     """Write the words' occurrences in training rows, and return what a manifest says of a store as a whole."""
     with ArrayFile(folder / "counts.npy", (), counts.dtype) as counts_file:
         counts_file.append(counts)
-    tokens, real_tokens = (sum(e[key] for e in (evaluation, *sources)) for key in ("tokens", "real_tokens"))
+    tokens, real_tokens = (
+        sum(e[key] for e in (evaluation, *sources)) for key in ("tokens", "real_tokens")
+    )
     return {
         "tokens": tokens,
         "real_tokens": real_tokens,
         "padding": 1 - real_tokens / tokens,
         "tokenizer": {"digest": vocabulary.digest, "size": vocabulary.size},
-        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "tokenizers", "pyarrow")},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("numpy", "tokenizers", "pyarrow")
+        },
         "held_out": evaluation,
         "train": sources,
         "counts": counts_file.entry(),
@@ -252,7 +280,7 @@ def _settings(
     """Collect everything that changes the bytes of the store."""
     settings: dict[str, Any] = {
         "format": FORMAT,
-        "length": corpus.length,
+        "length": corpus.max_length,
         "held_out_blocks": corpus.held_out_blocks,
         "duplicates": corpus.duplicates,
         "sources": [

@@ -106,9 +106,7 @@ def _load_tfds(name: str, split: str) -> Any:
         ) from error
     try:
         return tfds.data_source(name, split=split)
-    except (
-        Exception
-    ) as error:  # tfds has errors of its own for a name, of etils for a split, of requests for a network
+    except Exception as error:  # tfds has errors of its own for a name, of etils for a split, of requests for a network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"Dataset {name} (split {split!r}) cannot be loaded by tensorflow_datasets: {reason}; check the name and the "

@@ -14,9 +14,13 @@ PACKAGES = (
     "huggingface_hub", "tyro", "rich", "tensorboardX",
 )  # fmt: skip
 SHORTEST = 200  # characters of a document after cleaning
-ENGLISH_SHARE = 0.82  # least share of ASCII letters and spaces; below it a text is mostly code or tables
+ENGLISH_SHARE = (
+    0.82  # least share of ASCII letters and spaces; below it a text is mostly code or tables
+)
 
-WORTH_PARSING = 0.15  # least share of a file in long strings; parsing the others costs more than it gives
+WORTH_PARSING = (
+    0.15  # least share of a file in long strings; parsing the others costs more than it gives
+)
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

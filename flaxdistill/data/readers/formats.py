@@ -131,10 +131,14 @@ def _over_lines(file: BinaryIO, path: Path) -> Any:
         # Of what breaks in the first line, or stands in many lines, the reader of lines tells more.
         if getattr(error, "lineno", 1) == 1 or getattr(error, "msg", "") == "Extra data":
             return None
-        raise UserError(f"{path}: not JSON ({error}); mend it, or write one object on each line") from error
+        raise UserError(
+            f"{path}: not JSON ({error}); mend it, or write one object on each line"
+        ) from error
 
 
-def _read_csv(file: BinaryIO, path: Path, columns: Columns, header: Columns, **dialect) -> Iterator[Record]:
+def _read_csv(
+    file: BinaryIO, path: Path, columns: Columns, header: Columns, **dialect
+) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_FIELD)
     rows = csv.reader((line for _, line in text_lines(file, path)), strict=True, **dialect)
     try:
@@ -151,10 +155,14 @@ def _read_csv(file: BinaryIO, path: Path, columns: Columns, header: Columns, **d
             if row:
                 yield place, tuple(row[index] for index in indices)
     except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}: not valid CSV ({error}); check its quotes") from error
+        raise UserError(
+            f"{path}, line {rows.line_num}: not valid CSV ({error}); check its quotes"
+        ) from error
 
 
-def _read_parquet(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
+def _read_parquet(
+    file: BinaryIO, path: Path, columns: Columns, header: Columns
+) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
@@ -172,7 +180,10 @@ def _read_parquet(file: BinaryIO, path: Path, columns: Columns, header: Columns)
             for values in zip(*(batch.column(column) for column in columns), strict=True):
                 number += 1
                 place = f"{path}, row {number}"
-                yield place, tuple(_as_python(*one, place) for one in zip(values, columns, strict=True))
+                yield (
+                    place,
+                    tuple(_as_python(*one, place) for one in zip(values, columns, strict=True)),
+                )
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -37,7 +37,9 @@ def check_columns(columns: Columns, present: list[str], place: str) -> None:
         if column not in present:
             names = ", ".join(map(repr, present[:20])) or "none"
             names += f" and {len(present) - 20} more" if len(present) > 20 else ""
-            raise UserError(f"{place}: no column {column!r}, only {names}; set `column` to one of them")
+            raise UserError(
+                f"{place}: no column {column!r}, only {names}; set `column` to one of them"
+            )
         if present.count(column) > 1:
             raise UserError(
                 f"{place}: {present.count(column)} columns are called {column!r}; rename all but one"

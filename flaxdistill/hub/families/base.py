@@ -65,7 +65,9 @@ class Family:
                 names["mlm/bias"] = self.decoder + ".bias"
         return names
 
-    def read(self, config: EncoderConfig, tensors: Tensors, source: str) -> tuple[EncoderConfig, Params, str]:
+    def read(
+        self, config: EncoderConfig, tensors: Tensors, source: str
+    ) -> tuple[EncoderConfig, Params, str]:
         """Turn named tensors into parameters, source dtypes kept.
 
         Returns the config as the tensors have it (head or none, pooler or none), the parameters as numpy
@@ -84,7 +86,9 @@ class Family:
         flat = {}
         for path, name in names.items():
             found = tensors.get(name)
-            if found is None and path == "mlm/bias":  # transformers 4 ties the two biases and saves either
+            if (
+                found is None and path == "mlm/bias"
+            ):  # transformers 4 ties the two biases and saves either
                 name = self.mlm_bias if self.decoder + ".bias" == name else self.decoder + ".bias"
                 found = tensors.get(name)
             if found is None:
@@ -93,7 +97,9 @@ class Family:
             flat[path] = found.T if path.endswith("/kernel") else found
             if flat[path].shape != shapes[path]:
                 asked = _file_shape(path, shapes[path])
-                problems.append(f"{name} has shape {list(found.shape)} where the config asks for {asked}")
+                problems.append(
+                    f"{name} has shape {list(found.shape)} where the config asks for {asked}"
+                )
         left_out = []
         # Tied tensors may come once more under the decoder's names.
         copies = {self.decoder + ".weight", self.decoder + ".bias", self.mlm_bias}
@@ -117,10 +123,14 @@ class Family:
         names, flat = self.names(config), flatten(params)
         if set(names) != set(flat):
             differ = ", ".join(sorted(set(names) ^ set(flat)))
-            raise ValueError(f"parameters and config of this {self.model_type} disagree on {differ}")
+            raise ValueError(
+                f"parameters and config of this {self.model_type} disagree on {differ}"
+            )
         cut = len(self.prefix) if config.head == "none" else 0
         tensors = {
-            name[cut:]: np.ascontiguousarray(flat[path].T if path.endswith("/kernel") else flat[path])
+            name[cut:]: np.ascontiguousarray(
+                flat[path].T if path.endswith("/kernel") else flat[path]
+            )
             for path, name in names.items()
         }
         if config.head == "mlm":
@@ -130,7 +140,9 @@ class Family:
 
     def leaves_out(self, name: str) -> bool:
         """Tell whether a tensor of this name, with or without the prefix, is left out whatever it holds."""
-        return any(re.fullmatch(pattern, n) for pattern in self.ignored for n in (name, self.prefix + name))
+        return any(
+            re.fullmatch(pattern, n) for pattern in self.ignored for n in (name, self.prefix + name)
+        )
 
     def _modern(self, tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
         """Name the tensors as a model with a head does today, and list those that come twice."""
@@ -143,7 +155,11 @@ class Family:
             name = old.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
                 "LayerNorm.beta", "LayerNorm.bias"
             )
-            if bare and not name.startswith(heads) and not any(re.fullmatch(p, name) for p in self.ignored):
+            if (
+                bare
+                and not name.startswith(heads)
+                and not any(re.fullmatch(p, name) for p in self.ignored)
+            ):
                 name = self.prefix + name
             if name in modern:
                 problems.append(f"{name} comes twice, under an old name as well")
@@ -151,7 +167,9 @@ class Family:
         return modern, problems
 
     def _as_stored(self, config: EncoderConfig, tensors: Tensors, source: str) -> EncoderConfig:
-        mlm = any(name.startswith((*self.mlm.values(), self.mlm_bias, self.decoder)) for name in tensors)
+        mlm = any(
+            name.startswith((*self.mlm.values(), self.mlm_bias, self.decoder)) for name in tensors
+        )
         pooler = any(name.startswith(self.pooler) for name in tensors)
         found = {head for head, name in self.classifiers.items() if name + ".weight" in tensors}
         # The same name may stand for classes of a row and of every token: config.json says which, or the pooler does.
@@ -159,10 +177,16 @@ class Family:
         if mlm and config.head == "mlm":
             found = set()
         if found:
-            guess: Head = "sequence" if pooler and "sequence" in found else sorted(found - {"sequence"})[0]
+            guess: Head = (
+                "sequence" if pooler and "sequence" in found else sorted(found - {"sequence"})[0]
+            )
             head = config.head if config.head in found else guess
             rows = next(iter(tensors[self.classifiers[head] + ".weight"].shape), 0)
-            labels = config.labels if len(config.labels) == rows else tuple(f"LABEL_{i}" for i in range(rows))
+            labels = (
+                config.labels
+                if len(config.labels) == rows
+                else tuple(f"LABEL_{i}" for i in range(rows))
+            )
             config = dataclasses.replace(config, head=head, labels=() if head == "span" else labels)
         # A pooler beside another head says nothing that we compute; classes of a row are read from one.
         pooler = head == "sequence" or (pooler and head == "none")
@@ -176,7 +200,10 @@ class Family:
         )
         if head == "mlm" and config.tied_head:
             word = self.prefix + self.encoder["embeddings/word"] + ".weight"
-            for own, tied in ((self.decoder + ".weight", word), (self.decoder + ".bias", self.mlm_bias)):
+            for own, tied in (
+                (self.decoder + ".weight", word),
+                (self.decoder + ".bias", self.mlm_bias),
+            ):
                 if own in tensors and tied in tensors and not _same(tensors[own], tensors[tied]):
                     raise UserError(
                         f"{source}: config.json ties the MLM head to the word embeddings, but {own} "
@@ -187,7 +214,13 @@ class Family:
 
     def _head_names(self) -> tuple[str, ...]:
         pooler = () if self.pooler.startswith(self.prefix) else (self.pooler,)
-        return (*self.mlm.values(), self.mlm_bias, self.decoder, *self.classifiers.values(), *pooler)
+        return (
+            *self.mlm.values(),
+            self.mlm_bias,
+            self.decoder,
+            *self.classifiers.values(),
+            *pooler,
+        )
 
 
 def read_head(given: Mapping[str, Any], config: EncoderConfig, family: Family) -> EncoderConfig:

@@ -13,28 +13,31 @@ from flaxdistill.metrics import Score, ratio
 
 
 def spans(
-    predicted: Mapping[str, str], answers: Mapping[str, Sequence[str]], *, unanswerable: bool = False
+    predicted: Mapping[str, str],
+    answers: Mapping[str, Sequence[str]],
+    *,
+    unanswerable: bool = False,
 ) -> Score:
     """Score answers by question id as SQuAD's own scripts do: exact match and F1 of words, in [0, 1].
 
     ``answers`` lists what is right for each question; of these the best counts. Without ``unanswerable`` the rules are those
     of evaluate-v1.1.py (Rajpurkar et al., 2016): F1 is 0 where no word is shared, so that '.' said for '.' is exact with an
     F1 of 0. With it they are those of evaluate-v2.0.py (Rajpurkar et al., 2018): [] where there is no answer, which is what
-    '' says; a right answer without words is left out; and there are the figures HasAns and NoAns of either sort of question.
+    '' says; a right answer without words is left out; and there are the metrics HasAns and NoAns of either sort of question.
     A question without a prediction counts 0, although evaluate-v2.0.py leaves it out of its means.
     """
     exact, overlap = _words_compared(predicted, answers, unanswerable)
     one = np.ones(len(answers))
-    figures = {"f1": float(overlap.mean()), "exact": float(exact.mean())}
+    metrics = {"f1": float(overlap.mean()), "exact": float(exact.mean())}
     if unanswerable:
         has = np.array([bool(right) for right in answers.values()])
         for sort, of in (("HasAns", has), ("NoAns", ~has)):
             if of.any():
-                figures |= {
+                metrics |= {
                     f"{sort}_exact": float(exact[of].mean()),
                     f"{sort}_f1": float(overlap[of].mean()),
                 }
-    return Score(figures, {"f1": ratio(overlap, one), "exact": ratio(exact, one)})
+    return Score(metrics, {"f1": ratio(overlap, one), "exact": ratio(exact, one)})
 
 
 def best_threshold(

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from flaxdistill.metrics import Parts, Score
+from flaxdistill.metrics import PerExample, Score
 
 
 def numbers(predicted: np.ndarray, labels: np.ndarray) -> Score:
@@ -17,7 +17,7 @@ def numbers(predicted: np.ndarray, labels: np.ndarray) -> Score:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a constant answer has no correlation: nan says so
         several = len(labels) > 1
-        figures = {
+        metrics = {
             "pearson": float(pearsonr(predicted, labels).statistic) if several else math.nan,
             "spearman": float(spearmanr(predicted, labels).statistic) if several else math.nan,
             "mse": float(np.mean(np.square(predicted - labels))),
@@ -25,16 +25,17 @@ def numbers(predicted: np.ndarray, labels: np.ndarray) -> Score:
     # Ranks are those among all examples: ranked anew in every resample they would differ little, at a great cost.
     ranks = [rankdata(side) for side in (predicted, labels)]
     return Score(
-        figures, {"pearson": _correlation(predicted, labels), "spearman": _correlation(ranks[0], ranks[1])}
+        metrics,
+        {"pearson": _correlation(predicted, labels), "spearman": _correlation(ranks[0], ranks[1])},
     )
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> Parts:
+def _correlation(x: np.ndarray, y: np.ndarray) -> PerExample:
     x, y = (side.astype(np.float64) - side.mean(dtype=np.float64) for side in (x, y))
 
-    def figure(sums: np.ndarray) -> np.ndarray:
+    def metric(sums: np.ndarray) -> np.ndarray:
         n, sx, sy, xx, yy, xy = np.moveaxis(sums, -1, 0)
         spread = np.sqrt(np.maximum((n * xx - sx * sx) * (n * yy - sy * sy), 0.0))
         return np.where(spread > 0, (n * xy - sx * sy) / np.where(spread > 0, spread, 1.0), np.nan)
 
-    return Parts(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1), figure)
+    return PerExample(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1), metric)

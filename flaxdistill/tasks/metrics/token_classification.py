@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill.metrics import Parts, Score, ratio
+from flaxdistill.metrics import PerExample, Score, ratio
 from flaxdistill.tasks.metrics.classification import _kind, classes
 
 
@@ -19,12 +19,14 @@ def tags(
     score = classes(np.concatenate(predicted), np.concatenate(labels), number, names)
     words = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
 
-    def of_sentences(parts: Parts) -> Parts:
+    def of_sentences(parts: PerExample) -> PerExample:
         each = np.zeros((len(labels), parts.each.shape[1]))
         np.add.at(each, words, parts.each)
         return parts._replace(each=each)
 
-    return score._replace(parts={name: of_sentences(parts) for name, parts in score.parts.items()})
+    return score._replace(
+        per_example={name: of_sentences(parts) for name, parts in score.per_example.items()}
+    )
 
 
 def entities(predicted: list[list[str]], tags: list[list[str]]) -> Score:
@@ -33,18 +35,30 @@ def entities(predicted: list[list[str]], tags: list[list[str]]) -> Score:
     from seqeval.metrics.sequence_labeling import get_entities
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a kind that is never predicted has no precision: 0 says so
-        report: dict[str, Any] = classification_report(tags, predicted, output_dict=True, zero_division=0)
+        warnings.simplefilter(
+            "ignore"
+        )  # a kind that is never predicted has no precision: 0 says so
+        report: dict[str, Any] = classification_report(
+            tags, predicted, output_dict=True, zero_division=0
+        )
     total = report.pop("micro avg")
-    kinds = {name: _kind(row) for name, row in report.items() if name not in ("macro avg", "weighted avg")}
-    right = np.concatenate([np.array(a) == np.array(b) for a, b in zip(predicted, tags, strict=True)])
-    figures = {
+    per_class = {
+        name: _kind(row)
+        for name, row in report.items()
+        if name not in ("macro avg", "weighted avg")
+    }
+    right = np.concatenate(
+        [np.array(a) == np.array(b) for a, b in zip(predicted, tags, strict=True)]
+    )
+    metrics = {
         "f1": float(total["f1-score"]),
         "precision": float(total["precision"]),
         "recall": float(total["recall"]),
         "accuracy": float(np.mean(right)),
-    } | {f"f1_{name}": kind["f1"] for name, kind in kinds.items()}
-    found = [(set(get_entities(a)), set(get_entities(b))) for a, b in zip(predicted, tags, strict=True)]
+    } | {f"f1_{name}": kind["f1"] for name, kind in per_class.items()}
+    found = [
+        (set(get_entities(a)), set(get_entities(b))) for a, b in zip(predicted, tags, strict=True)
+    ]
     both = np.array([2.0 * len(a & b) for a, b in found])
-    parts = {"f1": ratio(both, np.array([float(len(a) + len(b)) for a, b in found]))}
-    return Score(figures, parts, kinds)
+    per_example = {"f1": ratio(both, np.array([float(len(a) + len(b)) for a, b in found]))}
+    return Score(metrics, per_example, per_class)

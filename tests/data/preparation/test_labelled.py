@@ -18,9 +18,9 @@ from flaxdistill.data.sources import Example, Source
 from flaxdistill.data.store import Blocks
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
-from flaxdistill.tasks.question_answering import Answering
+from flaxdistill.tasks.question_answering import QuestionAnswering
 from flaxdistill.tasks.text_classification import Classification, Regression
-from flaxdistill.tasks.token_classification import Tagging
+from flaxdistill.tasks.token_classification import TokenClassification
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
 CLS, SEP = 2, 3
@@ -36,7 +36,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def corpus(folder, train=("train.tsv",), dev="dev.tsv", column="sentence", label="label", **settings):
+def corpus(
+    folder, train=("train.tsv",), dev="dev.tsv", column="sentence", label="label", **settings
+):
     def source(name):
         return Source(path=str(folder / name), column=column, label=label, **settings)
 
@@ -44,14 +46,14 @@ def corpus(folder, train=("train.tsv",), dev="dev.tsv", column="sentence", label
         sources=tuple(map(source, train)),
         held_out_sources=(source(dev),) if dev else (),
         tokenizer=str(folder / "vocab.txt"),
-        length=16,
+        max_length=16,
         held_out=0.3,
     )
 
 
 def prepared(folder, task=None, **how):
     task = task or Classification()
-    return prepare_examples(corpus(folder, **how), task.reading(), folder / "stores")
+    return prepare_examples(corpus(folder, **how), task.row_builder(), folder / "stores")
 
 
 def every_row(blocks):
@@ -75,11 +77,19 @@ def test_a_row_is_an_example(folder):
     assert every_row(store.held_out)["labels"].tolist() == [[1]]
     assert prepared(folder).path == store.path
     named = prepared(folder, Classification(labels=("yes", "no")))
-    assert named.path != store.path and every_row(named.train[0])["labels"].tolist() == [[1], [0], [1]]
+    assert named.path != store.path and every_row(named.train[0])["labels"].tolist() == [
+        [1],
+        [0],
+        [1],
+    ]
 
 
 def test_pairs_have_two_types_and_are_cut_longest_first(folder):
-    rows_ = [("w0 w1", "w2", "a"), (" ".join(["w3"] * 20), "w4 w5", "b"), ("w1", " ".join(["w6"] * 30), "a")]
+    rows_ = [
+        ("w0 w1", "w2", "a"),
+        (" ".join(["w3"] * 20), "w4 w5", "b"),
+        ("w1", " ".join(["w6"] * 30), "a"),
+    ]
     (folder / "pairs.jsonl").write_text(
         "".join(json.dumps({"one": a, "two": b, "label": c}) + "\n" for a, b, c in rows_)
     )
@@ -104,9 +114,11 @@ def test_texts_are_cut_as_tokenizers_cuts_them(folder, length):
         return " ".join(f"w{(first + i) % 20}" for i in range(n))
 
     pairs = [(words(n, 0), words(m, 10)) for n in range(1, 31) for m in range(1, 31)]
-    examples = [Example("", a, b, paired=True) for a, b in pairs] + [Example("", a) for a, _ in pairs]
+    examples = [Example("", a, b, paired=True) for a, b in pairs] + [
+        Example("", a) for a, _ in pairs
+    ]
     expected = theirs.encode_batch(pairs) + theirs.encode_batch([a for a, _ in pairs])
-    reading = Regression().reading()
+    reading = Regression().row_builder()
     for (row,), whole in zip(reading.rows(examples, [], vocabulary, length), expected, strict=True):
         assert row.ids.tolist() == whole.ids
         assert row.second == (whole.type_ids.index(1) if 1 in whole.type_ids else 0)
@@ -122,24 +134,26 @@ def test_rows_without_a_label_teach_too(folder):
         sources=(*corpus(folder).sources, Source(path=str(folder / "raw.txt"), weight=0.5)),
         held_out_sources=corpus(folder).held_out_sources,
         tokenizer=str(folder / "vocab.txt"),
-        length=16,
+        max_length=16,
     )
-    store = prepare_examples(both, Classification().reading(), folder / "stores")
+    store = prepare_examples(both, Classification().row_builder(), folder / "stores")
     assert every_row(store.train[1])["labels"].tolist() == [[-2], [-2]]
 
 
 @pytest.mark.parametrize("task", [Classification(), Regression()])
 def test_docstrings_teach_without_labels(folder, monkeypatch, task):
-    monkeypatch.setattr("flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["w0 w1", "w2 " * 30])
+    monkeypatch.setattr(
+        "flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["w0 w1", "w2 " * 30]
+    )
     (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2\nw1\t0\n")
     (labelled,) = corpus(folder, train=("n.tsv",)).sources
     both = Corpus(
         sources=(labelled, Source(path="docstrings")),
         held_out_sources=(labelled,),
         tokenizer=str(folder / "vocab.txt"),
-        length=16,
+        max_length=16,
     )
-    store = prepare_examples(both, task.reading(), folder / "stores")
+    store = prepare_examples(both, task.row_builder(), folder / "stores")
     made = every_row(store.train[1])
     assert made["segment_ids"].sum(1).tolist() == [4, 16], "what is longer is cut"
     assert made["labels"][:, 0].tolist() == [-2, -2] or np.isnan(made["labels"]).all()
@@ -147,9 +161,14 @@ def test_docstrings_teach_without_labels(folder, monkeypatch, task):
         Source(path="docstrings", label="label").labelled()
     with pytest.raises(UserError, match="docstrings: expected a text but found None"):
         list(
-            Answering()
-            .reading()
-            .rows(list(Source(path="docstrings").labelled()[0].documents()), [], store.vocabulary(), 16)
+            QuestionAnswering()
+            .row_builder()
+            .rows(
+                list(Source(path="docstrings").labelled()[0].documents()),
+                [],
+                store.vocabulary(),
+                16,
+            )
         )
 
 
@@ -157,7 +176,9 @@ def test_numbers(folder):
     (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2.5\nw1\t0\n")
     store = prepared(folder, Regression(), train=("n.tsv",), dev="n.tsv")
     made = every_row(store.train[0])["labels"]
-    assert made.dtype == np.float32 and made.tolist() == [[2.5], [0.0]] and store.labels == ("score",)
+    assert (
+        made.dtype == np.float32 and made.tolist() == [[2.5], [0.0]] and store.labels == ("score",)
+    )
 
 
 def test_hidden_numbers_are_not_judged_by(folder):
@@ -165,7 +186,8 @@ def test_hidden_numbers_are_not_judged_by(folder):
     (folder / "n.tsv").write_text("sentence\tlabel\nw0\t2.5\nw1\t0\n")
     (folder / "hidden.tsv").write_text("sentence\tlabel\nw0\t-1.0\nw1\t-1.0\n")
     with pytest.raises(
-        UserError, match=r"hidden\.tsv \(2\) all have the label -1, with which nothing can be correl"
+        UserError,
+        match=r"hidden\.tsv \(2\) all have the label -1, with which nothing can be correl",
     ):
         prepared(folder, Regression(), train=("n.tsv",), dev="hidden.tsv")
     assert len(prepared(folder, Regression(), train=("hidden.tsv",), dev="n.tsv").train[0]) == 2
@@ -205,7 +227,9 @@ def test_some_rows_are_the_same_whatever_the_files(folder):
     assert {label for _, label in more} == {"a", "b"}
     assert set(chosen(10, lines[100:][::-1], lines[:100], label="label")) == set(few)
     assert {text for text, _ in chosen(10)} == {text for text, _ in few}
-    with pytest.raises(UserError, match="some' holds 200 rows, and its field rows asks for 201; lower it"):
+    with pytest.raises(
+        UserError, match="some' holds 200 rows, and its field rows asks for 201; lower it"
+    ):
         chosen(201)
     with pytest.raises(UserError, match="rows 0, which must be at least 1"):
         chosen(0)
@@ -219,15 +243,25 @@ def test_a_small_labelled_subset_and_the_rest_without_labels(folder):
     rest = Source(path=str(folder / "many.tsv"), column="sentence")
     dev = dataclasses.replace(few, rows=5)
     both = Corpus(
-        sources=(few, rest), held_out_sources=(dev,), tokenizer=str(folder / "vocab.txt"), length=16
+        sources=(few, rest),
+        held_out_sources=(dev,),
+        tokenizer=str(folder / "vocab.txt"),
+        max_length=16,
     )
-    store = prepare_examples(both, Classification(labels=("a", "b")).reading(), folder / "stores")
+    store = prepare_examples(
+        both, Classification(labels=("a", "b")).row_builder(), folder / "stores"
+    )
     assert [len(blocks) for blocks in (*store.train, store.held_out)] == [8, 20, 5]
     assert set(every_row(store.train[1])["labels"][:, 0]) == {-2}
     # A share that is held out is one of these rows, and not those that were chosen first.
-    alone = dataclasses.replace(both, sources=(dataclasses.replace(few, rows=20),), held_out_sources=())
+    alone = dataclasses.replace(
+        both, sources=(dataclasses.replace(few, rows=20),), held_out_sources=()
+    )
     alone = dataclasses.replace(alone, held_out=0.3)
-    assert len(prepare_examples(alone, Classification().reading(), folder / "stores").held_out) < 15
+    assert (
+        len(prepare_examples(alone, Classification().row_builder(), folder / "stores").held_out)
+        < 15
+    )
 
 
 def test_a_store_without_it_is_found_again(folder):
@@ -242,9 +276,10 @@ def test_what_is_held_out_is_not_taught_by_a_teacher_either(folder):
     both = dataclasses.replace(
         corpus(folder, dev=None), sources=(labelled, dataclasses.replace(labelled, label=None))
     )
-    store = prepare_examples(both, Classification().reading(), folder / "stores")
+    store = prepare_examples(both, Classification().row_builder(), folder / "stores")
     sides = [
-        {tuple(row) for row in every_row(blocks)["input_ids"]} for blocks in (*store.train, store.held_out)
+        {tuple(row) for row in every_row(blocks)["input_ids"]}
+        for blocks in (*store.train, store.held_out)
     ]
     assert sides[0] == sides[1] and not sides[0] & sides[2] and len(sides[0] | sides[2]) == 200
 
@@ -275,10 +310,14 @@ def test_a_mistake_names_file_and_line(folder, train, dev, message):
 
 
 def test_other_mistakes(folder):
-    with pytest.raises(UserError, match=r"dev\.tsv, line 2: the label 'yes' is no number; mend the row"):
+    with pytest.raises(
+        UserError, match=r"dev\.tsv, line 2: the label 'yes' is no number; mend the row"
+    ):
         prepared(folder, Regression())
     (folder / "none.jsonl").write_text('{"sentence": "w1", "label": null}\n')
-    with pytest.raises(UserError, match=r"none\.jsonl, line 1: the label is missing; evaluation needs one"):
+    with pytest.raises(
+        UserError, match=r"none\.jsonl, line 1: the label is missing; evaluation needs one"
+    ):
         prepared(folder, dev="none.jsonl")
     (folder / "list.jsonl").write_text(
         '{"sentence": ["w1"], "label": "no"}\n{"sentence": "w1", "label": "yes"}\n'
@@ -286,7 +325,9 @@ def test_other_mistakes(folder):
     with pytest.raises(UserError, match=r"list\.jsonl, line 1: expected text but found list"):
         prepared(folder, train=("list.jsonl",))
     (folder / "plain.txt").write_text("w1\n")
-    with pytest.raises(UserError, match=r"plain\.txt is plain text, whose columns have numbers and no names"):
+    with pytest.raises(
+        UserError, match=r"plain\.txt is plain text, whose columns have numbers and no names"
+    ):
         prepared(folder, train=("plain.txt",), column="text")
     with pytest.raises(UserError, match="name two classes or more, each of them once"):
         Classification(labels=("yes", "yes"))
@@ -299,9 +340,12 @@ def test_other_columns_of_held_out_text_are_another_store(folder):
         source = Source(path=str(folder / "t.txt"), column="0", label="-1")
         judged = Source(path=str(folder / "t.txt"), column=column, label="-1")
         corpus = Corpus(
-            sources=(source,), held_out_sources=(judged,), tokenizer=str(folder / "vocab.txt"), length=16
+            sources=(source,),
+            held_out_sources=(judged,),
+            tokenizer=str(folder / "vocab.txt"),
+            max_length=16,
         )
-        return prepare_examples(corpus, Tagging().reading(), folder / "stores")
+        return prepare_examples(corpus, TokenClassification().row_builder(), folder / "stores")
 
     (folder / "t.txt").write_text("w0 w1 O\nw2 w3 B-X\n")
     wrong, right = store("1"), store("0")
@@ -314,9 +358,21 @@ def test_values_that_are_hardly_text(folder):
         (folder / "v.jsonl").write_text(json.dumps({"sentence": "w1", "label": "1"} | row) + "\n")
 
     for task, row, said in (
-        (Classification(labels=("1", "2")), {"sentence": "a \ud800"}, "holds half a surrogate pair"),
-        (Classification(labels=("1", "2")), {"label": "a\ud800"}, "'a.ud800' holds half a surrogate pair"),
-        (Tagging(), {"sentence": ["w1"], "label": ["B-\ud800"]}, "holds half a surrogate pair"),
+        (
+            Classification(labels=("1", "2")),
+            {"sentence": "a \ud800"},
+            "holds half a surrogate pair",
+        ),
+        (
+            Classification(labels=("1", "2")),
+            {"label": "a\ud800"},
+            "'a.ud800' holds half a surrogate pair",
+        ),
+        (
+            TokenClassification(),
+            {"sentence": ["w1"], "label": ["B-\ud800"]},
+            "holds half a surrogate pair",
+        ),
         (Regression(), {"label": 1e39}, "the label 1e[+]39 is no number"),
         (Regression(), {"label": 10**400}, "is no number"),
         (Classification(labels=("1", "2")), {"label": -1}, "-1 is no label"),
@@ -326,7 +382,13 @@ def test_values_that_are_hardly_text(folder):
             prepared(folder, task, train=("v.jsonl",), dev="v.jsonl")
     write(other=None)
     with pytest.raises(UserError, match=r"v\.jsonl, line 1: expected text but found NoneType"):
-        prepared(folder, Classification(labels=("1", "2")), train=("v.jsonl",), dev="v.jsonl", pair="other")
+        prepared(
+            folder,
+            Classification(labels=("1", "2")),
+            train=("v.jsonl",),
+            dev="v.jsonl",
+            pair="other",
+        )
 
 
 def written(folder, form, labels):
@@ -365,7 +427,8 @@ def test_a_label_is_the_same_class_in_every_format(folder, form):
         for task in (Classification(), Classification(labels=(*named, "x"))):
             name = written(folder, form, labels)
             with pytest.raises(
-                UserError, match=rf"labels\.{form}.*: '?{labels[0]}'? is no label unless task.labels"
+                UserError,
+                match=rf"labels\.{form}.*: '?{labels[0]}'? is no label unless task.labels",
             ):
                 prepared(folder, task, train=(name,), dev=name)
     assert classes([-1, 0, 1], "0", "-1", "1") == (("0", "-1", "1"), [1, 0, 2])
@@ -380,20 +443,27 @@ def test_a_dataset_keeps_the_order_of_its_classes(folder):
     import datasets
 
     features = datasets.Features(
-        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["not", "equal", "aside"])}
+        {
+            "sentence": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["not", "equal", "aside"]),
+        }
     )
     rows_ = {"sentence": ["w1", "w2", "w3"], "label": [0, 1, -1]}
     (folder / "set").mkdir()
-    datasets.Dataset.from_dict(rows_, features=features).to_parquet(folder / "set" / "train.parquet")
+    datasets.Dataset.from_dict(rows_, features=features).to_parquet(
+        folder / "set" / "train.parquet"
+    )
     source = Source(path=f"hf:{folder / 'set'}", column="sentence", label="label")
     corpus = Corpus(
         sources=(source,),
-        held_out_sources=(Source(path=str(folder / "dev.jsonl"), column="sentence", label="label"),),
+        held_out_sources=(
+            Source(path=str(folder / "dev.jsonl"), column="sentence", label="label"),
+        ),
         tokenizer=str(folder / "vocab.txt"),
-        length=16,
+        max_length=16,
     )
     (folder / "dev.jsonl").write_text('{"sentence": "w4", "label": "equal"}\n')
-    store = prepare_examples(corpus, Classification().reading(), folder / "stores")
+    store = prepare_examples(corpus, Classification().row_builder(), folder / "stores")
     assert store.labels == ("not", "equal", "aside")
     assert every_row(store.train[0])["labels"].tolist() == [[0], [1], [-2]]
     assert every_row(store.held_out)["labels"].tolist() == [[1]]
@@ -405,8 +475,8 @@ def lengths_store(folder, lengths):
     source = Source(path=str(folder / "l.tsv"), column="sentence", label="label")
     vocabulary = str(folder / "vocab.txt")
     return prepare_examples(
-        Corpus(sources=(source,), held_out_sources=(source,), tokenizer=vocabulary, length=64),
-        Classification().reading(),
+        Corpus(sources=(source,), held_out_sources=(source,), tokenizer=vocabulary, max_length=64),
+        Classification().row_builder(),
         folder / "stores",
     )
 
@@ -428,12 +498,18 @@ def test_every_row_comes_once_an_epoch_in_a_batch_that_holds_it(folder, size):
         for index, length in batches:
             made = rows(store.train, buckets.order, index, length=length)
             assert set(~index[index < 0]) <= set(index), "filled up by its own rows"
-            assert made["input_ids"].shape == (size, length) and (made["weight"] == (index >= 0)).all()
+            assert (
+                made["input_ids"].shape == (size, length) and (made["weight"] == (index >= 0)).all()
+            )
             whole = rows(store.train, buckets.order, index)
-            assert (whole["segment_ids"].sum(1) == made["segment_ids"].sum(1)).all(), "nothing is cut off"
+            assert (whole["segment_ids"].sum(1) == made["segment_ids"].sum(1)).all(), (
+                "nothing is cut off"
+            )
         epochs.append([length for _, length in batches])
         filled = [length for index, length in batches if (index < 0).any()]
-        assert filled == [min(epochs[-1])] * len(filled), "what is filled up is of the shortest rows"
+        assert filled == [min(epochs[-1])] * len(filled), (
+            "what is filled up is of the shortest rows"
+        )
         assert np.mean(epochs[-1]) < 64
     assert size == 1 or epochs[0] != epochs[1], "each epoch has an order of its own"
     again = Buckets(store.train, Order((50,), (1.0,), seed=3), size)
@@ -443,7 +519,9 @@ def test_every_row_comes_once_an_epoch_in_a_batch_that_holds_it(folder, size):
 def test_an_epoch_is_dealt_once_however_many_lanes_there_are(monkeypatch):
     dealt = []
     deal = Buckets._deal
-    monkeypatch.setattr(Buckets, "_deal", lambda self, epoch: dealt.append(epoch) or deal(self, epoch))
+    monkeypatch.setattr(
+        Buckets, "_deal", lambda self, epoch: dealt.append(epoch) or deal(self, epoch)
+    )
     ids = np.ones((40, 16), np.uint16)
     blocks = Blocks(ids=ids, segments=np.ones((40, 16), np.uint8), first_id=0)
     lanes = [Buckets((blocks,), Order((40,), (1.0,), seed), 8) for seed in range(5)]

@@ -41,7 +41,15 @@ def test_planted_near_duplicates_are_found_and_others_are_not():
 def test_short_documents_match_whole_only():
     index = HeldOutIndex.of([np.array([1, 2, 3]), np.array([0])])
     training = [np.array(d) for d in ([1, 2, 3], [1, 2], [1, 2, 3, 4], [3, 2, 1], [0], [0, 0], [7])]
-    assert index.near_duplicates(training).tolist() == [True, False, False, False, True, False, False]
+    assert index.near_duplicates(training).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_a_held_out_heading_does_not_drop_the_books_that_hold_it():
@@ -70,5 +78,8 @@ def test_shingles_do_not_cross_documents():
 
 
 def test_nothing_held_out_matches_nothing():
-    assert HeldOutIndex.of([]).near_duplicates([document(9), document(0)]).tolist() == [False, False]
+    assert HeldOutIndex.of([]).near_duplicates([document(9), document(0)]).tolist() == [
+        False,
+        False,
+    ]
     assert HeldOutIndex.of([document(9)]).near_duplicates([]).tolist() == []

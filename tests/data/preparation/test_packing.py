@@ -14,7 +14,9 @@ def documents(lengths, vocab=1000, seed=0):
 def packed(docs, length, batch=7, vocab_size=1000):
     batches = [docs[i : i + batch] for i in range(0, len(docs), batch)]
     out = list(pack(batches, length=length, cls=CLS, sep=SEP, pad=PAD, vocab_size=vocab_size))
-    return np.concatenate([ids for ids, _ in out]), np.concatenate([segments for _, segments in out])
+    return np.concatenate([ids for ids, _ in out]), np.concatenate(
+        [segments for _, segments in out]
+    )
 
 
 def pieces(ids, segments):

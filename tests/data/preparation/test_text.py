@@ -117,7 +117,7 @@ def test_reused_until_something_changes(folder):
     assert prepare(Corpus(sources=weighted, **settings), folder / "stores").path == first.path
 
     paths = {first.path}
-    paths.add(prepare(corpus(folder, length=48), folder / "stores").path)
+    paths.add(prepare(corpus(folder, max_length=48), folder / "stores").path)
     paths.add(prepare(corpus(folder, held_out=0.2), folder / "stores").path)
     write(folder / "two.jsonl", [text(1000 + i, 30) for i in range(99)])
     paths.add(prepare(corpus(folder), folder / "stores").path)
@@ -139,7 +139,10 @@ def test_a_tokenizer_that_only_cuts_differently_gives_another_store(folder):
 
 
 def test_the_same_corpus_gives_the_same_bytes(folder):
-    stores = [prepare(corpus(folder, tokenizer=None, vocab_size=300), folder / name) for name in ("a", "b")]
+    stores = [
+        prepare(corpus(folder, tokenizer=None, vocab_size=300), folder / name)
+        for name in ("a", "b")
+    ]
     assert stores[0].path.name == stores[1].path.name
     assert files(stores[0].path) == files(stores[1].path)
     assert stores[0].vocabulary().size > 100
@@ -157,7 +160,9 @@ def test_near_duplicates_of_held_out_text_are_dropped(folder):
     edited = [d.replace(d.split()[30], "waa") for d in chosen]
     kept = [d for d in original if d not in chosen]
     write(folder / "one.jsonl", kept + edited + chosen)
-    explicit = corpus(folder, "one.jsonl", held_out_sources=(Source(path=str(folder / "held.jsonl")),))
+    explicit = corpus(
+        folder, "one.jsonl", held_out_sources=(Source(path=str(folder / "held.jsonl")),)
+    )
     store = prepare(explicit, folder / "stores")
     counts = store.manifest["train"][0]
     assert counts["near_duplicates"] == 2 * len(chosen)
@@ -225,7 +230,7 @@ def report(text):
     time.sleep(60 * (slow and not text.startswith("kept")))
 sources = (Source(path=folder + "/one.jsonl"), Source(path=folder + "/two.jsonl"))
 try:
-    corpus = Corpus(sources=sources, tokenizer=folder + "/vocab.txt", length=32, held_out=0.1)
+    corpus = Corpus(sources=sources, tokenizer=folder + "/vocab.txt", max_length=32, held_out=0.1)
     print(len(prepare(corpus, folder + "/stores", report=report).train[0]))
 except UserError as error:
     sys.exit(f"UserError {error}")
@@ -234,7 +239,9 @@ except UserError as error:
 
 def start(folder, *arguments):
     command = [sys.executable, "-c", SCRIPT, str(folder), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def test_a_killed_prepare_leaves_nothing_that_looks_like_a_store(folder):

@@ -42,7 +42,9 @@ def folder(tmp_path):
     write(tmp_path / "a2.jsonl", [text(n) for n in (*range(110, 150), 3)])
     write(tmp_path / "b.jsonl", [text(n) for n in (*range(140, 180), 200)])
     write(tmp_path / "held.jsonl", [text(1000 + n) for n in range(10)])
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+    )
     return tmp_path
 
 
@@ -92,7 +94,10 @@ def test_beam_writes_the_same_bytes(folder):
             ("runner=Nobody",),
             "Beam failed with engine.options runner=Nobody .*Unexpected pipeline runner: Nobody",
         ),
-        (("runnr=DirectRunner",), "engine.options has runnr=DirectRunner, but Beam has no option runnr"),
+        (
+            ("runnr=DirectRunner",),
+            "engine.options has runnr=DirectRunner, but Beam has no option runnr",
+        ),
     ],
 )
 def test_options_that_beam_does_not_have(folder, options, words):
@@ -105,7 +110,9 @@ def test_options_that_beam_does_not_have(folder, options, words):
 @pytest.mark.filterwarnings("ignore")
 def test_workers_of_beam_that_see_other_folders(folder, monkeypatch):
     monkeypatch.setattr("flaxdistill.data.preparation.beam.Task.do", lambda task: None)
-    with pytest.raises(UserError, match=r"Beam has finished, but .*survey-00000 is not there: .* same paths"):
+    with pytest.raises(
+        UserError, match=r"Beam has finished, but .*survey-00000 is not there: .* same paths"
+    ):
         prepare(corpus(folder), folder / "stores", engine=DIRECT)
 
 
@@ -131,7 +138,11 @@ def test_what_a_shard_gets_wrong_is_one_sentence_and_the_others_stay(folder, by)
     assert str(told.value).endswith("write one object per line")
     (parts,) = (folder / "stores").iterdir()
     names = {path.name for path in parts.iterdir() if not path.name.startswith(".")}
-    assert {"survey-00000", "survey-00001"} <= names <= {"survey-00000", "survey-00001", "survey-00003"}
+    assert (
+        {"survey-00000", "survey-00001"}
+        <= names
+        <= {"survey-00000", "survey-00001", "survey-00003"}
+    )
     assert said == [f"kept what is done in {parts}: the same command goes on from there"]
 
 
@@ -146,13 +157,15 @@ def report(text):
     print(text, flush=True)
     time.sleep(60 * ("shard 2" in text))
 sources = tuple(Source(path=folder + "/" + name) for name in ("a*.jsonl", "b.jsonl"))
-corpus = Corpus(sources=sources, tokenizer=folder + "/vocab.txt", length=32, duplicates="drop", held_out=0.1)
+corpus = Corpus(sources=sources, tokenizer=folder + "/vocab.txt", max_length=32, duplicates="drop", held_out=0.1)
 prepare(corpus, folder + "/stores", engine=Engine(processes=int(sys.argv[2])), report=report)
 """
 
 
 def children(process):
-    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [
+        int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ]
 
 
 def alive(process):
@@ -191,7 +204,9 @@ def test_a_killed_preparation_goes_on_with_the_shards_that_are_whole(folder, mon
     )
     monkeypatch.setattr(preparing, "survey", lambda *args: pytest.fail("every shard was surveyed"))
     said = []
-    store = prepare(corpus(folder), folder / "stores", engine=Engine(processes=1), report=said.append)
+    store = prepare(
+        corpus(folder), folder / "stores", engine=Engine(processes=1), report=said.append
+    )
     assert said[0] == f"goes on in {parts}: {4 + len(whole)} of 4 + 4 passes over shards are done"
     assert asked == ["a2.jsonl", "b.jsonl"][len(whole) - 2 :]
     assert not parts.exists()
@@ -201,13 +216,17 @@ def test_a_killed_preparation_goes_on_with_the_shards_that_are_whole(folder, mon
 
 def test_a_process_that_ends_early_is_told(folder, monkeypatch):
     monkeypatch.setattr(engine, "_begin", os._exit)
-    with pytest.raises(UserError, match=r"one of the 2 processes .* has ended.* fewer --engine.processes"):
+    with pytest.raises(
+        UserError, match=r"one of the 2 processes .* has ended.* fewer --engine.processes"
+    ):
         prepare(corpus(folder), folder / "stores", engine=Engine(processes=2))
 
 
 def test_processes_are_as_many_as_there_is_work_for(folder, monkeypatch):
     numbers = []
-    monkeypatch.setattr(engine, "_pool", lambda number: numbers.append(number) or pytest.fail("asked"))
+    monkeypatch.setattr(
+        engine, "_pool", lambda number: numbers.append(number) or pytest.fail("asked")
+    )
     monkeypatch.setattr(engine, "_cores", lambda: 3)
     prepare(corpus(folder), folder / "small")  # not worth a process
     for worth, cores, most in ((1, 3, 3), (1, 64, 4)):
@@ -222,8 +241,14 @@ def test_processes_are_as_many_as_there_is_work_for(folder, monkeypatch):
     ("fields", "words"),
     [
         ({"processes": 0}, "engine.processes is 0"),
-        ({"kind": "beam", "processes": 2}, "engine.processes is 2, but beam's runner has its own number"),
-        ({"options": ("runner=DirectRunner",)}, "engine.options is runner=DirectRunner, but only beam"),
+        (
+            {"kind": "beam", "processes": 2},
+            "engine.processes is 2, but beam's runner has its own number",
+        ),
+        (
+            {"options": ("runner=DirectRunner",)},
+            "engine.options is runner=DirectRunner, but only beam",
+        ),
     ],
 )
 def test_engines_that_cannot_be(fields, words):
@@ -234,7 +259,10 @@ def test_engines_that_cannot_be(fields, words):
 def read(store):
     """Every document of the training blocks, in order, of each source."""
     vocabulary = store.vocabulary()
-    ids = [blocks.ids[~(blocks.ids[..., None] == vocabulary.special_ids).any(-1)] for blocks in store.train]
+    ids = [
+        blocks.ids[~(blocks.ids[..., None] == vocabulary.special_ids).any(-1)]
+        for blocks in store.train
+    ]
     found = [vocabulary.decode(own).split() for own in ids]
     return [[" ".join(own[n : n + 40]) for n in range(0, len(own), 40)] for own in found]
 
@@ -253,12 +281,18 @@ def test_of_documents_that_are_repeated_the_first_stays(folder, monkeypatch, at_
         [text(n) for n in range(150, 180)],
     ]
     assert [s["duplicates"] for s in store.manifest["train"][0]["shards"]] == [1, 12, 1]
-    assert [(s["documents"], s["duplicates"]) for s in store.manifest["train"]] == [(151, 14), (30, 11)]
+    assert [(s["documents"], s["duplicates"]) for s in store.manifest["train"]] == [
+        (151, 14),
+        (30, 11),
+    ]
     assert "25 documents of the sources repeat one before them: left out" in said
 
     kept = prepare(corpus(folder, duplicates="keep", **explicit), folder / "stores")
     assert kept.path != store.path
-    assert [(s["documents"], s["duplicates"]) for s in kept.manifest["train"]] == [(165, 14), (41, 11)]
+    assert [(s["documents"], s["duplicates"]) for s in kept.manifest["train"]] == [
+        (165, 14),
+        (41, 11),
+    ]
     assert read(kept)[1] == [text(n) for n in (*range(140, 180), 200)]
 
 

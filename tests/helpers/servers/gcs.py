@@ -93,7 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes | dict = b"", **headers: str) -> None:
         content = json.dumps(body).encode() if isinstance(body, dict) else body
         self.send_response(status)
-        self.send_header("Content-Type", "application/json" if isinstance(body, dict) else "text/plain")
+        self.send_header(
+            "Content-Type", "application/json" if isinstance(body, dict) else "text/plain"
+        )
         self.send_header("Content-Length", str(len(content)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -106,7 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_one(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
-        asked = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+        asked = {
+            name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()
+        }
         self.bucket.asked.append(f"{self.command} {unquote(self.path)}")
         if self.bucket.down or (self.bucket.shut and self.bucket.shut.match(unquote(self.path))):
             return self.answer(403, {"error": {"code": 403, "message": "this account may not"}})
@@ -196,13 +200,17 @@ class _Handler(BaseHTTPRequestHandler):
     def move(self, source: str, target: str) -> None:
         if source not in self.bucket.objects:
             return self.missing()
-        return self.answer(200, self.bucket.put(target, self.bucket.objects.pop(source).content) or {})
+        return self.answer(
+            200, self.bucket.put(target, self.bucket.objects.pop(source).content) or {}
+        )
 
     def copy(self, source: str, target: str) -> None:
         if source not in self.bucket.objects:
             return self.missing()
         described = self.bucket.put(target, self.bucket.objects[source].content) or {}
-        return self.answer(200, {"kind": "storage#rewriteResponse", "done": True, "resource": described})
+        return self.answer(
+            200, {"kind": "storage#rewriteResponse", "done": True, "resource": described}
+        )
 
 
 class _Server(ThreadingHTTPServer):

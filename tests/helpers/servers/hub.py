@@ -46,7 +46,9 @@ class Hub:
         self.repos: dict[str, Stored] = {}
         self.blobs: dict[str, bytes] = {}
         self.asked: list[str] = []
-        self.cut: re.Pattern[str] | None = None  # of what is asked so, the connection is closed halfway
+        self.cut: re.Pattern[str] | None = (
+            None  # of what is asked so, the connection is closed halfway
+        )
         self.lock = threading.Lock()
 
     def put(self, name: str, *, private: bool = False, **files: bytes) -> Stored:
@@ -66,7 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes | dict | list = b"", **headers: str) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if isinstance(body, bytes) else "application/json")
+        self.send_header(
+            "Content-Type", "text/plain" if isinstance(body, bytes) else "application/json"
+        )
         self.send_header("Content-Length", str(len(content)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -77,7 +81,12 @@ class _Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, code: str = "") -> None:
         # A server's own words may hold what was sent, and are not to be trusted with it.
         said = f"no: {self.headers.get('Authorization')}"
-        self.answer(status, {"error": said}, X_Error_Message=said, **({"X_Error_Code": code} if code else {}))
+        self.answer(
+            status,
+            {"error": said},
+            X_Error_Message=said,
+            **({"X_Error_Code": code} if code else {}),
+        )
 
     def handle_one(self) -> None:
         self.path = unquote(urlsplit(self.path).path)
@@ -117,7 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
         told = {"url": f"http://{self.headers['Host']}/{name}", "name": name}
         if name in self.hub.repos:
             return self.answer(409, told | {"error": "You already created this model repo"})
-        self.hub.put(name, private=given.get("visibility") == "private" or bool(given.get("private")))
+        self.hub.put(
+            name, private=given.get("visibility") == "private" or bool(given.get("private"))
+        )
         self.answer(200, told)
 
     def yaml(self, who, writes, body) -> None:
@@ -145,7 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
             if commit is None:
                 return self.refuse(404, "RevisionNotFound")
             names = [{"rfilename": file} for file in commit.files]
-            self.answer(200, {"id": name, "sha": commit.sha, "private": found.private, "siblings": names})
+            self.answer(
+                200, {"id": name, "sha": commit.sha, "private": found.private, "siblings": names}
+            )
 
     def tree(self, who, writes, body, name, revision) -> None:
         if (found := self.readable(name, who)) and (commit := found.at(revision)):
@@ -171,8 +184,16 @@ class _Handler(BaseHTTPRequestHandler):
             for file in json.loads(body)["files"]:
                 path, content = file["path"], now.get(file["path"])
                 mode = "lfs" if path.endswith(".safetensors") else "regular"
-                known = None if content is None else _oid(content) if mode == "regular" else _sha256(content)
-                files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": known})
+                known = (
+                    None
+                    if content is None
+                    else _oid(content)
+                    if mode == "regular"
+                    else _sha256(content)
+                )
+                files.append(
+                    {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": known}
+                )
             self.answer(200, {"files": files})
 
     def batch(self, who, writes, body, name) -> None:

@@ -29,7 +29,13 @@ def family(request):
 
 def config_of(family, **changes) -> EncoderConfig:
     types = 2 if "embeddings/token_type" in family.encoder else 0
-    sizes = {"vocab_size": 50, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "intermediate_size": 12}
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "intermediate_size": 12,
+    }
     return EncoderConfig(**(sizes | {"max_positions": 12, "type_vocab_size": types} | changes))
 
 
@@ -69,9 +75,13 @@ def our_logits(model) -> np.ndarray:
     none, ones = np.zeros(IDS.shape, np.int32), np.ones(IDS.shape, np.int32)
     positions = ones * np.arange(IDS.shape[1], dtype=np.int32)[None]
     row = none[:, 0]
-    batch = Batch(jnp.asarray(IDS), ones, positions, none, none[:, :0], none[:, :0], row + 1.0, row, row)
+    batch = Batch(
+        jnp.asarray(IDS), ones, positions, none, none[:, :0], none[:, :0], row + 1.0, row, row
+    )
     with jax.default_matmul_precision("highest"):
-        out = make_apply(model.config, jnp.float32)(jax.tree.map(jnp.asarray, model.params), batch, None)
+        out = make_apply(model.config, jnp.float32)(
+            jax.tree.map(jnp.asarray, model.params), batch, None
+        )
     if out.logits is not None:
         return np.asarray(out.logits[:, 0] if model.config.head == "sequence" else out.logits)
     vocab = out.vocab
@@ -107,12 +117,15 @@ def rewrite(directory, change) -> None:
 
     tensors = change(tensors_of(directory))
     save_file(
-        {name: value.contiguous().clone() for name, value in tensors.items()}, directory / "model.safetensors"
+        {name: value.contiguous().clone() for name, value in tensors.items()},
+        directory / "model.safetensors",
     )
 
 
 def write(model, directory) -> None:
-    write_model(directory, family=model.family, config=model.config, params=model.params, tokenizer=None)
+    write_model(
+        directory, family=model.family, config=model.config, params=model.params, tokenizer=None
+    )
 
 
 def relative(a, b) -> float:
@@ -173,7 +186,9 @@ def test_first_published_names_and_no_prefix(family, tmp_path):
 
     def old(name):
         name = name.removeprefix(family.prefix)
-        return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        )
 
     rewrite(tmp_path, lambda tensors: {old(name): value for name, value in tensors.items()})
     assert any(name.endswith("LayerNorm.gamma") for name in tensors_of(tmp_path))
@@ -240,7 +255,10 @@ def test_untied_head_of_transformers_4(tmp_path):
     theirs = random_model(families.family("bert"), tie_word_embeddings=False)
     theirs.cls.predictions.bias.data.copy_(theirs.cls.predictions.decoder.bias.data)
     theirs.save_pretrained(tmp_path)
-    rewrite(tmp_path, lambda t: {name: v for name, v in t.items() if name != "cls.predictions.decoder.bias"})
+    rewrite(
+        tmp_path,
+        lambda t: {name: v for name, v in t.items() if name != "cls.predictions.decoder.bias"},
+    )
     model = read_model(str(tmp_path))
     assert model.note == ""
     assert relative(our_logits(model), logits_of(theirs)) <= 1e-5
@@ -263,7 +281,9 @@ def test_tied_head_with_copies(family, tmp_path):
     model = read_model(str(tmp_path))
     assert (model.digest, model.note) == (expected.digest, "")
     if family.mlm_bias != family.decoder + ".bias":
-        rewrite(tmp_path, lambda tensors: {n: v for n, v in tensors.items() if n != family.mlm_bias})
+        rewrite(
+            tmp_path, lambda tensors: {n: v for n, v in tensors.items() if n != family.mlm_bias}
+        )
         assert read_model(str(tmp_path)).digest == expected.digest
 
 
@@ -271,8 +291,13 @@ def test_tied_head_that_differs(family, tmp_path):
     theirs = random_model(family)
     theirs.save_pretrained(tmp_path)
     for name in {family.decoder + ".weight", family.decoder + ".bias"} - {family.mlm_bias}:
-        rewrite(tmp_path, lambda _, name=name: theirs.state_dict() | {name: theirs.state_dict()[name] + 1})
-        with pytest.raises(UserError, match=rf'{name} differs from .*; write "tie_word_embeddings": false'):
+        rewrite(
+            tmp_path,
+            lambda _, name=name: theirs.state_dict() | {name: theirs.state_dict()[name] + 1},
+        )
+        with pytest.raises(
+            UserError, match=rf'{name} differs from .*; write "tie_word_embeddings": false'
+        ):
             read_model(str(tmp_path))
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from flaxdistill.metrics import LOWER
+from flaxdistill.metrics import LOWER_IS_BETTER
 from flaxdistill.report.facts import Facts, RunFacts
 from flaxdistill.train.log import Row
 
@@ -36,7 +36,7 @@ Value = Callable[[RunFacts, Row], float | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class Plot:
     """One plot: a name for files, a title, what it shows in words, what draws it on axes, and the section it stands in."""
 
     name: str
@@ -46,7 +46,7 @@ class Figure:
     section: str
 
 
-def figures(facts: Facts) -> list[Figure]:
+def plots(facts: Facts) -> list[Plot]:
     """List the plots of a report, those of each group of runs after the other; none without anything to show."""
     colours, found = palette(facts), []
     groups = facts.groups()
@@ -55,27 +55,29 @@ def figures(facts: Facts) -> list[Figure]:
         if number == 1:
             drawn += _latency(facts, colours)
         tail = f"-{number}" if number > 1 else ""
-        found += [dataclasses.replace(figure, name=_file(figure.name + tail)) for figure in drawn]
+        found += [dataclasses.replace(plot, name=_file(plot.name + tail)) for plot in drawn]
     return found
 
 
 def palette(facts: Facts) -> dict[str, str]:
     """Give every model and run of one name one colour, in all plots."""
-    names = dict.fromkeys([*(model.name for model in facts.models()), *(run.name for run in facts.runs)])
+    names = dict.fromkeys(
+        [*(model.name for model in facts.models()), *(run.name for run in facts.runs)]
+    )
     return {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
 
 
-def svg(figure: Figure, *, dark: bool) -> bytes:
+def svg(plot: Plot, *, dark: bool) -> bytes:
     """Draw a plot as SVG without a background, the same bytes for the same facts."""
-    return _render(figure, "svg", dark=dark)
+    return _render(plot, "svg", dark=dark)
 
 
-def png(figure: Figure) -> bytes:
+def png(plot: Plot) -> bytes:
     """Draw a plot as PNG on white, for slides and papers."""
-    return _render(figure, "png", dark=False)
+    return _render(plot, "png", dark=False)
 
 
-def _render(figure: Figure, kind: str, *, dark: bool) -> bytes:
+def _render(plot: Plot, kind: str, *, dark: bool) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
@@ -84,12 +86,12 @@ def _render(figure: Figure, kind: str, *, dark: bool) -> bytes:
         "axes.edgecolor": pale, "axes.labelcolor": ink, "axes.spines.right": False, "axes.spines.top": False,
         "axes.grid": True, "axes.axisbelow": True, "grid.color": pale, "grid.linewidth": 0.6, "text.color": ink,
         "xtick.color": ink, "ytick.color": ink, "xtick.major.size": 0, "ytick.major.size": 0, "font.size": 10,
-        "legend.frameon": False, "legend.fontsize": 9, "svg.hashsalt": figure.name, "lines.linewidth": 1.6,
+        "legend.frameon": False, "legend.fontsize": 9, "svg.hashsalt": plot.name, "lines.linewidth": 1.6,
         "text.parse_math": False,
     }  # fmt: skip
     with matplotlib.rc_context(style):
         canvas = Canvas(figsize=SIZE, dpi=100, layout="constrained")
-        figure.draw(canvas.subplots())
+        plot.draw(canvas.subplots())
         file = io.BytesIO()
         how: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 200}
         canvas.savefig(file, format=kind, transparent=kind == "svg", **how)
@@ -100,8 +102,8 @@ def _file(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _size(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
-    models, figure = facts.models(), facts.runs[0].figure
+def _size(facts: Facts, colours: Mapping[str, str]) -> Iterator[Plot]:
+    models, metric = facts.models(), facts.runs[0].metric
     if len(models) < 2:
         return
 
@@ -111,28 +113,34 @@ def _size(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
             if model.interval:
                 axes.plot([x, x], model.interval, color=colour, alpha=0.5, linewidth=3)
             marker = "s" if model.role == "teacher" else "o"
-            axes.plot([x], [model.figures[figure]], marker, color=colour, markersize=8, label=model.name)
+            axes.plot(
+                [x], [model.metrics[metric]], marker, color=colour, markersize=8, label=model.name
+            )
         axes.set_xscale("log")
         _plain_ticks(axes.xaxis, [model.parameters / 1e6 for model in models])
         axes.set_xlabel("million parameters")
-        axes.set_ylabel(figure + (" (less is better)" if figure in LOWER else ""))
+        axes.set_ylabel(metric + (" (less is better)" if metric in LOWER_IS_BETTER else ""))
         axes.margins(0.15)
         _legend(axes)
 
     told = "Bars are 95 % intervals over held-out examples; squares are teachers."
-    yield Figure("size", f"Size and {figure}", told, draw, COSTS)
+    yield Plot("size", f"Size and {metric}", told, draw, COSTS)
 
 
-def _latency(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
+def _latency(facts: Facts, colours: Mapping[str, str]) -> Iterator[Plot]:
     models = [model for model in facts.models() if model.milliseconds]
-    sizes = [tuple(map(int, key.split(" x "))) for key in (models[0].milliseconds if models else ())]
+    sizes = [
+        tuple(map(int, key.split(" x "))) for key in (models[0].milliseconds if models else ())
+    ]
     for rows in dict.fromkeys(rows for rows, _ in sizes):
         lengths = [length for r, length in sizes if r == rows]
 
         def draw(axes: Any, rows: int = rows, lengths: list[int] = lengths) -> None:
             for model in models:
                 taken = [model.milliseconds[f"{rows} x {length}"] for length in lengths]
-                axes.plot(lengths, taken, "o-", color=colours[model.name], markersize=4, label=model.name)
+                axes.plot(
+                    lengths, taken, "o-", color=colours[model.name], markersize=4, label=model.name
+                )
             axes.set_xscale("log")
             _plain_ticks(axes.xaxis, lengths)
             axes.set_ylim(bottom=0)
@@ -142,20 +150,24 @@ def _latency(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
 
         what = "one row" if rows == 1 else f"{rows} rows"
         told = "Median of a forward pass in float32, here, a masked-LM's head aside."
-        yield Figure(f"latency-{rows}", f"Time for {what}", told, draw, COSTS)
+        yield Plot(f"latency-{rows}", f"Time for {what}", told, draw, COSTS)
 
 
-def _curves(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
+def _curves(facts: Facts, colours: Mapping[str, str]) -> Iterator[Plot]:
     """Draw everything that was logged against the step."""
 
     def curve(
         name: str, title: str, told: str, value: Value, unit: str = "", *, from_zero: bool = False
-    ) -> Iterator[Figure]:
+    ) -> Iterator[Plot]:
         lines = _lines(facts, value)
         if lines:
             unit = unit or name.replace("_", " ")
-            yield Figure(
-                name, title, told, lambda axes: _draw(axes, lines, colours, unit, from_zero), LEARNING
+            yield Plot(
+                name,
+                title,
+                told,
+                lambda axes: _draw(axes, lines, colours, unit, from_zero),
+                LEARNING,
             )
 
     def logged(name: str) -> Value:
@@ -166,26 +178,35 @@ def _curves(facts: Facts, colours: Mapping[str, str]) -> Iterator[Figure]:
     )
     for term in (term for term in terms if term not in NO_TERM):
         yield from curve(
-            term, f"Training: {term}", "At the logged steps; of several seeds their mean.", logged(term)
+            term,
+            f"Training: {term}",
+            "At the logged steps; of several seeds their mean.",
+            logged(term),
         )
-    figure = facts.runs[0].figure
+    metric = facts.runs[0].metric
     yield from curve(
-        f"held_out-{figure}",
-        f"Held out: {figure}",
+        f"held_out-{metric}",
+        f"Held out: {metric}",
         "By evaluations while training, a line for every seed.",
-        lambda run, row: row.get(figure) if row.get("split") == "held_out" else None,
-        figure,
+        lambda run, row: row.get(metric) if row.get("split") == "held_out" else None,
+        metric,
     )
     yield from curve(
         "learning_rate", "Learning rate", "As scheduled.", logged("learning_rate"), from_zero=True
     )
     yield from curve("grad_norm", "Norm of the gradient", "Before clipping.", logged("grad_norm"))
     told = "Real tokens a second, where it was trained."
-    yield from curve("tokens_per_second", "Throughput", told, logged("tokens_per_second"), from_zero=True)
+    yield from curve(
+        "tokens_per_second", "Throughput", told, logged("tokens_per_second"), from_zero=True
+    )
 
     def share(run: RunFacts, row: Row) -> float | None:
         speed = row.get("tokens_per_second")
-        return 100 * speed * run.mflop / (facts.peak * 1e3) if speed and run.mflop and facts.peak else None
+        return (
+            100 * speed * run.mflop / (facts.peak * 1e3)
+            if speed and run.mflop and facts.peak
+            else None
+        )
 
     told = (
         f"Arithmetic of real tokens against {facts.peak:,.0f} GFLOP/s, the fastest matrix product here; it means little of "
@@ -205,12 +226,16 @@ def _lines(facts: Facts, value: Value) -> list[Line]:
         for row in run.rows:
             point = value(run, row)
             if point is not None:
-                lanes.setdefault((row.get("seed"), row.get("rate")), []).append((row["step"], point))
+                lanes.setdefault((row.get("seed"), row.get("learning_rate")), []).append(
+                    (row["step"], point)
+                )
         found += [(run.name, points) for points in lanes.values()]
     return found
 
 
-def _draw(axes: Any, lines: list[Line], colours: Mapping[str, str], unit: str, from_zero: bool) -> None:
+def _draw(
+    axes: Any, lines: list[Line], colours: Mapping[str, str], unit: str, from_zero: bool
+) -> None:
     told = set()
     for name, points in lines:
         marks = "o-" if len(points) < 12 else "-"
@@ -227,7 +252,7 @@ def _draw(axes: Any, lines: list[Line], colours: Mapping[str, str], unit: str, f
     _legend(axes)
 
 
-def _layers(facts: Facts) -> Iterator[Figure]:
+def _layers(facts: Facts) -> Iterator[Plot]:
     for number, run in enumerate(facts.runs, 1):
         for name, table in run.layers.items():
 
@@ -237,19 +262,21 @@ def _layers(facts: Facts) -> Iterator[Figure]:
                 for i, row in enumerate(table):
                     for j, cell in enumerate(row if len(row) <= 13 else ()):
                         ink = "white" if cell < 0.6 else "black"
-                        axes.text(j, i, f"{cell:.2f}", ha="center", va="center", color=ink, fontsize=8)
+                        axes.text(
+                            j, i, f"{cell:.2f}", ha="center", va="center", color=ink, fontsize=8
+                        )
                 axes.set_xticks(range(len(table[0])))
                 axes.set_yticks(range(len(table)))
                 axes.set_xlabel("teacher's layer (0: embeddings)")
                 axes.set_ylabel("student's layer")
 
-            title = "CKA" if name == "cka" else "Cosine"
+            title = "CKA" if name == "cka" else "HiddenCosine"
             told = (
                 "1: the same up to rotation and scale."
                 if name == "cka"
                 else "Mean over tokens; 1: the same direction."
             )
-            yield Figure(f"{name}-{run.name}-{number}", f"{title}, {run.name}", told, draw, LAYERS)
+            yield Plot(f"{name}-{run.name}-{number}", f"{title}, {run.name}", told, draw, LAYERS)
 
 
 def _legend(axes: Any) -> None:
@@ -257,7 +284,9 @@ def _legend(axes: Any) -> None:
     handles, names = axes.get_legend_handles_labels()
     if 0 < len(handles) <= len(COLOURS):
         # matplotlib leaves out names that begin with an underscore.
-        axes.legend(handles, [f" {name}" if name[0] == "_" else name for name in names], handlelength=1.2)
+        axes.legend(
+            handles, [f" {name}" if name[0] == "_" else name for name in names], handlelength=1.2
+        )
 
 
 def _plain_ticks(axis: Any, values: Iterable[float]) -> None:
