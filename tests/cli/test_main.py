@@ -241,7 +241,7 @@ def test_flags_are_told_of_without_colours_and_frames(monkeypatch):
             sys.stderr.write(box)
             raise SystemExit(2)
 
-        monkeypatch.setattr(flags.tyro, "cli", main)
+        monkeypatch.setattr(flags.tyro, "cli", cli)
         with pytest.raises(UserError) as told:
             flags.parse(int, [], prog="flaxdistill train")
         assert str(told.value) == (
