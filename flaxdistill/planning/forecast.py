@@ -14,7 +14,7 @@ from flaxdistill.runtime.backend import made_for
 
 GIB = 2**30
 CLOSE = 0.5
-"""A share of the reckoned temporaries below what a compiler came down to: 0.53 of them, by benchmarks/plan.py."""
+"""A share of the reckoned temporaries below what a compiler came down to: 0.53 of them, by benchmarks/plan_accuracy.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One distillation step, ours against PyTorch, side by side: ``python benchmarks/train_step.py --preset cpu``.
+"""One distillation step, ours against PyTorch, side by side: ``python benchmarks/train_step_speed.py --preset cpu``.
 
 Same weights, batch, masks, loss (5 x KL at T = 2, 2 x MLM, 1 x cosine), AdamW and clipping on both sides, dropout off.
 Before anything is timed both must give the same loss and gradients in float32. PyTorch runs `transformers` models with

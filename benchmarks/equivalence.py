@@ -1,4 +1,4 @@
-"""Every optimisation on and off gives the same training: ``python benchmarks/same.py [--plot FILE]``.
+"""Every optimisation on and off gives the same training: ``python benchmarks/equivalence.py [--plot FILE]``.
 
 Each variant of the step against the plainest one (one chunk of logits, no remat, one micro-batch, float32): the gradient
 of one step, the parameters after 20 steps of SGD, and 60 losses under AdamW, which the plot shows.
@@ -13,8 +13,8 @@ import bench
 import jax
 import numpy as np
 import optax
-import train_step
-from train_step import MLM_SETTINGS, Case
+import train_step_speed
+from train_step_speed import MLM_SETTINGS, Case
 
 from flaxdistill import param_paths
 from flaxdistill.losses.cosine import HiddenCosine
@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def runner(
-    ours: train_step.Ours, tx: optax.GradientTransformation, how: dict[str, Any]
+    ours: train_step_speed.Ours, tx: optax.GradientTransformation, how: dict[str, Any]
 ) -> Callable[[int], Any]:
     """Make ``run(steps) -> (state, losses)`` of one variant."""
     how = {"dtype": "float32", "remat": False, "accumulate": 1, "temperature": constant(2.0)} | how
@@ -80,14 +80,14 @@ def far(a: Any, b: Any) -> float:
 
 def measure(case: Case) -> list[bench.Row]:
     """Run every variant: a row each, with its losses under AdamW."""
-    ours = train_step.Ours(case, "float32")
+    ours = train_step_speed.Ours(case, "float32")
     adamw = AdamW(learning_rate=1e-3, warmup=0.0, decay="constant").build(1000)
     rows: list[bench.Row] = []
     first: dict[str, Any] = {}
     for name, how in VARIANTS.items():
         sgd = runner(ours, optax.sgd(0.05), how)
         found = {
-            "gradient": runner(ours, train_step.KEEP, how)(1)[0].opt_state["student"],
+            "gradient": runner(ours, train_step_speed.KEEP, how)(1)[0].opt_state["student"],
             "sgd": sgd(20)[0].params["student"],
             "losses": runner(ours, adamw, how)(60)[1],
         }
@@ -111,7 +111,7 @@ def main() -> None:
     options = parser.parse_args()
     where = bench.surroundings()
     print(bench.describe(where))
-    rows = measure(train_step.PRESETS["cpu-quick"][0])
+    rows = measure(train_step_speed.PRESETS["cpu-quick"][0])
     differences = dict.fromkeys(("gradient", "after_20_sgd_steps", "adamw_losses"), ".1e")
     bench.show("largest relative difference from the plain step", rows, {"name": ""} | differences)
     bench.keep(options, rows, where, curves="curve")

@@ -1,4 +1,4 @@
-"""Tokens per second from a block store to a placed batch: ``python benchmarks/loader.py [--json FILE]``."""
+"""Tokens per second from a block store to a placed batch: ``python benchmarks/input_pipeline.py [--json FILE]``."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""Does a run survive being killed, and go on as if nothing had been? ``python benchmarks/crash.py --seed 0``.
+"""Does a run survive being killed, and go on as if nothing had been? ``python benchmarks/kill_and_resume.py --seed 0``.
 
 A distillation of 23M parameters (280 MB a checkpoint, dropout on, every step logged) runs once to its end, and once more
 killed again and again: while a checkpoint is being written, while the step is being compiled, and anywhere, by SIGKILL or

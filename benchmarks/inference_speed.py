@@ -1,4 +1,4 @@
-"""The encoders' forward pass, teacher and student, ours against PyTorch: ``python benchmarks/inference.py --preset cpu``.
+"""The encoders' forward pass, teacher and student, ours against PyTorch: ``python benchmarks/inference_speed.py --preset cpu``.
 
 To the last hidden state of one row and of 32 rows of 128 tokens without padding. PyTorch runs `transformers` models with
 SDPA, without gradients, eager or compiled, whichever is faster, on weights of the same type as ours; in float32 the two
@@ -15,17 +15,17 @@ import bench
 import jax
 import jax.numpy as jnp
 import torch
-import train_step
-from train_step import Case, Ours
+import train_step_speed
+from train_step_speed import Case, Ours
 
 from flaxdistill.runtime import sharding
 
 LENGTH, BATCHES, TOLERANCE = 128, (1, 32), 1e-4
 
-PRESETS = {  # the pairs of teacher and student of train_step.py
-    "cpu": train_step.PRESETS["cpu"][::2],
-    "cpu-quick": train_step.PRESETS["cpu-quick"][:1],
-    "gpu": train_step.PRESETS["cpu"][::2],
+PRESETS = {  # the pairs of teacher and student of train_step_speed.py
+    "cpu": train_step_speed.PRESETS["cpu"][::2],
+    "cpu-quick": train_step_speed.PRESETS["cpu-quick"][:1],
+    "gpu": train_step_speed.PRESETS["cpu"][::2],
 }
 
 
@@ -44,7 +44,7 @@ class Pair:
         )
         kind = torch.bfloat16 if dtype == jnp.bfloat16 else torch.float32
         self.model = (
-            train_step._transformers(config, family, params).base_model.to(device, kind).eval()
+            train_step_speed._transformers(config, family, params).base_model.to(device, kind).eval()
         )
         self.ids = bench.tensor(ours.batch.input_ids, device).long()
         self.name = f"{config.num_layers} x {config.hidden_size} {family}, batch {ours.case.rows}"

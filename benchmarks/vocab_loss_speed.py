@@ -1,4 +1,4 @@
-"""The vocabulary objective alone, value and gradient: ``python benchmarks/loss.py --preset cpu``.
+"""The vocabulary objective alone, value and gradient: ``python benchmarks/vocab_loss_speed.py --preset cpu``.
 
 5 x KL at T = 2 of every token and 2 x cross-entropy of 15 % of them, from hidden states, a kernel and a bias, by this
 package chunk by chunk, by plain JAX with autodiff over whole logits, and by PyTorch, eager or compiled, whichever is
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
-from train_step import KL, MLM_WEIGHT, TEMPERATURE
+from train_step_speed import KL, MLM_WEIGHT, TEMPERATURE
 
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.ops.vocab import vocab_objective

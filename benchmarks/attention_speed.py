@@ -1,4 +1,4 @@
-"""Attention forward and backward by every kernel of this device: ``python benchmarks/attention.py --preset cpu``.
+"""Attention forward and backward by every kernel of this device: ``python benchmarks/attention_speed.py --preset cpu``.
 
 Beside PyTorch's SDPA, eager or compiled, whichever is faster, which gets the same boolean mask for packed rows and none
 for full ones, of one sequence without padding. Before anything is timed every kernel, and PyTorch, must agree with

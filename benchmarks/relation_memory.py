@@ -1,4 +1,4 @@
-"""What relations between tokens cost to hold: ``python benchmarks/relations.py``.
+"""What relations between tokens cost to hold: ``python benchmarks/relation_memory.py``.
 
 The step of ``configs/tinybert_general.py`` and of ``configs/minilm_v2.py`` on rows of 512 tokens, one device, float32,
 compiled from shapes alone: temporaries by the package, which holds no scores [T, T] of two models and their difference,
@@ -15,10 +15,10 @@ from unittest import mock
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import bench
+import device_scaling
 import jax
 import jax.numpy as jnp
-import scaling
-import train_step
+import train_step_speed
 
 from flaxdistill.experiment import config_file
 from flaxdistill.losses import relation
@@ -51,10 +51,10 @@ def plain_mse(student, teacher, segments, weight):
     return jnp.sum(weight * square), square
 
 
-def temporaries(case: train_step.Case, losses: dict[str, Loss]) -> float:
+def temporaries(case: train_step_speed.Case, losses: dict[str, Loss]) -> float:
     """Compile one step: GiB of its temporaries."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    program = scaling.compile_step(case, mesh, 1, losses=losses)
+    program = device_scaling.compile_step(case, mesh, 1, losses=losses)
     return program.memory_analysis().temp_size_in_bytes / 2**30
 
 
@@ -66,9 +66,9 @@ def measure() -> Iterator[bench.Row]:
             n: getattr(config.student, n)
             for n in ("num_layers", "hidden_size", "num_heads", "intermediate_size")
         }
-        student = dataclasses.replace(train_step.BASE, **sizes)
-        case = train_step.Case(
-            name=name, teacher=train_step.BASE, student=student, family="bert", rows=ROWS, length=LENGTH, tokens="real"
+        student = dataclasses.replace(train_step_speed.BASE, **sizes)
+        case = train_step_speed.Case(
+            name=name, teacher=train_step_speed.BASE, student=student, family="bert", rows=ROWS, length=LENGTH, tokens="real"
         )  # fmt: skip
         ours = temporaries(case, config.losses)
         with mock.patch.multiple(relation, relation_kl=plain_kl, score_mse=plain_mse):

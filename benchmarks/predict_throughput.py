@@ -1,4 +1,4 @@
-"""How fast answers come: ``python benchmarks/predict.py MODEL FILE --column sentence --json FILE``.
+"""How fast answers come: ``python benchmarks/predict_throughput.py MODEL FILE --column sentence --json FILE``.
 
 ``predict`` reads texts, cuts them into tokens, and gives an answer for each; the bare forward has the same rows in batches
 of one length already. Both in turns. Then, each in a process of its own: peak memory with few texts and with all, and the

@@ -1,6 +1,6 @@
 """Which objective for which student? A config: every recipe at equal tokens, for a student of full and of half width.
 
-    flaxdistill distill benchmarks/objectives.py --workdir runs/objectives
+    flaxdistill distill benchmarks/experiments/objectives.py --workdir runs/objectives
     for run in runs/objectives/*_0; do flaxdistill eval $run --layers; done
 
 Reads a masked-LM teacher of 6 x 384 and the Wikipedia and novel texts from ../shared, beside the checkout. Students are 3 x
