@@ -1,4 +1,4 @@
-"""GLUE as in ``glue``, but read by `tensorflow_datasets`, where it is prepared as ArrayRecord.
+"""GLUE as in ``glue``, but read by tensorflow_datasets from ArrayRecord files.
 
 flaxdistill distill glue_tfds --only 'mrpc_*' --workdir runs/glue
 """

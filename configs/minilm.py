@@ -1,26 +1,22 @@
-"""MiniLM (Wang et al., 2020): the last layer's attention distributions and value relations of BERT-base, into 6 x 384.
+"""MiniLM (Wang et al., 2020): BERT-base to 6 x 384 by attention and value relations.
 
-    flaxdistill distill configs/minilm.py --workdir runs/minilm
+    flaxdistill distill minilm --workdir runs/minilm
 
-Reads English Wikipedia from the Hub (``pip install 'flaxdistill[hf]'``); the paper added the Toronto Book Corpus.
-400,000 steps of 256 rows of 512 tokens, as published for this size, are 52 billion tokens: at 260 MFLOP a token about 13
-hours of one H100 at 30 % of its peak, or 60 chip-hours of TPU v5e; not run for this file, and far fewer steps are most of
-the way (``--steps 40000``). Six layers of 768 had 1,024 rows and a rate of 5e-4.
+Reads English Wikipedia from the Hub (``pip install 'flaxdistill[hf]'``); the paper also used the
+Toronto Book Corpus. The published schedule for this size, 400,000 steps of 256 rows of 512 tokens,
+is 52 billion tokens: at 260 MFLOP per token an estimated 13 hours of one H100 at 30 % of its peak,
+or 60 chip-hours of TPU v5e. It was not run at this size. Far fewer steps give most of the gain
+(``--steps 40000``). Six layers of 768 used 1,024 rows and a learning rate of 5e-4.
 
-The published objective has no masked-LM term (the authors found that it hurts) and masks nothing. Head numbers must be
-equal: 12 of 32 here against 12 of 64. A student of other heads is ``minilm_v2``'s.
+The published objective has no masked-LM term (the authors found that it hurts) and masks nothing.
+Teacher and student need the same number of heads: here 12 of width 32 and 12 of width 64. For other
+head counts use ``minilm_v2``.
 """
 
-from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.losses.relation import Relation
-from flaxdistill.models.student_init import Start
-from flaxdistill.tasks.mlm import MLM
-from flaxdistill.train.optimizer import AdamW
+from flaxdistill import MLM, AdamW, Corpus, Experiment, Relation, Source, Start, Student, Teacher
 
 config = Experiment(
-    teacher=Teacher(path="google-bert/bert-base-uncased"),
+    teacher=Teacher("google-bert/bert-base-uncased"),
     student=Student(
         num_layers=6,
         hidden_size=384,
@@ -29,7 +25,7 @@ config = Experiment(
         start=Start(layers="random"),
     ),
     corpus=Corpus(
-        sources=(Source(path="hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, max_length=512
+        sources=(Source("hf:wikimedia/wikipedia:20231101.en"),), held_out=0.001, max_length=512
     ),
     task=MLM(rate=0.0),
     losses={"relation": Relation(relations="qk,vv")},

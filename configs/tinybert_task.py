@@ -1,42 +1,49 @@
-"""TinyBERT's task stages (Jiao et al., 2020) on a labelled file and its variants: states first, then answers.
+"""TinyBERT's task stages (Jiao et al., 2020): hidden states, then soft labels.
 
     flaxdistill distill tinybert_general --workdir runs/tinybert4
-    flaxdistill augment train.tsv augmented --model google-bert/bert-base-uncased --glove glove.6B.300d.txt \\
-        --column sentence --label label
+    flaxdistill augment train.tsv augmented --model google-bert/bert-base-uncased \\
+        --glove glove.6B.300d.txt --column sentence --label label
     flaxdistill distill tinybert_task --workdir runs/tinybert_sst2
 
-``teacher`` is fine-tuned on ``train.tsv`` and judged on ``dev.tsv``; ``intermediate`` matches embeddings, hidden states and
-attention scores on the variants, from the student of the general stage; ``prediction`` goes on from it with the teacher's
-answers alone, at T = 1. Columns are those of GLUE's SST-2. The paper takes 20 passes over the variants (10
-for MNLI, QQP and QNLI, 50 for CoLA) at batch 32 and 5e-5, then 3 passes at 3e-5: set the steps by your rows. Not run at
-this size.
+``teacher`` is fine-tuned on ``train.tsv`` and evaluated on ``dev.tsv``. ``intermediate`` matches
+embeddings, hidden states and attention scores on the augmented rows, starting from the student of
+the general stage. ``prediction`` continues from it with the teacher's soft labels at T = 1. Columns
+are those of GLUE's SST-2. The paper trains for 20 epochs on augmented rows (10 for MNLI, QQP and
+QNLI, 50 for CoLA) at batch size 32 and 5e-5, then 3 epochs at 3e-5: set the steps by the number of
+your rows. It was not run at this size.
 
-What differs from the published code: means are over real tokens (``tokens`` all gives padding its weight back), the soft
-cross-entropy is not divided by the number of classes (a weight of 1/2 for two gives that back), and the teacher has no
-dropout.
+Differences from the published code: means are over real tokens (``tokens`` all gives padding its
+weight back); the soft cross-entropy is not divided by the number of classes (a weight of 1/2 for
+two classes restores that); the teacher has no dropout.
 
-What differs in `augment`: another word of letters, of any script, takes a word's place (there any likely token, the word
-itself too); the rest of a text stays as written (there it is cut into tokens that are joined by blanks); while the second
-text of a pair varies, the first is the source's (there its last variant); of a long text and its masked copy each gets half
-of `--length` (there the copy goes first, with 512 for both); a word without a vector is looked for in lower case, and its
-neighbours are not capitalised as it is; equal rows are written once. The published `--variants` are 20 as here for SST-2 and
+Differences in ``augment``: a replacement is another word of letters, of any script (there any
+likely token, including the word itself). The rest of a text is unchanged (there it is tokenized and
+joined with spaces). While the second text of a pair varies, the first is the original (there its
+last variant). A long text and its masked copy each get half of ``--length`` (there the copy goes
+first, with 512 for both). A word without a vector is looked up in lower case, and its neighbours
+are not capitalized. Equal rows are written once. The published ``--variants`` are 20 for SST-2 and
 QNLI, 10 for MNLI and QQP, 30 for the others.
 """
 
 from dataclasses import replace
 
-from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.answers import Labels, SoftLabels
-from flaxdistill.losses.hidden import HiddenMSE
-from flaxdistill.losses.relation import AttentionScores
-from flaxdistill.losses.schedule import constant
-from flaxdistill.models.student_init import Start
-from flaxdistill.tasks.text_classification import Classification
-from flaxdistill.train.optimizer import AdamW
+from flaxdistill import (
+    AdamW,
+    AttentionScores,
+    Classification,
+    Corpus,
+    Experiment,
+    HiddenMSE,
+    Labels,
+    SoftLabels,
+    Source,
+    Stage,
+    Start,
+    Student,
+    Teacher,
+)
 
-train = Source(path="train.tsv", column="sentence", label="label")
+train = Source("train.tsv", column="sentence", label="label")
 teacher = Experiment(
     student=Student(start=Start(path="google-bert/bert-base-uncased")),
     corpus=Corpus(
@@ -51,7 +58,7 @@ teacher = Experiment(
 )
 intermediate = replace(
     teacher,
-    teacher=Teacher(path=Stage("teacher")),
+    teacher=Teacher(Stage("teacher")),
     student=Student(start=Start(path="runs/tinybert4"), num_layers=4),
     corpus=replace(teacher.corpus, sources=(replace(train, path="augmented"),)),
     losses={
@@ -68,7 +75,7 @@ intermediate = replace(
 prediction = replace(
     intermediate,
     student=Student(start=Start(path=Stage("intermediate")), num_layers=4),
-    losses={"soft": SoftLabels(temperature=constant(1.0), divergence="ce")},
+    losses={"soft": SoftLabels(temperature=1.0, divergence="ce")},
     optim=teacher.optim,
     steps=30_000,
     eval_every=2000,
