@@ -1,1 +1,1 @@
-"""Models in Hugging Face's format: read, written, converted, verified and pushed."""
+"""Models in Hugging Face's format: read, write, convert, verify and push."""

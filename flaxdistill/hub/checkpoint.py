@@ -1,4 +1,4 @@
-"""Models at rest: Hugging Face directories and converted ones."""
+"""A model on disk: a Hugging Face directory, or a converted one (an orbax checkpoint)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ from flaxdistill.data.tokenizer import LOCAL_KEYS
 from flaxdistill.errors import UserError
 from flaxdistill.hub import families
 from flaxdistill.hub.download import resolve
-from flaxdistill.hub.families.base import Family, expected_shapes, read_head, write_head
-from flaxdistill.hub.families.config_values import take
+from flaxdistill.hub.families.base import Family
+from flaxdistill.hub.families.config_values import read_value
+from flaxdistill.hub.families.heads import read_head, write_head
+from flaxdistill.hub.families.shapes import expected_shapes
 from flaxdistill.hub.tensor_files import DTYPES, read_tensors
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.param_paths import flatten
 from flaxdistill.pytrees import Params
-from flaxdistill.runtime.files import brief, hashes, read_json, whole, write_json
+from flaxdistill.runtime.files import (
+    atomic_directory,
+    error_summary,
+    hash_files,
+    read_json,
+    write_json,
+)
 
-TOKENIZER = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.txt",
@@ -34,60 +42,77 @@ TOKENIZER = (
     "vocab.json",
     "special_tokens_map.json",
 )
+"""Files that are copied with a model."""
+
+UNHASHED = ("dropout", "attention_dropout", "initializer_range")
+"""Config fields that matter to training alone; the digest leaves them out."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """A model that was read: numpy leaves in the source's own dtypes.
-
-    ``directory`` is where its tokenizer files lie. ``digest`` is the sha256 over its named tensors and over
-    what its config computes: two models are the same if and only if it is equal, whatever layout they were
-    read from. ``note`` says in one line what was left out, '' for nothing.
-    """
+class Checkpoint:
+    """A model read from disk, with numpy parameters in the dtypes of the source."""
 
     source: str
+    """The path or Hub id that it was read from."""
+
     family: Family
     config: EncoderConfig
     params: Params
+
     directory: Path
+    """The directory of its tokenizer files."""
+
     digest: str
+    """SHA-256 of the named tensors and of the config fields that the forward pass depends on.
+
+    Two models are the same if and only if their digests are equal, whatever layout they were read
+    from.
+    """
+
     note: str
+    """One line that lists the tensors left out; empty if there are none."""
 
 
-def read_model(path_or_id: str) -> Model:
-    """Read a Hugging Face directory, a converted one or a Hub model; raises UserError for all else."""
+def read_model(path_or_id: str) -> Checkpoint:
+    """Read a Hugging Face directory, a converted directory or a model of the Hub.
+
+    Raises UserError for anything else, and for weights that are not finite.
+    """
     directory = resolve(path_or_id)
     if is_converted(directory):
         family, config, params, digest = _read_converted(directory)
-        return Model(path_or_id, family, config, params, directory, digest, "")
-    family, config = _described(directory)
+        return Checkpoint(path_or_id, family, config, params, directory, digest, "")
+    family, config = _read_config(directory)
     tensors = read_tensors(directory, family)
     bad = sorted(name for name, value in tensors.items() if not np.isfinite(value).all())
     if bad:
         raise UserError(
-            f"{directory} holds numbers that are not finite in {', '.join(bad)}; choose another checkpoint"
+            f"{directory} has NaN or infinite values in {', '.join(bad)}; choose another checkpoint"
         )
     config, params, note = family.read(config, tensors, path_or_id)
-    return Model(
-        path_or_id, family, config, params, directory, digest_of(family, config, params), note
-    )
+    digest = digest_of(family, config, params)
+    return Checkpoint(path_or_id, family, config, params, directory, digest, note)
 
 
-def describe(path_or_id: str) -> Model:
-    """Read what ``read_model`` does but the weights, which need not even be fetched; ``params`` and ``digest`` are empty."""
+def describe(path_or_id: str) -> Checkpoint:
+    """Read a model's config but no weights, which are not even downloaded.
+
+    ``params`` and ``digest`` of the result are empty.
+    """
     directory = resolve(path_or_id, files=("*.json",))
-    return Model(path_or_id, *_described(directory), {}, directory, "", "")
+    return Checkpoint(path_or_id, *_read_config(directory), {}, directory, "", "")
 
 
-def _described(directory: Path) -> tuple[Family, EncoderConfig]:
+def _read_config(directory: Path) -> tuple[Family, EncoderConfig]:
     if is_converted(directory):
-        given = read_json(directory / "model.json")
-        with _naming(directory / "model.json"):
-            return families.family(take(given, "family", str)), encoder_config(given.get("config"))
-    given = read_json(directory / "config.json")
-    with _naming(directory / "config.json"):
-        family = families.family(take(given, "model_type", str))
-        return family, read_head(given, family.read_config(given), family)
+        fields = read_json(directory / "model.json")
+        with _prefix_errors(directory / "model.json"):
+            family = families.family(read_value(fields, "family", str))
+            return family, encoder_config(fields.get("config"))
+    fields = read_json(directory / "config.json")
+    with _prefix_errors(directory / "config.json"):
+        family = families.family(read_value(fields, "model_type", str))
+        return family, read_head(fields, family.read_config(fields), family)
 
 
 def write_model(
@@ -100,11 +125,12 @@ def write_model(
     card: str = "",
     finish: Callable[[Path], None] = lambda folder: None,
 ) -> None:
-    """Write a Hugging Face directory, whole or not at all; dtypes are kept.
+    """Write a Hugging Face directory, atomically; transformers 4 and 5 can load it.
 
-    ``tokenizer`` is a directory whose tokenizer files are copied, ``card`` becomes README.md. ``finish``
-    is called with the folder before it has its name: what it raises leaves nothing there. Loads in transformers 4
-    and 5. Raises UserError if the directory holds anything, or for what the family cannot express.
+    Dtypes are preserved. ``tokenizer`` is a directory whose tokenizer files are copied; ``card``
+    becomes README.md. ``finish`` is called with the temporary folder before it gets its final name;
+    if it raises, nothing is left at ``directory``. Raises UserError if ``directory`` is not empty
+    or the family cannot express the config.
     """
     import safetensors.numpy
 
@@ -112,12 +138,12 @@ def write_model(
     for name, value in tensors.items():
         if value.dtype.name not in DTYPES.values():
             raise ValueError(
-                f"{name} is {value.dtype}; a model is written as {', '.join(DTYPES.values())}"
+                f"{name} has dtype {value.dtype}; supported are {', '.join(DTYPES.values())}"
             )
     dtypes = {value.dtype.name for value in tensors.values()}
-    wide = "float64" if "float64" in dtypes else "float32"
-    dtype = dtypes.pop() if len(dtypes) == 1 else wide
-    described = {
+    widest = "float64" if "float64" in dtypes else "float32"
+    dtype = dtypes.pop() if len(dtypes) == 1 else widest
+    fields = {
         **write_head(config, family),
         "model_type": family.model_type,
         **family.write_config(config),
@@ -126,33 +152,42 @@ def write_model(
         "dtype": dtype,
         "torch_dtype": dtype,
     }
-    with whole(directory) as new:
-        safetensors.numpy.save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
-        write_json(new / "config.json", described)
-        copy_tokenizer(tokenizer, new, family, config)
+    with atomic_directory(directory) as folder:
+        safetensors.numpy.save_file(
+            tensors, folder / "model.safetensors", metadata={"format": "pt"}
+        )
+        write_json(folder / "config.json", fields)
+        copy_tokenizer(tokenizer, folder, family, config)
         if card:
-            (new / "README.md").write_text(card, encoding="utf-8")
-        finish(new)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+        finish(folder)
 
 
 def is_converted(directory: Path) -> bool:
-    """Tell a converted directory (model.json) from a Hugging Face one; raises UserError if it is both."""
+    """Return whether a directory is a converted one (model.json) and not a Hugging Face one.
+
+    Raises UserError if it is both.
+    """
     converted = (directory / "model.json").exists()
     if converted and (directory / "config.json").exists():
         raise UserError(
-            f"{directory} holds both config.json and model.json; a Hugging Face directory has the "
-            "first and a converted one the second: remove the wrong one"
+            f"{directory} holds both config.json (Hugging Face) and model.json (converted); "
+            "remove the wrong one"
         )
     return converted
 
 
 def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
-    """Hash a file's tensors (name, dtype, shape, bytes) and what the config computes; sha256, hex."""
-    flat, trained = flatten(params), ("dropout", "attention_dropout", "initializer_range")
-    computed = {
-        key: value for key, value in dataclasses.asdict(config).items() if key not in trained
+    """Compute the digest of a model: SHA-256, as hexadecimal digits.
+
+    It covers the tensors (name, dtype, shape, bytes) and the config fields that the forward pass
+    depends on.
+    """
+    flat = flatten(params)
+    fields = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in UNHASHED
     }
-    digest = hashlib.sha256(json.dumps([family.model_type, computed]).encode())
+    digest = hashlib.sha256(json.dumps([family.model_type, fields]).encode())
     for path, name in sorted(family.names(config).items(), key=lambda item: item[1]):
         value = np.ascontiguousarray(flat[path].T if path.endswith("/kernel") else flat[path])
         digest.update(json.dumps([name, value.dtype.name, value.shape]).encode())
@@ -163,102 +198,118 @@ def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
 def copy_tokenizer(
     source: Path | None, target: Path, family: Family, config: EncoderConfig
 ) -> None:
-    """Copy the tokenizer files of ``source``, without what they tell of its past, for the inputs of a model."""
-    for name in TOKENIZER:
+    """Copy the tokenizer files of ``source`` and set their input names and maximum length for a
+    model.
+
+    Fields of tokenizer_config.json that record where the tokenizer came from are left out.
+    """
+    for name in TOKENIZER_FILES:
         if source is None or not (source / name).is_file():
             continue
         if name != "tokenizer_config.json":
             shutil.copyfile(source / name, target / name)
             continue
-        given = {
+        fields = {
             key: value for key, value in read_json(source / name).items() if key not in LOCAL_KEYS
         }
-        if given.get("tokenizer_class") == "TokenizersBackend":  # unknown to transformers 4
-            given["tokenizer_class"] = "PreTrainedTokenizerFast"
-        # transformers 4 fails where a tokenizer gives its model an input too many.
+        # transformers 4 does not have this class.
+        if fields.get("tokenizer_class") == "TokenizersBackend":
+            fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+        # transformers 4 fails if the tokenizer returns an input that the model does not take.
         types = ["token_type_ids"] if family.token_type_ids else []
-        given["model_input_names"] = ["input_ids", *types, "attention_mask"]
-        longest = given.get("model_max_length")
-        given_length = [longest] if isinstance(longest, (int, float)) and longest > 0 else []
-        given["model_max_length"] = min([*given_length, config.max_positions])
-        write_json(target / name, given)
+        fields["model_input_names"] = ["input_ids", *types, "attention_mask"]
+        length = fields.get("model_max_length")
+        lengths = [length] if isinstance(length, (int, float)) and length > 0 else []
+        fields["model_max_length"] = min([*lengths, config.max_positions])
+        write_json(target / name, fields)
 
 
 def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str]:
     import orbax.checkpoint
 
     file, folder = directory / "model.json", (directory / "params").absolute()
-    given = read_json(file)
+    fields = read_json(file)
     again = "convert the model again"
-    if given.get("format") != 1:
+    if fields.get("format") != 1:
         raise UserError(
-            f"{file} has format {given.get('format')!r:.80} and 1 is known here; {again} or update flaxdistill"
+            f"{file} has format {fields.get('format')!r:.80} but this version reads format 1; "
+            f"{again} or update flaxdistill"
         )
-    family, config = _described(directory)
-    # Before orbax sees them: what it says of a damaged file is long and comes from many threads.
-    found, listed = hashes(folder), given.get("files")
-    if found != listed:
+    family, config = _read_config(directory)
+    # Before orbax opens them: its messages about damaged files are long and come from threads.
+    actual, listed = hash_files(folder), fields.get("files")
+    if actual != listed:
         listed = listed if isinstance(listed, dict) else {}
-        differ = sorted(
-            name for name in set(found) | set(listed) if found.get(name) != listed.get(name)
+        different = sorted(
+            name for name in set(actual) | set(listed) if actual.get(name) != listed.get(name)
         )
         raise UserError(
-            f"{folder} is not what {file.name} lists: see {', '.join(differ[:5])}; {again}"
+            f"{folder} does not match the files listed in {file.name}: see "
+            f"{', '.join(different[:5])}; {again}"
         )
     try:
         with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-            # Shapes first: a file that claims more than its config is not worth allocating for.
+            # Shapes first, so that nothing is allocated for a file that is larger than its config.
             stored = flatten(checkpointer.metadata(folder).item_metadata.tree)
             if config.num_layers > len(stored):
                 raise UserError(
-                    f"{file.name} asks for {config.num_layers} layers and {folder} holds fewer; {again}"
+                    f"{file.name} has {config.num_layers} layers but {folder} holds fewer; {again}"
                 )
             shapes = expected_shapes(config)
             wrong = sorted(
-                p
-                for p in set(stored) | set(shapes)
-                if getattr(stored.get(p), "shape", None) != shapes.get(p)
+                path
+                for path in set(stored) | set(shapes)
+                if getattr(stored.get(path), "shape", None) != shapes.get(path)
             )
             if wrong:
                 raise UserError(
-                    f"{folder} is not the model that {file.name} describes: see {', '.join(wrong)}; {again}"
+                    f"{folder} does not match the config in {file.name}: see "
+                    f"{', '.join(wrong)}; {again}"
                 )
             params = checkpointer.restore(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        raise UserError(f"{folder} is damaged or no parameters ({brief(error)}); {again}") from None
-    digest = digest_of(family, config, params)
-    if digest != given.get("digest"):
         raise UserError(
-            f"{folder} has digest {digest[:12]} and {file.name} says {given.get('digest')!s:.80}; {again}"
+            f"{folder} is damaged or is no orbax checkpoint ({error_summary(error)}); {again}"
+        ) from None
+    digest = digest_of(family, config, params)
+    if digest != fields.get("digest"):
+        raise UserError(
+            f"{folder} has digest {digest[:12]} but {file.name} has "
+            f"{fields.get('digest')!s:.80}; {again}"
         )
     return family, config, params, digest
 
 
-def encoder_config(given: Any) -> EncoderConfig:
-    """Read an encoder's config as ``dataclasses.asdict`` and JSON wrote it; raises UserError for anything else."""
-    if not isinstance(given, dict):
+def encoder_config(fields: Any) -> EncoderConfig:
+    """Parse an encoder's config, as written by ``dataclasses.asdict``.
+
+    Raises UserError if it is malformed.
+    """
+    if not isinstance(fields, dict):
         raise UserError("config is missing; convert the model again")
     hints = typing.get_type_hints(EncoderConfig)
-    if set(given) != set(hints):
+    if set(fields) != set(hints):
+        different = ", ".join(sorted(set(fields) ^ set(hints)))
         raise UserError(
-            f"config differs in {', '.join(sorted(set(given) ^ set(hints)))}; convert the model again"
+            f"config has missing or unknown fields: {different}; convert the model again"
         )
     values: dict[str, Any] = {}
     for key, hint in hints.items():
         if key == "labels":
-            if not isinstance(given[key], list | tuple):
-                raise UserError(f"labels is {given[key]!r}; write a list of names")
-            values[key] = tuple(map(str, given[key]))
+            if not isinstance(fields[key], list | tuple):
+                raise UserError(f"labels is {fields[key]!r}; write a list of names")
+            values[key] = tuple(map(str, fields[key]))
             continue
         choices = typing.get_args(hint)
-        values[key] = take(given, key, str if choices else hint)
+        values[key] = read_value(fields, key, str if choices else hint)
         if choices and values[key] not in choices:
-            raise UserError(f"{key} is {values[key]!r}; known are {', '.join(choices)}")
+            raise UserError(f"{key} is {values[key]!r}; choose one of {', '.join(choices)}")
     return EncoderConfig(**values)
 
 
 @contextlib.contextmanager
-def _naming(file: Path) -> Iterator[None]:
+def _prefix_errors(file: Path) -> Iterator[None]:
+    """Put the name of a file in front of every UserError."""
     try:
         yield
     except UserError as error:

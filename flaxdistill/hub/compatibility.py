@@ -1,4 +1,4 @@
-"""Does a model read this vocabulary, does its head have these labels."""
+"""Checks that a model fits a vocabulary and the labels of a dataset."""
 
 from __future__ import annotations
 
@@ -8,67 +8,82 @@ import numpy as np
 
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
-from flaxdistill.hub.checkpoint import Model
+from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.models.config import Head
 
 
-def check_vocabulary(model: Model, vocabulary: Vocabulary) -> None:
-    """Raise UserError unless a model reads the vocabulary that the blocks are written in."""
-    theirs = load_vocabulary(str(model.directory))
-    if theirs.digest != vocabulary.digest:
+def check_vocabulary(checkpoint: Checkpoint, vocabulary: Vocabulary) -> None:
+    """Raise UserError unless a model has the vocabulary that the blocks are encoded with."""
+    own = load_vocabulary(str(checkpoint.directory))
+    if own.digest != vocabulary.digest:
         raise UserError(
-            f"{model.source} has a vocabulary of {theirs.size} words and the corpus is written in another one of "
-            f"{vocabulary.size}: leave corpus.tokenizer unset to use the model's, or choose models that share one"
+            f"{checkpoint.source} has a vocabulary of {own.size} tokens, but the corpus is encoded "
+            f"with another one of {vocabulary.size}: leave corpus.tokenizer unset to use the "
+            "model's, or choose models that share one"
         )
-    if model.config.vocab_size < vocabulary.size:
+    if checkpoint.config.vocab_size < vocabulary.size:
         raise UserError(
-            f"{model.source} has {model.config.vocab_size} word embeddings for a vocabulary of {vocabulary.size}; its "
-            "tokenizer and weights do not belong together"
+            f"{checkpoint.source} has {checkpoint.config.vocab_size} token embeddings but a "
+            f"vocabulary of {vocabulary.size}; its tokenizer and weights do not belong together"
         )
 
 
-def check_head(model: Model, head: Head, labels: tuple[str, ...] | None = ()) -> None:
-    """Raise UserError where a model has no logits that mean what they must: of words, or of classes with their names.
+def check_head(checkpoint: Checkpoint, head: Head, labels: tuple[str, ...] | None = ()) -> None:
+    """Raise UserError unless a model has this head and, for a classifier, these labels in order.
 
-    Of labels that are not known yet, None, nothing is asked.
+    With ``labels=None`` the labels are not checked.
     """
-    if model.config.head != head:
-        named = "masked-LM" if head == "mlm" else head
-        kind = model.family.architectures[head]
-        raise UserError(f"{model.source} has no {named} head; choose a {kind} checkpoint of it")
-    theirs = model.config.labels
-    # One output is a number, whatever it is called.
-    fits = len(theirs) == len(labels or ()) and (len(theirs) == 1 or _unnamed(theirs))
-    if labels is not None and theirs != labels and not fits:
+    if checkpoint.config.head != head:
+        name = "masked-LM" if head == "mlm" else head
+        architecture = checkpoint.family.architectures[head]
         raise UserError(
-            f"{model.source} chooses between {', '.join(theirs)} and the data between {', '.join(labels)}, in this order; "
-            "write the labels in the data, and their order in task.labels, as the model has them, or train a teacher on "
-            "this data"
+            f"{checkpoint.source} has no {name} head; choose a {architecture} checkpoint of it"
+        )
+    own = checkpoint.config.labels
+    # A single output is a number, whatever its label.
+    same_size = len(own) == len(labels or ())
+    compatible = same_size and (len(own) == 1 or _has_default_labels(own))
+    if labels is not None and own != labels and not compatible:
+        raise UserError(
+            f"{checkpoint.source} has the labels {', '.join(own)} and the data has "
+            f"{', '.join(labels)}, in this order; write the labels in the data, and their order in "
+            "task.labels, as in the model, or train a teacher on this data"
         )
 
 
-def reordered(model: Model, labels: tuple[str, ...]) -> Model:
-    """Give a model whose classes stand in the order of ``labels``, if these are its own in another order."""
-    theirs = model.config.labels
-    if theirs == labels or sorted(theirs) != sorted(labels):
-        return model
-    order = [theirs.index(label) for label in labels]
+def reorder_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
+    """Return a model whose classes have the order of ``labels``, if it has these labels in another
+    order.
+    """
+    own = checkpoint.config.labels
+    if own == labels or sorted(own) != sorted(labels):
+        return checkpoint
+    order = [own.index(label) for label in labels]
     classifier = {
-        name: np.asarray(leaf)[..., order] for name, leaf in model.params["classifier"].items()
+        name: np.asarray(leaf)[..., order] for name, leaf in checkpoint.params["classifier"].items()
     }
-    config = dataclasses.replace(model.config, labels=labels)
     return dataclasses.replace(
-        model, config=config, params=model.params | {"classifier": classifier}
+        checkpoint,
+        config=dataclasses.replace(checkpoint.config, labels=labels),
+        params=checkpoint.params | {"classifier": classifier},
     )
 
 
-def presumed(model: Model, labels: tuple[str, ...]) -> str | None:
-    """Say what classes without names are taken for; None where the model names its own, or they are 0, 1, 2, ..."""
-    if not _unnamed(model.config.labels) or labels == tuple(map(str, range(len(labels)))):
+def describe_assumed_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> str | None:
+    """Describe the label names that are assumed for a model that has none.
+
+    Returns None if the model has label names, or if ``labels`` are 0, 1, 2, ...
+    """
+    if not _has_default_labels(checkpoint.config.labels):
         return None
-    return f"{model.source} names none of its classes; they are taken for {', '.join(labels)}, in this order"
+    if labels == tuple(map(str, range(len(labels)))):
+        return None
+    return (
+        f"{checkpoint.source} has no label names; its classes are assumed to be "
+        f"{', '.join(labels)}, in this order"
+    )
 
 
-def _unnamed(labels: tuple[str, ...]) -> bool:
-    """Tell whether classes are called as `transformers` calls those without names."""
+def _has_default_labels(labels: tuple[str, ...]) -> bool:
+    """Return whether labels are those that transformers gives to classes without names."""
     return len(labels) > 1 and all(name == f"LABEL_{i}" for i, name in enumerate(labels))

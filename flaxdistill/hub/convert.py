@@ -1,56 +1,69 @@
-"""Between a Hugging Face directory and a converted one."""
+"""Conversion between a Hugging Face directory and a converted one."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from flaxdistill.hub.checkpoint import Model, copy_tokenizer, is_converted, read_model, write_model
-from flaxdistill.runtime.files import brief, hashes, refuse_brackets, refuse_full, whole, write_json
+from flaxdistill.hub.checkpoint import (
+    Checkpoint,
+    copy_tokenizer,
+    is_converted,
+    read_model,
+    write_model,
+)
+from flaxdistill.runtime.files import (
+    atomic_directory,
+    check_checkpoint_path,
+    error_summary,
+    hash_files,
+    require_empty,
+    write_json,
+)
 
 
 def convert(source: str, out: Path) -> str:
-    """Turn a Hugging Face directory or Hub model into a converted directory, or a converted one back.
+    """Convert a Hugging Face directory or a model of the Hub to a converted directory, or the other
+    way round.
 
-    The direction follows from what ``source`` is; values, dtypes and tokenizer files are kept. A converted
-    directory holds model.json, an orbax checkpoint params/ and the tokenizer. Returns one line that says what
-    was done; raises UserError if ``out`` holds anything or ``source`` is neither.
+    ``source`` determines the direction. Values, dtypes and tokenizer files are preserved. A
+    converted directory holds model.json, an orbax checkpoint in params/ and the tokenizer files.
+    Returns a one-line summary; raises UserError if ``out`` is not empty or ``source`` is no model.
     """
-    refuse_full(out)
-    refuse_brackets(out)
-    model = read_model(source)
-    what = (
-        f"{model.family.model_type}, {model.config.num_layers} layers of {model.config.hidden_size}"
-    )
-    if is_converted(model.directory):
+    require_empty(out)
+    check_checkpoint_path(out)
+    checkpoint = read_model(source)
+    config = checkpoint.config
+    summary = f"{checkpoint.family.model_type}, {config.num_layers} layers of {config.hidden_size}"
+    if is_converted(checkpoint.directory):
         write_model(
             out,
-            family=model.family,
-            config=model.config,
-            params=model.params,
-            tokenizer=model.directory,
+            family=checkpoint.family,
+            config=config,
+            params=checkpoint.params,
+            tokenizer=checkpoint.directory,
         )
-        return f"{source} -> {out}: Hugging Face directory ({what})"
-    _write(out, model)
-    return (
-        f"{source} -> {out}: converted directory ({what}{'; ' if model.note else ''}{model.note})"
-    )
+        return f"{source} -> {out}: Hugging Face directory ({summary})"
+    _write_converted(out, checkpoint)
+    note = f"; {checkpoint.note}" if checkpoint.note else ""
+    return f"{source} -> {out}: converted directory ({summary}{note})"
 
 
-def _write(directory: Path, model: Model) -> None:
+def _write_converted(directory: Path, checkpoint: Checkpoint) -> None:
     import orbax.checkpoint
 
-    described = {
+    fields = {
         "format": 1,
-        "family": model.family.model_type,
-        "config": dataclasses.asdict(model.config),
-        "digest": model.digest,
+        "family": checkpoint.family.model_type,
+        "config": dataclasses.asdict(checkpoint.config),
+        "digest": checkpoint.digest,
     }
-    with whole(directory) as new:
+    with atomic_directory(directory) as folder:
         try:
             with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-                checkpointer.save(new / "params", model.params)
-        except ValueError as error:  # what tensorstore makes of a full disk
-            raise OSError(brief(error)) from error
-        write_json(new / "model.json", described | {"files": hashes(new / "params")})
-        copy_tokenizer(model.directory, new, model.family, model.config)
+                checkpointer.save(folder / "params", checkpoint.params)
+        except ValueError as error:
+            # tensorstore raises ValueError if the disk is full.
+            raise OSError(error_summary(error)) from error
+        write_json(folder / "model.json", fields | {"files": hash_files(folder / "params")})
+        copy_tokenizer(checkpoint.directory, folder, checkpoint.family, checkpoint.config)

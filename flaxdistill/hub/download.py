@@ -1,4 +1,4 @@
-"""Where a model's files come from: a folder, a bucket, or the Hub."""
+"""Find the files of a model: in a local directory, in a bucket, or on the Hub."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""What is fetched of a Hub model; folders in it are not."""
+"""Patterns of the files that are downloaded for a model; subfolders are not."""
 
 CONVERTED = ("params/*", "params/*/*", "params/*/*/*")
-"""What is fetched beside them of a converted model in a bucket."""
+"""Further patterns for a converted model in a bucket."""
 
 
 def resolve(path_or_id: str, files: tuple[str, ...] = FILES) -> Path:
-    """Find a model's directory: one here or, with ``files`` fetched, a gs:// address or a Hub id ``user/repo[@revision]``.
+    """Return the local directory of a model.
 
-    Raises UserError where there is neither.
+    ``path_or_id`` is a local directory, a gs:// path or a Hub id ``user/repo[@revision]``. From the
+    last two the ``files`` are downloaded. Raises UserError if there is no such model.
     """
-    below = CONVERTED if files is FILES else ()
-    local = gcs.local(path_or_id, gcs.named(*(f"/{name}" for name in files), *below))
+    converted = CONVERTED if files is FILES else ()
+    patterns = (*(f"/{name}" for name in files), *converted)
+    local = gcs.local_copy(path_or_id, gcs.name_filter(*patterns))
     if local.is_dir():
         return local
     if local.exists():
         raise UserError(f"{path_or_id} is a file; give the directory that holds it")
-    found = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", path_or_id)
-    if not found:
+    hub_id = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", path_or_id)
+    if not hub_id:
         raise UserError(
-            f"there is no directory {path_or_id}; give one that exists or the id of a Hub model, like "
-            "user/repo or user/repo@revision"
+            f"there is no directory {path_or_id}; give one that exists or the id of a Hub model, "
+            "like user/repo or user/repo@revision"
         )
-    return _fetch(found[1], found[2], files)
+    return _download(hub_id[1], hub_id[2], files)
 
 
-def _fetch(repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
+def _download(repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
-    name = f"{repo}@{revision}" if revision else repo
-    # The client's own messages are not repeated: they may hold what a request was sent with.
+    # The client's own messages are not repeated: they may contain the headers of a request.
     try:
         return Path(
             snapshot_download(
@@ -51,29 +52,26 @@ def _fetch(repo: str, revision: str | None, files: tuple[str, ...]) -> Path:
             )
         )
     except errors.GatedRepoError:
-        reason = "it is gated; ask for access on its page and set HF_TOKEN"
+        reason = "it is gated; request access on its page and set HF_TOKEN"
     except errors.RevisionNotFoundError:
         reason = "it has no such revision; check the part after @"
     except errors.HfHubHTTPError as error:
-        reason = _answer(error)
+        reason = _describe_response(error)
     except errors.HFValidationError:
-        reason = "that is no valid id; it is written user/repo or user/repo@revision"
+        reason = "the id is not valid; write user/repo or user/repo@revision"
     except (OSError, ValueError, errors.EntryNotFoundError, errors.HTTPError) as error:
-        # The client wraps an answer it has no name for in an error of its own.
-        answered = isinstance(error.__cause__, errors.HfHubHTTPError)
-        away = "the Hub cannot be reached and there is no copy in its cache; give a local directory"
-        reason = _answer(error.__cause__) if answered else away
+        # The client wraps a response that it does not recognize in one of these errors.
+        reason = "the Hub cannot be reached and its cache has no copy; give a local directory"
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            reason = _describe_response(error.__cause__)
+    name = f"{repo}@{revision}" if revision else repo
     raise UserError(
-        f"{name} is no directory here, and as a Hub model it cannot be fetched: {reason}"
+        f"{name} is no local directory, and cannot be downloaded from the Hub: {reason}"
     )
 
 
-def _answer(error: Any) -> str:
+def _describe_response(error: Any) -> str:
     status = getattr(error.response, "status_code", "with an error")
-    private = status in {401, 403, 404}
-    way = (
-        "check the id, and HF_TOKEN if it is private"
-        if private
-        else "try again, or give a local directory"
-    )
-    return f"the Hub answers {status}; {way}"
+    if status in {401, 403, 404}:
+        return f"the Hub answers {status}; check the id, and HF_TOKEN if it is private"
+    return f"the Hub answers {status}; try again, or give a local directory"

@@ -1,4 +1,4 @@
-"""A model's repository on the Hub: asked about before the work begins, written by one commit."""
+"""A model repository on the Hub: checked before any work starts, written with one commit."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ from pathlib import Path
 from typing import Any
 
 from flaxdistill.errors import UserError
-from flaxdistill.hub import checkpoint
+from flaxdistill.hub.checkpoint import TOKENIZER_FILES
 from flaxdistill.hub.stablehlo import STABLEHLO
 
-OWN = {"README.md", "config.json", "model.safetensors", STABLEHLO, *checkpoint.TOKENIZER}
-"""What an export may hold: of these a repository keeps none that the newest does not have."""
+EXPORT_FILES = {"README.md", "config.json", "model.safetensors", STABLEHLO, *TOKENIZER_FILES}
+"""Files that an export may hold. A push deletes those that the new export lacks."""
 
-ANSWERS = {
-    400: "it takes no such commit; look at what the repository's page asks of one",
-    404: "there is nothing by this name, or nothing that the token may see",
-    401: "the Hub does not know the token; log in by hf auth login, or set HF_TOKEN to one that is valid",
+REASONS = {
+    400: "the Hub does not accept the commit; see what the repository's page requires of one",
+    401: "the Hub does not know the token; run hf auth login, or set HF_TOKEN to a valid one",
     403: "the token may not write there; use one that may, or a repository of your own",
-    409: "it was changed meanwhile; run the command again",
-    413: "a file is larger than it takes",
-    412: "it was changed meanwhile; run the command again",
+    404: "the repository does not exist, or the token may not see it",
+    409: "the repository changed during the push; run the command again",
+    412: "the repository changed during the push; run the command again",
+    413: "a file is larger than the Hub accepts",
 }
+"""What an HTTP status means for a push, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Repo:
-    """A model's repository on the Hub, ``name`` written USER/REPO; ``private`` is how it must be, or be made.
+    """A model repository on the Hub.
 
-    The token is HF_TOKEN's or that of ``hf auth login``. Raises UserError for what is no such name.
+    The token is the one of HF_TOKEN or of ``hf auth login``. Raises UserError if ``name`` is not
+    valid.
     """
 
     name: str
+    """USER/REPO."""
+
     private: bool = False
+    """Whether the repository must be private; a new one is created so."""
 
     def __post_init__(self):
         from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -48,94 +53,102 @@ class Repo:
             valid = "/" in self.name
         if not valid:
             raise UserError(
-                f"--push {self.name!r:.80} is no name of a repository; write it as USER/REPO"
+                f"--push {self.name!r:.80} is not the name of a repository; write it as USER/REPO"
             )
 
     def check(self) -> None:
-        """Raise UserError unless the Hub knows the token, and the repository is as it must be or not there."""
-        with self._talking():
+        """Raise UserError unless the Hub accepts the token and the repository is absent or
+        suitable.
+        """
+        with self._translate_errors():
             api = self._api()
             api.whoami()
-            self._find(api)
+            self._info(api)
 
-    def push(self, folder: Path, told: str) -> str:
-        """Commit all files of a folder at once, after making the repository where there is none; gives the commit's id.
+    def push(self, folder: Path, message: str) -> str:
+        """Commit all files of a folder at once and return the commit's id; create the repository if
+        needed.
 
-        Files of an earlier export that this one does not have go in the same commit; others stay. Raises UserError where
-        that fails, and the repository is then as it was, or empty if it was made for this.
+        The same commit deletes files of an earlier export that ``folder`` does not hold; other
+        files stay. Raises UserError on failure; the repository is then unchanged, or empty if it
+        was created.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.utils import disable_progress_bars
 
         if not sys.stderr.isatty():
             disable_progress_bars()
-        with self._talking():
+        with self._translate_errors():
             api = self._api()
-            if self._find(api) is None:
+            if self._info(api) is None:
                 api.create_repo(self.name, private=self.private or None, exist_ok=True)
-            found = self._find(api)
-            if found is None:
+            info = self._info(api)
+            if info is None:
                 raise UserError(
-                    f"{self.name} is there, and the token may not read it; use one that may"
+                    f"{self.name} exists but the token may not read it; use one that may"
                 )
             files = {file.name: file for file in sorted(folder.iterdir())}
-            stale = OWN & {there.rfilename for there in found.siblings or ()} - set(files)
-            done = api.create_commit(
+            present = {sibling.rfilename for sibling in info.siblings or ()}
+            stale = EXPORT_FILES & present - set(files)
+            commit = api.create_commit(
                 self.name,
                 [
                     *(CommitOperationAdd(name, file) for name, file in files.items()),
                     *(CommitOperationDelete(name) for name in sorted(stale)),
                 ],
-                commit_message=told,
-                parent_commit=found.sha,
+                commit_message=message,
+                parent_commit=info.sha,
             )
-        return str(done.oid)
+        return str(commit.oid)
 
     def _api(self) -> Any:
         from huggingface_hub import HfApi, constants, get_token
 
         if constants.HF_HUB_OFFLINE:
             raise UserError(
-                f"--push {self.name} needs the Hub and HF_HUB_OFFLINE is set; unset it to push"
+                f"--push {self.name} needs the Hub but HF_HUB_OFFLINE is set; unset it to push"
             )
         token = get_token()
         if not token:
-            raise UserError(
-                f"--push {self.name} needs a token; log in by hf auth login, or set HF_TOKEN"
-            )
+            raise UserError(f"--push {self.name} needs a token; run hf auth login, or set HF_TOKEN")
         return HfApi(token=token)
 
-    def _find(self, api: Any) -> Any:
+    def _info(self, api: Any) -> Any:
+        """Return what the Hub knows of the repository, None if it does not exist."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            found = api.repo_info(self.name)
+            info = api.repo_info(self.name)
         except RepositoryNotFoundError:
             return None
-        if self.private and not found.private:
+        if self.private and not info.private:
             raise UserError(
-                f"{self.name} is there and public; leave --private out, make it private on its page, or name another"
+                f"{self.name} exists and is public; omit --private, make it private on its page, "
+                "or choose another name"
             )
-        return found
+        return info
 
     @contextlib.contextmanager
-    def _talking(self) -> Iterator[None]:
-        """Make one sentence of what goes wrong; the client's own are not repeated: they may hold what was sent."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Raise one UserError for any failure.
+
+        The client's own messages are not repeated: they may contain the headers of a request.
+        """
         try:
             yield
             return
         except UserError:
             raise
-        except Exception as error:  # of the client, of what it sends files by, of the network
+        except Exception as error:  # from the client, its upload library or the network
             status = _status(error)
             reason = "the Hub cannot be reached, or the connection broke; run the command again"
             if status:
-                reason = f"{ANSWERS.get(status, 'try again later')} (it answers {status})"
+                reason = f"{REASONS.get(status, 'try again later')} (HTTP status {status})"
         raise UserError(f"the push to {self.name} failed: {reason}")
 
 
 def _status(error: BaseException | None) -> int | None:
-    """Find the status of the answer that an error is made of, if there was one."""
+    """Return the HTTP status of the response that caused an error, None if there is none."""
     while error and not hasattr(error, "response"):
         error = error.__cause__
     return getattr(getattr(error, "response", None), "status_code", None)

@@ -1,4 +1,4 @@
-"""Weights at rest: safetensors files, one or in shards, and nothing else."""
+"""Reading of weights from safetensors files, single or sharded; no other format is read."""
 
 from __future__ import annotations
 
@@ -16,85 +16,96 @@ OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "tf_model.h5", "fl
 
 
 def read_tensors(directory: Path, family: Family) -> dict[str, np.ndarray]:
-    """Read model.safetensors or the shards that an index names, dtypes kept.
+    """Read model.safetensors, or the shards that an index lists; dtypes are preserved.
 
-    Raises UserError for anything but safetensors, for damage, and for names that leave the directory.
+    Raises UserError if there are no such files, if they are damaged, or if the index names a file
+    outside of the directory.
     """
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.exists():
         return _read_file(single, family)
     if not index.exists():
-        raise UserError(_no_weights(directory))
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise UserError(f"{index} has no weight_map from tensors to files; save or fetch it again")
-    for file in where.values():
-        # A plain name: an index that was fetched must not point anywhere else.
+        raise UserError(_describe_missing_weights(directory))
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(
+            f"{index} has no weight_map from tensors to files; save or download it again"
+        )
+    for file in weight_map.values():
+        # A plain file name: a downloaded index must not point to other folders.
         if not (isinstance(file, str) and re.fullmatch(r"\w[\w.-]*\.safetensors", file)):
             raise UserError(
-                f"{index} names the file {file!r:.80}; a shard is a .safetensors file beside its index"
+                f"{index} names the file {file!r:.80}; a shard must be a .safetensors file in the "
+                "directory of the index"
             )
     tensors: dict[str, np.ndarray] = {}
-    for file in sorted(set(where.values())):
+    for file in sorted(set(weight_map.values())):
         if not (directory / file).exists():
             raise UserError(
-                f"{directory} has no {file}, which {index.name} names; fetch or copy it again"
+                f"{directory} has no {file}, which {index.name} names; download or copy it again"
             )
         shard = _read_file(directory / file, family)
-        twice = sorted(set(shard) & set(tensors))
-        if twice:
+        repeated = sorted(set(shard) & set(tensors))
+        if repeated:
             raise UserError(
-                f"{directory / file} holds {', '.join(twice)} that another shard holds too; save it again"
+                f"{directory / file} holds {', '.join(repeated)}, which another shard holds too; "
+                "save it again"
             )
         tensors |= shard
-    differ = sorted(set(where) ^ set(tensors))
-    if differ:
+    different = sorted(set(weight_map) ^ set(tensors))
+    if different:
         raise UserError(
-            f"{index} and its shards disagree on {', '.join(differ)}; save or fetch them again together"
+            f"{index} and its shards disagree on {', '.join(different)}; save or download all of "
+            "them again"
         )
     return tensors
 
 
-def _read_file(file: Path, family: Family) -> dict[str, np.ndarray]:
+def _read_file(path: Path, family: Family) -> dict[str, np.ndarray]:
     import safetensors
 
-    # Opening checks lengths, spans, shapes and types against each other and the file's size, and allocates
-    # nothing.
+    # safe_open allocates nothing: it checks lengths, offsets, shapes and dtypes against each other
+    # and against the size of the file.
     try:
-        with safetensors.safe_open(file, "numpy") as opened:
-            types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-            odd = [
-                f"{n} {t}" for n, t in types.items() if t not in DTYPES and not family.leaves_out(n)
+        with safetensors.safe_open(path, "numpy") as file:
+            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            unsupported = [
+                f"{name} {dtype}"
+                for name, dtype in dtypes.items()
+                if dtype not in DTYPES and not family.leaves_out(name)
             ]
-            if odd:
+            if unsupported:
                 raise UserError(
-                    f"{file} holds {', '.join(odd)}; only {', '.join(DTYPES)} can be read: save the "
-                    "model in one of them"
+                    f"{path} holds {', '.join(unsupported)}; supported dtypes are "
+                    f"{', '.join(DTYPES)}: save the model in one of them"
                 )
-            return {name: opened.get_tensor(name) for name, dtype in types.items()}
+            return {name: file.get_tensor(name) for name in dtypes}
     except safetensors.SafetensorError as error:
         raise UserError(
-            f"{file} is damaged or no safetensors file ({error}); fetch or copy it again"
+            f"{path} is damaged or is no safetensors file ({error}); download or copy it again"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _no_weights(directory: Path) -> str:
+def _describe_missing_weights(directory: Path) -> str:
+    """Say which weights a directory holds instead, and how to convert them."""
     other = sorted(file.name for pattern in OTHER_FORMATS for file in directory.glob(pattern))
     if not other:
         return (
             f"{directory} has no model.safetensors; give a model saved by transformers' "
-            "save_pretrained (weights in other formats are never fetched or read)"
+            "save_pretrained (weights in other formats are neither downloaded nor read)"
         )
-    loads = {"tf_model.h5": ", from_tf=True", "flax_model.msgpack": ", from_flax=True"}.get(
-        other[0], ""
+    options = {"tf_model.h5": ", from_tf=True", "flax_model.msgpack": ", from_flax=True"}
+    option = options.get(other[0], "")
+    version = "transformers 4" if option else "transformers"
+    problem = (
+        "is in another format and is never read"
+        if option
+        else "is a pickle, which can run code, and is never read"
     )
-    version = "transformers 4" if loads else "transformers"
-    kind = "is in another format" if loads else "is a pickle, which can run code,"
     return (
-        f"{directory} has no model.safetensors, and {other[0]} {kind} and is never read; where you "
-        "trust it, use "
-        f"{version}: AutoModelForMaskedLM.from_pretrained({str(directory)!r}{loads}).save_pretrained(NEW, "
-        "safe_serialization=True)"
+        f"{directory} has no model.safetensors, and {other[0]} {problem}; if you trust it, use "
+        f"{version}: AutoModelForMaskedLM.from_pretrained({str(directory)!r}{option})"
+        ".save_pretrained(NEW, safe_serialization=True)"
     )

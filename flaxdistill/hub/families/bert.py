@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., 2019), as Hugging Face's ``BertModel`` and ``BertForMaskedLM``."""
+"""BERT (Devlin et al., 2019), as ``BertModel`` of Hugging Face and its heads."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from typing import Any
 
 from flaxdistill.errors import UserError
 from flaxdistill.hub.families.base import Family
-from flaxdistill.hub.families.config_values import refuse_unless, take
+from flaxdistill.hub.families.config_values import check_choice, read_value
 from flaxdistill.models.config import EncoderConfig
 
 
-def read_config(given: Mapping[str, Any]) -> EncoderConfig:
-    """Read config.json; raises UserError for arithmetic we do not have."""
-    refuse_unless(given, "hidden_act", "gelu", "gelu_new", "relu")
-    refuse_unless(given, "position_embedding_type", "absolute")
-    refuse_unless(given, "is_decoder", False)
-    eps = take(given, "layer_norm_eps", float, 1e-12)
+def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
+    """Convert config.json; raise UserError for arithmetic that is not supported."""
+    check_choice(fields, "hidden_act", "gelu", "gelu_new", "relu")
+    check_choice(fields, "position_embedding_type", "absolute")
+    check_choice(fields, "is_decoder", False)
+    eps = read_value(fields, "layer_norm_eps", float, 1e-12)
     return EncoderConfig(
-        vocab_size=take(given, "vocab_size", int),
-        hidden_size=take(given, "hidden_size", int),
-        num_layers=take(given, "num_hidden_layers", int),
-        num_heads=take(given, "num_attention_heads", int),
-        intermediate_size=take(given, "intermediate_size", int),
-        max_positions=take(given, "max_position_embeddings", int, 512),
-        type_vocab_size=take(given, "type_vocab_size", int, 2),
-        activation=given.get("hidden_act", "gelu"),
+        vocab_size=read_value(fields, "vocab_size", int),
+        hidden_size=read_value(fields, "hidden_size", int),
+        num_layers=read_value(fields, "num_hidden_layers", int),
+        num_heads=read_value(fields, "num_attention_heads", int),
+        intermediate_size=read_value(fields, "intermediate_size", int),
+        max_positions=read_value(fields, "max_position_embeddings", int, 512),
+        type_vocab_size=read_value(fields, "type_vocab_size", int, 2),
+        activation=fields.get("hidden_act", "gelu"),
         norm_eps=eps,
         head_norm_eps=eps,
-        tied_head=take(given, "tie_word_embeddings", bool, True),
-        dropout=take(given, "hidden_dropout_prob", float, 0.1),
-        attention_dropout=take(given, "attention_probs_dropout_prob", float, 0.1),
-        initializer_range=take(given, "initializer_range", float, 0.02),
-        pad_id=take(given, "pad_token_id", int, 0),
+        tied_head=read_value(fields, "tie_word_embeddings", bool, True),
+        dropout=read_value(fields, "hidden_dropout_prob", float, 0.1),
+        attention_dropout=read_value(fields, "attention_probs_dropout_prob", float, 0.1),
+        initializer_range=read_value(fields, "initializer_range", float, 0.02),
+        pad_id=read_value(fields, "pad_token_id", int, 0),
     )
 
 
 def write_config(c: EncoderConfig) -> dict[str, Any]:
-    """Write config.json's fields; raises UserError for what a BERT cannot be."""
+    """Return the fields of config.json; raise UserError if a BERT cannot express them."""
     if not c.type_vocab_size:
-        raise UserError("a bert has token types and the model has none; export it as distilbert")
+        raise UserError("a bert has token types but the model has none; export it as distilbert")
     if c.norm_eps != c.head_norm_eps:
         raise UserError(
-            f"a bert has one epsilon for all its norms and the model has {c.norm_eps:g} and, in its head, "
-            f"{c.head_norm_eps:g}; make head_norm_eps equal to norm_eps"
+            f"a bert has one epsilon for all norms but the model has norm_eps {c.norm_eps:g} and "
+            f"head_norm_eps {c.head_norm_eps:g}; make them equal"
         )
     return {
         "vocab_size": c.vocab_size,

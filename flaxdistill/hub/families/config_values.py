@@ -1,4 +1,4 @@
-"""Flaxdistill/hub/families/config_values.py."""
+"""Checked reading of the values in a config.json."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from flaxdistill.errors import UserError
 
 T = TypeVar("T", int, float, bool, str)
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
-def take(given: Mapping[str, Any], key: str, kind: type[T], default: T | None = None) -> T:
-    """Get a field of a config, null being as good as absent; raises UserError for a wrong or no value."""
-    value = given.get(key)
+
+def read_value(fields: Mapping[str, Any], key: str, kind: type[T], default: T | None = None) -> T:
+    """Return the value of a field, or ``default`` if it is absent or null.
+
+    Raises UserError for a value of another type, and for an absent one without a default.
+    """
+    value = fields.get(key)
     if value is None and default is not None:
         return default
-    # bool is an int to Python, and a whole number is a float to a person.
+    # Not isinstance: in Python a bool is an int. In JSON a whole number may stand for a float.
     if not (type(value) is kind or (kind is float and type(value) is int)):
-        has = "is missing" if value is None else f"is {value!r:.80}"
-        raise UserError(f"{key} {has}; write {_KINDS[kind]}")
+        problem = "is missing" if value is None else f"is {value!r:.80}"
+        raise UserError(f"{key} {problem}; write {KINDS[kind]}")
     return kind(value)
 
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-def refuse_unless(given: Mapping[str, Any], key: str, *allowed: Any) -> None:
-    """Raise UserError where a config asks for arithmetic that is not built."""
-    if given.get(key, allowed[0]) not in allowed:
-        choices = " or ".join(repr(value) for value in allowed)
-        raise UserError(f"{key} is {given[key]!r:.80}; only {choices} can be computed here")
+def check_choice(fields: Mapping[str, Any], key: str, *choices: Any) -> None:
+    """Raise UserError if a field is present and is none of the supported ``choices``."""
+    if fields.get(key, choices[0]) not in choices:
+        supported = " or ".join(repr(value) for value in choices)
+        raise UserError(f"{key} is {fields[key]!r:.80}; only {supported} is supported")

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al., 2019), as Hugging Face's ``DistilBertModel`` and ``DistilBertForMaskedLM``."""
+"""DistilBERT (Sanh et al., 2019), as ``DistilBertModel`` of Hugging Face and its heads."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from typing import Any
 
 from flaxdistill.errors import UserError
 from flaxdistill.hub.families.base import Family
-from flaxdistill.hub.families.config_values import refuse_unless, take
+from flaxdistill.hub.families.config_values import check_choice, read_value
 from flaxdistill.models.config import EncoderConfig
 
 
-def read_config(given: Mapping[str, Any]) -> EncoderConfig:
-    """Read config.json; raises UserError for arithmetic we do not have."""
-    refuse_unless(given, "activation", "gelu", "gelu_new", "relu")
+def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
+    """Convert config.json; raise UserError for arithmetic that is not supported."""
+    check_choice(fields, "activation", "gelu", "gelu_new", "relu")
     return EncoderConfig(
-        vocab_size=take(given, "vocab_size", int),
-        hidden_size=take(given, "dim", int),
-        num_layers=take(given, "n_layers", int),
-        num_heads=take(given, "n_heads", int),
-        intermediate_size=take(given, "hidden_dim", int),
-        max_positions=take(given, "max_position_embeddings", int, 512),
+        vocab_size=read_value(fields, "vocab_size", int),
+        hidden_size=read_value(fields, "dim", int),
+        num_layers=read_value(fields, "n_layers", int),
+        num_heads=read_value(fields, "n_heads", int),
+        intermediate_size=read_value(fields, "hidden_dim", int),
+        max_positions=read_value(fields, "max_position_embeddings", int, 512),
         type_vocab_size=0,
-        activation=given.get("activation", "gelu"),
-        tied_head=take(given, "tie_word_embeddings", bool, True),
-        dropout=take(given, "dropout", float, 0.1),
-        attention_dropout=take(given, "attention_dropout", float, 0.1),
-        initializer_range=take(given, "initializer_range", float, 0.02),
-        pad_id=take(given, "pad_token_id", int, 0),
+        activation=fields.get("activation", "gelu"),
+        tied_head=read_value(fields, "tie_word_embeddings", bool, True),
+        dropout=read_value(fields, "dropout", float, 0.1),
+        attention_dropout=read_value(fields, "attention_dropout", float, 0.1),
+        initializer_range=read_value(fields, "initializer_range", float, 0.02),
+        pad_id=read_value(fields, "pad_token_id", int, 0),
     )
 
 
 def write_config(c: EncoderConfig) -> dict[str, Any]:
-    """Write config.json's fields; raises UserError for what a DistilBERT cannot be."""
+    """Return the fields of config.json; raise UserError if a DistilBERT cannot express them."""
     if c.type_vocab_size:
         raise UserError(
-            "a distilbert has no token types; start the student as family distilbert, or export it as bert"
+            "a distilbert has no token types but the model has; set the student's family to "
+            "distilbert, or export it as bert"
         )
     if c.pooler and c.head != "sequence":
         raise UserError(
-            "a distilbert has no pooler and the model has one; set pooler to false, or export it as bert"
+            "a distilbert has no pooler but the model has one; set pooler to false, or export it "
+            "as bert"
         )
     if (c.norm_eps, c.head_norm_eps) != (1e-12, 1e-12):
         raise UserError(
-            f"distilbert fixes the norms' epsilon at 1e-12 and the model has {c.norm_eps:g}; export "
+            f"a distilbert has norms with epsilon 1e-12 but the model has {c.norm_eps:g}; export "
             "it as bert"
         )
     return {
