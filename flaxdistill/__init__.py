@@ -1,8 +1,8 @@
 """flaxdistill: distil BERT-family teachers into small, fast students with JAX.
 
-`load` gives a model to ask, `distill` runs experiments, and the other names are what an experiment is written with. More
-losses stand in `flaxdistill.losses`. Importing this package imports neither jax nor numpy: a name is fetched from its own
-module when it is first used.
+`load` returns a model for inference, and `distill` runs experiments. The other names describe an
+experiment; `flaxdistill.losses` has more losses. Importing this package imports neither jax nor
+numpy: each name is imported from its module on first use.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from flaxdistill.losses.answers import Labels as Labels
     from flaxdistill.losses.answers import SoftLabels as SoftLabels
     from flaxdistill.losses.cosine import HiddenCosine as HiddenCosine
+    from flaxdistill.losses.hidden import HiddenMSE as HiddenMSE
+    from flaxdistill.losses.relation import AttentionScores as AttentionScores
+    from flaxdistill.losses.relation import Relation as Relation
     from flaxdistill.losses.schedule import Schedule as Schedule
     from flaxdistill.losses.vocab import MaskedLM as MaskedLM
     from flaxdistill.losses.vocab import VocabKD as VocabKD
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from flaxdistill.tasks.token_classification import TokenClassification as TokenClassification
     from flaxdistill.train.optimizer import AdamW as AdamW
 
-_HOMES = {
+_MODULES = {
     "distill": "api.run",
     "load": "api.model",
     "Run": "api.run",
@@ -60,22 +63,25 @@ _HOMES = {
     "MaskedLM": "losses.vocab",
     "VocabKD": "losses.vocab",
     "HiddenCosine": "losses.cosine",
+    "HiddenMSE": "losses.hidden",
+    "AttentionScores": "losses.relation",
+    "Relation": "losses.relation",
     "Labels": "losses.answers",
     "SoftLabels": "losses.answers",
     "UserError": "errors",
 }
-"""Where each name lives, in the order of the API pages; a type checker reads the imports above."""
+"""The module of each name, in the order of the API pages. Type checkers read the imports above."""
 
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # asked for once
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # later uses do not call __getattr__
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

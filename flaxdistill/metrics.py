@@ -1,4 +1,4 @@
-"""Scores of predictions and their confidence intervals."""
+"""Scores of predictions, and their bootstrap confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,77 +10,90 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LOWER_IS_BETTER = {"mlm", "kl", "cosine", "mse", "gap"}
-"""Figures that are better where they are less."""
+"""Metrics that are better when they are lower."""
 
 
 class PerExample(NamedTuple):
-    """What each example adds to a figure, float64 [N, S], and the figure [...] of sums [..., S] over examples."""
+    """A metric as a function of statistics that are summed over examples."""
 
-    each: np.ndarray
+    values: np.ndarray
+    """The statistics of each example, float64 [N, S]."""
     metric: Callable[[np.ndarray], np.ndarray]
+    """Maps sums [..., S] over examples to the metric [...]."""
 
 
 class Score(NamedTuple):
-    """Figures of all examples, of some of them the parts, and precision, recall, f1 and support of each class or kind."""
+    """The result of an evaluation."""
 
     metrics: dict[str, float]
+    """Metrics over all examples, by name."""
     per_example: Mapping[str, PerExample] = {}
+    """Per-example statistics of some of the metrics."""
     per_class: Mapping[str, Mapping[str, float]] = {}
+    """Precision, recall, f1 and support of each class or entity type."""
 
 
-def higher_is_better(metrics: Mapping[str, Any], name: str) -> float:
-    """Tell how good an evaluation is by one of its figures: more is better, -inf where there is no number."""
+def signed_metric(metrics: Mapping[str, Any], name: str) -> float:
+    """Return a metric, negated if lower is better; -inf if it is missing or nan."""
     value = metrics.get(name)
     if value is None or math.isnan(value):
         return -math.inf
     return -value if name in LOWER_IS_BETTER else value
 
 
-def ratio(above: np.ndarray, below: np.ndarray) -> PerExample:
+def ratio_of_sums(numerators: np.ndarray, denominators: np.ndarray) -> PerExample:
+    """Return the metric sum(numerators) / sum(denominators); both arrays are [N]."""
     return PerExample(
-        np.stack([above, below], 1), lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1e-9)
+        np.stack([numerators, denominators], 1),
+        lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1e-9),
     )
 
 
-def interval(ours: Sequence[PerExample], theirs: Sequence[PerExample] = ()) -> tuple[float, float]:
-    """Give the 95 % bootstrap interval of a figure, or of how much ours is above theirs on the same examples.
+def bootstrap_interval(
+    runs: Sequence[PerExample], baseline_runs: Sequence[PerExample] = ()
+) -> tuple[float, float]:
+    """Compute the 95 % bootstrap interval of a metric, or of its difference from a baseline.
 
-    Of several runs on each side their mean is taken; nan where there is no figure. Percentiles of 9,999 resamples of the
-    examples (Efron and Tibshirani, 1993, chapter 13) and of the runs, one less than there are, so that seeds vary in it
-    as much as they do (Rao and Wu, 1988); a difference is paired, so that what both find hard is no part of it.
+    Several runs (seeds) of a model are averaged. The interval is (nan, nan) if the metric is nan.
+    Percentiles of 9,999 resamples of the examples (Efron and Tibshirani, 1993, chapter 13) and of
+    the runs. Resamples of runs have one run less than there are, so that their mean varies as much
+    as that of new seeds (Rao and Wu, 1988). A difference is paired: both models are resampled on
+    the same examples, which removes the examples' difficulty.
     """
     from scipy.stats import bootstrap
 
-    sides = [side for side in (ours, theirs) if side]
-    several = [side for side in sides if len(side) > 1]
+    models = [model for model in (runs, baseline_runs) if model]
+    repeated = [model for model in models if len(model) > 1]
 
-    def figure(sample: np.ndarray, *drawn: np.ndarray, axis: int = -1) -> np.ndarray:
-        runs = iter(drawn)
+    def statistic(examples: np.ndarray, *run_indices: np.ndarray, axis: int = -1) -> np.ndarray:
+        indices = iter(run_indices)
 
-        def of(side: Sequence[PerExample]) -> Any:
-            found = np.stack([run.metric(run.each[sample].sum(axis - 1)) for run in side], -1)
-            if len(side) > 1:
-                found = np.take_along_axis(found, next(runs)[..., 1:], -1)
-            return found.mean(-1)
+        def mean_metric(model: Sequence[PerExample]) -> Any:
+            metrics = np.stack(
+                [run.metric(run.values[examples].sum(axis - 1)) for run in model], -1
+            )
+            if len(model) > 1:
+                metrics = np.take_along_axis(metrics, next(indices)[..., 1:], -1)
+            return metrics.mean(-1)
 
-        first, *second = (of(side) for side in sides)
+        first, *second = (mean_metric(model) for model in models)
         return first - second[0] if second else first
 
-    n, width = ours[0].each.shape
-    if n < 2 or any(np.isnan(run.metric(run.each.sum(0))) for side in sides for run in side):
+    n, width = runs[0].values.shape
+    if n < 2 or any(np.isnan(run.metric(run.values.sum(0))) for model in models for run in model):
         return math.nan, math.nan
-    batch = max(2**24 // (n * width), 1)  # numbers that exist at one time
+    # Bounds the memory: 2**24 numbers at a time.
+    batch = max(2**24 // (n * width), 1)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # a resample without a figure makes the interval nan: that says so
-        found = bootstrap(
-            (np.arange(n), *(np.arange(len(side)) for side in several)),
-            figure,
+        # scipy warns if the metric of a resample is nan; the interval is then nan as well.
+        warnings.simplefilter("ignore")
+        bounds = bootstrap(
+            (np.arange(n), *(np.arange(len(model)) for model in repeated)),
+            statistic,
             n_resamples=9999,
             batch=batch,
             vectorized=True,
             method="percentile",
             rng=0,
         ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(bounds.low), float(bounds.high)

@@ -1,7 +1,7 @@
-"""Parameter paths as text, and ordered rules over them.
+"""Parameter paths as strings, and ordered rules over them.
 
-One mechanism serves sharding, weight decay, freezing and key maps: a table of (pattern, value), the first full
-match wins, a leaf without a rule and a rule without a leaf are both errors.
+Sharding, weight decay and freezing use one mechanism: a table of (pattern, value) in which the
+first full match wins. A path without a rule is an error, and so is a rule without a path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 def flatten(tree: Any) -> dict[str, Any]:
     """Flatten nested dicts and tuples to ``{"layer_0/attention/query/kernel": leaf}``."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(_name(key) for key in path): leaf for path, leaf in leaves}
+    return {_join(path): leaf for path, leaf in leaves}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,37 +36,41 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def map_with_path(function: Any, tree: Any) -> Any:
-    """Map ``function(path, leaf)`` over a tree, keeping its structure."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function("/".join(_name(k) for k in path), leaf), tree
-    )
+    """Map ``function(path, leaf)`` over a tree and keep its structure."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_join(path), leaf), tree)
 
 
 def match(
-    rules: Sequence[tuple[str, T]], paths: Iterable[str], *, what: str, unused: bool = False
+    rules: Sequence[tuple[str, T]], paths: Iterable[str], *, table: str, allow_unused: bool = False
 ) -> dict[str, T]:
-    """Give every path the value of the first pattern that matches the whole of it.
+    """Return, for every path, the value of the first rule whose pattern matches all of it.
 
-    Raises UserError naming each path without a rule and, unless ``unused`` allows them, each rule without a path.
+    ``table`` names the rules in errors. Raises UserError naming the paths without a rule and,
+    unless ``allow_unused``, the rules without a path.
     """
-    found: dict[str, T] = {}
+    values: dict[str, T] = {}
     used: set[str] = set()
     paths = list(paths)
     for path in paths:
         for pattern, value in rules:
             if re.fullmatch(pattern, path):
-                found[path] = value
+                values[path] = value
                 used.add(pattern)
                 break
-    missing = [path for path in paths if path not in found]
+    missing = [path for path in paths if path not in values]
     if missing:
-        raise UserError(f"no {what} rule matches {', '.join(missing)}; add one to the table")
-    idle = [pattern for pattern, _ in rules if pattern not in used]
-    if idle and not unused:
+        raise UserError(f"no {table} rule matches {', '.join(missing)}; add one to the table")
+    unused = [pattern for pattern, _ in rules if pattern not in used]
+    if unused and not allow_unused:
         raise UserError(
-            f"{what} rule {', '.join(repr(p) for p in idle)} matches no parameter; known: {', '.join(paths)}"
+            f"{table} rule {', '.join(repr(pattern) for pattern in unused)} matches no parameter; "
+            f"known: {', '.join(paths)}"
         )
-    return found
+    return values
+
+
+def _join(path: Iterable[Any]) -> str:
+    return "/".join(_name(key) for key in path)
 
 
 def _name(key: Any) -> str:

@@ -1,4 +1,4 @@
-"""What flows through a step: Batch in, Outputs between, Means out.
+"""Pytrees of a training step: Batch, Outputs and Mean.
 
 Shapes: B batch, T tokens, K labelled positions of a row, D width, H heads, V vocabulary, C classes.
 """
@@ -19,39 +19,74 @@ Params = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Rows of tokens with what is known about them.
-
-    ``input_ids segment_ids positions token_type_ids`` int32 [B, T]; segment 0 is padding, 1, 2, ... are the
-    sequences packed into a row, whose first tokens stand where ``positions == 0``. ``labels`` int32 or
-    float32: [B, K], -1 for no label, standing at ``label_positions`` int32 [B, K] where they are words of a text; of
-    labelled rows one for each question, -2 (or NaN) for an answer not known; [B, 0] before a task has drawn them.
-    ``weight`` float32 [B] (0 for a row that only fills the batch), ``example_id`` and ``epoch`` int32 [B]: every
-    random draw is keyed by them and by nothing else. ``targets`` [B, ...]: what a teacher said of these rows before
-    training, by name; empty where teachers run.
-    """
+    """Rows of tokens with their labels. A row holds one or more packed sequences."""
 
     input_ids: jax.Array
+    """Token ids, int32 [B, T]."""
     segment_ids: jax.Array
+    """int32 [B, T]: 0 for padding; 1, 2, ... for the sequences packed into a row."""
     positions: jax.Array
+    """Position of each token in its sequence, int32 [B, T]; 0 for the first token."""
     token_type_ids: jax.Array
+    """int32 [B, T]."""
     labels: jax.Array
+    """int32 or float32 [B, K].
+
+    -1 for no label. For tasks on labelled rows, one label for each question; -2 (or nan) for an
+    unknown one. [B, 0] until a task has drawn them.
+    """
     label_positions: jax.Array
+    """Positions of the tokens that ``labels`` belong to, if any, int32 [B, K]."""
     weight: jax.Array
+    """float32 [B]: 0 for a row that only fills up the batch."""
     example_id: jax.Array
+    """int32 [B]. The PRNG keys of a row depend on its example, its epoch and the seed only."""
     epoch: jax.Array
+    """int32 [B]."""
     targets: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    """Cached outputs of a teacher by name, [B, ...]; empty if the teachers run in the step."""
+
+    @classmethod
+    def of(
+        cls,
+        input_ids: jax.Array,
+        attention_mask: jax.Array | None = None,
+        token_type_ids: jax.Array | None = None,
+    ) -> Batch:
+        """Return a batch of one sequence per row, from the inputs of a Hugging Face encoder.
+
+        All are int32 [B, T]. By default the mask is all ones and the token types are zeros. Padding
+        must follow the tokens. Rows have weight 1 and no labels.
+        """
+        rows, length = input_ids.shape
+        positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (rows, length))
+        zeros, empty = jnp.zeros((rows,), jnp.int32), jnp.zeros((rows, 0), jnp.int32)
+        return cls(
+            input_ids=input_ids,
+            segment_ids=jnp.ones_like(input_ids) if attention_mask is None else attention_mask,
+            positions=positions,
+            token_type_ids=jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+            labels=empty,
+            label_positions=empty,
+            weight=jnp.ones((rows,), jnp.float32),
+            example_id=zeros,
+            epoch=zeros,
+        )
 
     def real(self) -> jax.Array:
-        """Mark the tokens that count: no padding, no filler row. float32 [B, T]."""
+        """Return a mask of the tokens that count: no padding, no filler rows. float32 [B, T]."""
         return jnp.where(self.segment_ids > 0, self.weight[:, None], 0.0)
 
     def content(self) -> jax.Array:
-        """Mark the real tokens inside a sequence, without its first and last ([CLS] and [SEP]). float32 [B, T]."""
+        """Return a mask of real tokens without the first and last of a sequence. float32 [B, T].
+
+        The first and last tokens are [CLS] and [SEP].
+        """
         following = jnp.pad(self.segment_ids[:, 1:], ((0, 0), (0, 1)))
         return jnp.where((self.positions > 0) & (following == self.segment_ids), self.real(), 0.0)
 
     def prng_keys(self, seed: int) -> jax.Array:
-        """Make one key per row from (seed, example, epoch), the same on any device and in any batch. [B]."""
+        """Return one key per row, [B], from (seed, example, epoch): independent of the batching."""
         return jax.vmap(
             lambda example, epoch: jax.random.fold_in(
                 jax.random.fold_in(jax.random.key(seed), example), epoch
@@ -62,58 +97,63 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VocabProjection:
-    """Vocabulary logits not yet multiplied out: ``hidden [B, T, D]``, ``kernel [V, D]``, ``bias [V]``."""
+    """Vocabulary logits as the factors of ``hidden @ kernel.T + bias``."""
 
     hidden: jax.Array
+    """[B, T, D]."""
     kernel: jax.Array
+    """[V, D]."""
     bias: jax.Array
+    """[V]."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VocabTargets:
-    """A vocabulary distribution cut to its likeliest words, at the temperature it was taken at.
-
-    ``token_ids`` int32 and ``log_probs`` float32, [B, T, k]: logarithms of their probabilities; what these leave of 1
-    belongs to all other words together.
-    """
+    """The k most probable tokens of a vocabulary distribution, at the temperature of the loss."""
 
     token_ids: jax.Array
+    """int32 [B, T, k]."""
     log_probs: jax.Array
+    """float32 [B, T, k]. The remaining probability belongs to all other tokens together."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Everything an encoder computes; under ``jit`` what nothing reads costs nothing.
-
-    ``hidden``: the embeddings and each layer, [B, T, D]. ``queries keys values``: one [B, T, H, D/H] per layer.
-    ``pooled`` [B, D]. ``logits``: a task head's, or None.
-    """
+    """All outputs of an encoder. Under ``jit``, unused ones are never computed."""
 
     hidden: tuple[jax.Array, ...]
+    """The embeddings and the output of each layer, [B, T, D]."""
     queries: tuple[jax.Array, ...]
+    """Of each layer, [B, T, H, D/H]."""
     keys: tuple[jax.Array, ...]
+    """Attention keys of each layer, [B, T, H, D/H]."""
     values: tuple[jax.Array, ...]
+    """Of each layer, [B, T, H, D/H]."""
     pooled: jax.Array
-    vocab: Any  # VocabProjection, or VocabTargets of a teacher whose answers were stored
+    """[B, D]."""
+    vocab: Any
+    """A VocabProjection, or the VocabTargets of a teacher whose outputs are cached."""
     logits: jax.Array | None = None
+    """The logits of a task head."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A mean not yet divided: totals and counts add over micro-batches, devices and hosts. float32 scalars."""
+    """A mean as total and count, which add over micro-batches, devices and hosts. float32 []."""
 
     total: jax.Array
     count: jax.Array
 
     def value(self) -> jax.Array:
-        """Divide, once; 0 where nothing was counted."""
+        """Return total / count; 0 if the count is 0."""
         return self.total / jnp.maximum(self.count, 1e-9)
 
 
 Apply = Callable[[Params, Batch], Outputs]
-
+"""The forward pass of an encoder."""
 
 Metrics = dict[str, Mean]
+"""Metrics of a step by name."""

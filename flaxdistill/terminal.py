@@ -1,4 +1,4 @@
-"""What a terminal or a notebook shows: progress while training, tables after."""
+"""Progress bars and tables for a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "kl": ("KL", lambda x: f"{x:.4f}"),
     "agreement": ("agree", lambda x: f"{x:.2%}"),
     "cosine": ("1 - cos", lambda x: f"{x:.4f}"),
-    "kept": ("kept", lambda x: f"{x:.1%}"),
+    "retention": ("retention", lambda x: f"{x:.1%}"),
     "tokens_per_second": ("tokens/s", lambda x: f"{x:,.0f}"),
 }
+"""Title and format of the columns of the results table, by metric."""
 
-
-UNANSWERED: dict[str, tuple[str, Callable[[Any], str]]] = {
+SQUAD2_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "HasAns_exact": ("HasAns EM", "{:.2%}".format),
     "HasAns_f1": ("HasAns F1", "{:.2%}".format),
     "NoAns_exact": ("NoAns EM", "{:.2%}".format),
@@ -54,20 +54,21 @@ UNANSWERED: dict[str, tuple[str, Callable[[Any], str]]] = {
     "best_f1": ("best F1", "{:.2%}".format),
     "best_f1_thresh": ("with null_threshold", "{:.4f}".format),
 }
-"""Figures of questions that may have no answer."""
+"""Columns for questions that may have no answer."""
 
 
 def console(*, quiet: bool = False) -> Console:
-    """Make a console for what is printed, or is not to be printed."""
-    # A file or a pipe has no width, and rich would cut tables at 80 characters.
-    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(quiet=quiet) if wide else Console(width=200, quiet=quiet)
+    """Create a console; a quiet one prints nothing."""
+    # A file or a pipe has no width, and rich would truncate tables at 80 characters.
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(quiet=quiet) if has_width else Console(width=200, quiet=quiet)
 
 
-class Bar:
-    """One progress bar a stage, with speed, time left and the terms of the loss.
+class ProgressBar:
+    """One progress bar per stage, with speed, remaining time and loss terms.
 
-    In a notebook one line a stage that is written over, without widgets; elsewhere plain lines.
+    A notebook shows one line per stage that is overwritten, without widgets. Where the output is
+    not a terminal, plain lines are printed.
     """
 
     def __init__(self, console: Console):
@@ -79,14 +80,15 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("<"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[terms]}"),
+            TextColumn("{task.fields[metrics]}"),
             console=console,
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
-        self._longest = 0  # characters of a line to be written over
+        # Characters of the longest line in a notebook, which a new line must overwrite.
+        self._line_length = 0
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         self._progress.start()
         return self
 
@@ -97,27 +99,29 @@ class Bar:
         """Print a line above the bar."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, stage: str, steps: int, row: Mapping[str, Any]) -> None:
-        """Show a row of metrics."""
+    def update(self, stage: str, steps: int, row: Mapping[str, Any]) -> None:
+        """Show the metrics of a step, or print those of an evaluation (a row with a split)."""
         stage = stage or "student"
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=steps, terms="")
+            self._tasks[stage] = self._progress.add_task(stage, total=steps, metrics="")
+        metrics = format_row(row)
         if "split" in row:
-            self.report(f"{stage} step {row['step']} {row['split']}: {terms(row)}")
-        else:
-            self._progress.update(self._tasks[stage], completed=row["step"], terms=terms(row))
-            line = f"{stage} step {row['step']}/{steps} {terms(row)}"
-            if self.console.is_jupyter and not self.console.quiet:
-                self._longest = max(self._longest, len(line))
-                print(f"\r{line:<{self._longest}}", end="", flush=True)
-            elif not self.console.is_terminal:
-                self.report(line)
+            self.report(f"{stage} step {row['step']} {row['split']}: {metrics}")
+            return
+        self._progress.update(self._tasks[stage], completed=row["step"], metrics=metrics)
+        line = f"{stage} step {row['step']}/{steps} {metrics}"
+        if self.console.is_jupyter and not self.console.quiet:
+            self._line_length = max(self._line_length, len(line))
+            print(f"\r{line:<{self._line_length}}", end="", flush=True)
+        elif not self.console.is_terminal:
+            self.report(line)
 
 
-def terms(row: Mapping[str, Any]) -> str:
-    """Write the numbers of a row on one line."""
+def format_row(row: Mapping[str, Any]) -> str:
+    """Format the metrics of a row on one line."""
     parts = [f"{row['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in row else []
-    hidden = (
+    parts += [f"{name} {row[name]:g}" for name in ("seed", "learning_rate") if name in row]
+    omitted = {
         "step",
         "split",
         "tokens_per_second",
@@ -125,74 +129,78 @@ def terms(row: Mapping[str, Any]) -> str:
         "grad_norm",
         "skipped",
         "seed",
-        "learning_rate",
-    )
-    parts += [f"{name} {row[name]:g}" for name in ("seed", "learning_rate") if name in row]
-    parts += [f"{name} {value:.4f}" for name, value in row.items() if name not in hidden]
-    return "  ".join(parts + ([f"skipped {row['skipped']}"] if row.get("skipped") else []))
+    }
+    parts += [f"{name} {value:.4f}" for name, value in row.items() if name not in omitted]
+    if row.get("skipped"):
+        parts.append(f"skipped {row['skipped']}")
+    return "  ".join(parts)
 
 
-def results(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Make the closing table of models side by side."""
+def results_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Return a table with a row for each model and a column for each of its metrics."""
     rows = list(rows)
-    columns = shown(rows)
-    table = Table("", *(Column(title, justify="right", no_wrap=True) for title in columns.values()))
+    columns = present_columns(rows)
+    table = Table("", *map(_right, columns.values()))
     for row in rows:
-        table.add_row(escape(row["name"]), *cells(row, columns))
+        table.add_row(escape(row["name"]), *format_cells(row, columns))
     return table
 
 
-def shown(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Choose the columns that any row has something for: titles by name."""
-    found = {name for row in rows for name in row}
-    return {name: title for name, (title, _) in COLUMNS.items() if name in found}
+def present_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the columns for which any row has a value: name to title."""
+    names = {name for row in rows for name in row}
+    return {name: title for name, (title, _) in COLUMNS.items() if name in names}
 
 
-def cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
-    """Write a row's values for some columns, nothing where it has none."""
-    return [_cell(row, name) for name in columns]
+def format_cells(row: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
+    """Format a row's values of some columns; a missing value is an empty string."""
+    return [_format_cell(row, name) for name in columns]
 
 
-def evaluations(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
-    """Make the table of models side by side and, where there are such, of each class and of no answer."""
-    yield results(rows)
+def evaluation_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """Yield the results table and, if present, tables per class and of unanswerable questions."""
+    yield results_table(rows)
     if any("per_class" in row for row in rows):
-        yield _kinds(rows)
-    if told := [row for row in rows if any(name in row for name in UNANSWERED)]:
-        table = Table(
-            "SQuAD 2",
-            *(Column(head, justify="right", no_wrap=True) for head, _ in UNANSWERED.values()),
-        )
-        for row in told:
-            written = (
-                write(row[name]) if name in row else "" for name, (_, write) in UNANSWERED.items()
+        yield _per_class_table(rows)
+    if squad2_rows := [row for row in rows if any(name in row for name in SQUAD2_COLUMNS)]:
+        table = Table("SQuAD 2", *(_right(title) for title, _ in SQUAD2_COLUMNS.values()))
+        for row in squad2_rows:
+            cells = (
+                format_value(row[name]) if name in row else ""
+                for name, (_, format_value) in SQUAD2_COLUMNS.items()
             )
-            table.add_row(escape(row["name"]), *written)
+            table.add_row(escape(row["name"]), *cells)
         yield table
 
 
-def _kinds(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Make a table of every class, or kind of entity, of models side by side."""
-    shares = ("precision", "recall", "f1")
-    titles = (Column(COLUMNS[name][0], justify="right", no_wrap=True) for name in shares)
-    table = Table("", "class", *titles, Column("rows", justify="right", no_wrap=True))
+def _per_class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table with a row for each class, or entity type, of each model."""
+    metrics = ("precision", "recall", "f1")
+    titles = (_right(COLUMNS[name][0]) for name in metrics)
+    table = Table("", "class", *titles, _right("rows"))
     for row in rows:
-        for n, (name, kind) in enumerate(row.get("per_class", {}).items()):
-            told = (COLUMNS[share][1](kind[share]) for share in shares)
-            table.add_row(
-                "" if n else escape(row["name"]), escape(name), *told, f"{kind['support']:,}"
-            )
+        for n, (label, scores) in enumerate(row.get("per_class", {}).items()):
+            cells = (COLUMNS[name][1](scores[name]) for name in metrics)
+            model = "" if n else escape(row["name"])
+            table.add_row(model, escape(label), *cells, f"{scores['support']:,}")
         table.add_section()
     return table
 
 
-def _cell(row: Mapping[str, Any], name: str) -> str:
+def _right(title: str) -> Column:
+    return Column(title, justify="right", no_wrap=True)
+
+
+def _format_cell(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name, "")
     return value if value == "" else COLUMNS[name][1](math.nan if value is None else value)
 
 
-def heat(title: str, values: Iterable[Iterable[float]]) -> Table:
-    """Make a table of a number for each layer of a student (rows) and of a teacher (columns); 0 is the embeddings."""
+def layer_table(title: str, values: Iterable[Iterable[float]]) -> Table:
+    """Return a table of a number per student layer (rows) and teacher layer (columns).
+
+    Layer 0 is the embeddings.
+    """
     rows = [[f"{value:.2f}" for value in row] for row in values]
     columns = (Column(f"teacher {j}", justify="right") for j in range(len(rows[0])))
     table = Table(Column(no_wrap=True), *columns, title=escape(title), title_justify="left")
@@ -201,17 +209,17 @@ def heat(title: str, values: Iterable[Iterable[float]]) -> Table:
     return table
 
 
-def speeds(milliseconds: Mapping[str, Mapping[str, float]]) -> Table:
-    """Make a table of the milliseconds that each model takes for batches of rows x tokens."""
-    sizes = list(dict.fromkeys(size for taken in milliseconds.values() for size in taken))
-    table = Table("ms", *(Column(size, justify="right", no_wrap=True) for size in sizes))
-    for name, taken in milliseconds.items():
-        table.add_row(escape(name), *(f"{taken[size]:.1f}" for size in sizes))
+def latency_table(milliseconds: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of the milliseconds per model and batch size (rows x tokens)."""
+    sizes = list(dict.fromkeys(size for latencies in milliseconds.values() for size in latencies))
+    table = Table("ms", *map(_right, sizes))
+    for name, latencies in milliseconds.items():
+        table.add_row(escape(name), *(f"{latencies[size]:.1f}" for size in sizes))
     return table
 
 
-def listing(title: str, items: Mapping[str, Any]) -> Table:
-    """Make a table of names and values."""
+def key_value_table(title: str, items: Mapping[str, Any]) -> Table:
+    """Return a table of names and values."""
     table = Table(
         Column(no_wrap=True),
         Column(overflow="fold"),

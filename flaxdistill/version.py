@@ -1,3 +1,3 @@
-"""Which version this is; read here by the build, and told by every export."""
+"""The version of the package; the build reads it, and every export records it."""
 
 __version__ = "0.1.0"

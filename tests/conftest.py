@@ -1,4 +1,4 @@
-"""Eight CPU devices, strict ranks, and where the real data lies."""
+"""Eight CPU devices, strict rank promotion, and shared fixtures."""
 
 import atexit
 import os
@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Compiling is most of what these tests wait for: LLVM may skip what only makes programs faster, and what one process has
-# compiled serves all, its children and pytest-xdist's workers.
+# Most of the time of these tests is compilation. So LLVM skips optimizations, and all processes
+# (this one, its children, the workers of pytest-xdist) share a compilation cache.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -19,7 +19,7 @@ os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true".strip()
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# gcsfs reads it when imported: else it asks Google by gRPC of what kind a bucket is.
+# gcsfs reads this on import; otherwise it queries Google by gRPC for the type of a bucket.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 import dataclasses
@@ -37,7 +37,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data beside the checkout."""
+    """Return the folder of real data next to the checkout."""
     if not SHARED.is_dir():
         pytest.skip("no ../shared")
     return SHARED
@@ -45,7 +45,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with text, a teacher and two configs: `alone.py` and `taught.py`."""
+    """Return a folder with text, a teacher and two configs: `alone.py` and `taught.py`."""
     folder = tmp_path_factory.mktemp("home")
     documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]
     (folder / "text.txt").write_text("\n\n".join(documents) + "\n")
@@ -61,7 +61,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(home, tmp_path):
-    """Write a config of one's own after the common lines."""
+    """Return a function that writes a config: the common lines, then its own."""
 
     def write(lines: str) -> Path:
         path = tmp_path / "mine.py"
@@ -78,7 +78,7 @@ def wide(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(home) -> Path:
-    """A finished run with a teacher, which tests only read."""
+    """Return the folder of a finished run with a teacher; tests only read it."""
     out = succeed("distill", home / "taught.py", "--workdir", home / "finished")
     assert "read back bit-equal" in out
     return home / "finished"
@@ -87,7 +87,8 @@ def finished(home) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    sharp = {"initializer_range": 0.5}  # else all answers are about as likely
+    # With a smaller range, all classes have about the same probability.
+    sharp = {"initializer_range": 0.5}
     return {
         kind: write_model(folder / kind, WORDS, **sharp, **({"max_positions": 64} | changes))
         for kind, changes in KINDS.items()
@@ -96,9 +97,9 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def experiments(home):
-    """Two stages of two steps, and where they are run."""
-    taught = config_file.load(home / "taught.py")
-    alone = config_file.load(home / "alone.py")
+    """Return two experiments of two steps."""
+    taught = config_file.load_config(home / "taught.py")
+    alone = config_file.load_config(home / "alone.py")
     short = {"steps": 2, "data_dir": str(home / "blocks")}
     return {
         "student": dataclasses.replace(taught, **short),

@@ -1,4 +1,4 @@
-"""Paths as text and ordered rules over them."""
+"""Parameter paths as strings, and ordered rules over them."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def test_flatten_and_back():
     assert param_paths.unflatten(param_paths.flatten(NESTED)) == NESTED
 
 
-def test_names_of_fields_and_of_places_in_a_tuple():
+def test_paths_of_fields_and_tuple_items():
     assert param_paths.flatten({"a": (Point(1, 2), [3])}) == {"a/0/x": 1, "a/0/y": 2, "a/1/0": 3}
     assert param_paths.flatten({}) == {} and param_paths.flatten({"a": None}) == {}
 
@@ -38,7 +38,7 @@ def test_map_with_path_keeps_the_structure():
 def test_the_first_rule_that_matches_the_whole_path_wins():
     rules = [(r".*/bias", "none"), (r"mlm/.*", "head"), (r".*", "rest")]
     paths = [*FLAT, "mlm/kernel", "bias/table"]
-    assert param_paths.match(rules, paths, what="decay") == {
+    assert param_paths.match(rules, paths, table="decay") == {
         "layer_0/query/kernel": "rest",
         "layer_0/query/bias": "none",
         "mlm/bias": "none",
@@ -47,26 +47,30 @@ def test_the_first_rule_that_matches_the_whole_path_wins():
     }
 
 
-def test_a_rule_matches_no_part_of_a_path():
+def test_a_rule_must_match_the_whole_path():
     with pytest.raises(
         UserError, match=r"^no decay rule matches layer_0/query/bias, layer_0/query/kernel; add one"
     ):
         param_paths.match(
-            [(r"layer_0/query", 1), (r"query/.*", 2)], sorted(FLAT)[:2], what="decay", unused=True
+            [(r"layer_0/query", 1), (r"query/.*", 2)],
+            sorted(FLAT)[:2],
+            table="decay",
+            allow_unused=True,
         )
 
 
 def test_a_leaf_without_a_rule():
     with pytest.raises(UserError) as error:
-        param_paths.match([(r".*/bias", 1)], FLAT, what="sharding")
+        param_paths.match([(r".*/bias", 1)], FLAT, table="sharding")
     assert str(error.value) == "no sharding rule matches layer_0/query/kernel; add one to the table"
 
 
 def test_a_rule_without_a_leaf():
     rules = [(r"layer_.*", 1), (r"mlm/.*", 2), (r"pooler/.*", 3), (r"mlm/bias", 4)]
     with pytest.raises(UserError) as error:
-        param_paths.match(rules, iter(FLAT), what="freeze")
+        param_paths.match(rules, iter(FLAT), table="freeze")
     assert str(error.value) == (
-        "freeze rule 'pooler/.*', 'mlm/bias' matches no parameter; known: layer_0/query/kernel, layer_0/query/bias, mlm/bias"
+        "freeze rule 'pooler/.*', 'mlm/bias' matches no parameter; "
+        "known: layer_0/query/kernel, layer_0/query/bias, mlm/bias"
     )
-    assert param_paths.match(rules, FLAT, what="freeze", unused=True)["mlm/bias"] == 2
+    assert param_paths.match(rules, FLAT, table="freeze", allow_unused=True)["mlm/bias"] == 2

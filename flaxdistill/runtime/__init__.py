@@ -1,1 +1,1 @@
-"""The machine a run has: files, buckets, processes, device meshes and the JAX backend."""
+"""Services of the machine: files, buckets, processes, device meshes and the JAX backend."""

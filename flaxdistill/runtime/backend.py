@@ -1,4 +1,4 @@
-"""Which kind of hardware programs are made for: what is here, or what a plan has in mind."""
+"""The platform that programs are compiled for: this machine's, or the one a plan assumes."""
 
 from __future__ import annotations
 
@@ -11,35 +11,33 @@ import jax
 
 from flaxdistill.errors import UserError
 
-_planned: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
-def check() -> None:
-    """Look for the devices that JAX_PLATFORMS asks for; raises UserError, with JAX's reason, where none can be used."""
+def check_devices() -> None:
+    """Raise UserError, with JAX's reason, unless JAX can use a device that JAX_PLATFORMS names."""
     try:
         jax.devices()
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # jax asserts where it passes over CUDA for want of a GPU
-        asked = os.environ.get("JAX_PLATFORMS", "")
+    # JAX raises AssertionError where it skips CUDA because there is no GPU.
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error).partition(" (set JAX_PLATFORMS")[0]
         raise UserError(
-            f"JAX_PLATFORMS is {asked!r}, and JAX can use no such device here{f' ({reason})' if reason else ''}; "
-            "free it, or set JAX_PLATFORMS to cpu"
+            f"JAX_PLATFORMS is {platforms!r}, and JAX can use no such device here"
+            f"{f' ({reason})' if reason else ''}; free the device, or set JAX_PLATFORMS to cpu"
         ) from None
 
 
 def platform() -> str:
-    """Name what programs are made for: cpu, gpu or tpu."""
-    return _planned.get() or jax.default_backend()
+    """Return the platform that programs are compiled for: cpu, gpu or tpu."""
+    return _target.get() or jax.default_backend()
 
 
 @contextlib.contextmanager
-def made_for(name: str) -> Iterator[None]:
-    """Make programs for another platform than the one that is here, such as ahead of time."""
-    before = _planned.set(name)
+def target_platform(name: str) -> Iterator[None]:
+    """Compile for another platform than this machine's inside the block."""
+    token = _target.set(name)
     try:
         yield
     finally:
-        _planned.reset(before)
+        _target.reset(token)

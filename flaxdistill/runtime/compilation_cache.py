@@ -1,4 +1,4 @@
-"""Where compiled programs are kept from one run to the next."""
+"""JAX's persistent compilation cache, shared by the runs of a user."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from pathlib import Path
 
 import jax
 
-from flaxdistill.runtime.backend import check
-from flaxdistill.runtime.gcs_paths import cache
+from flaxdistill.runtime.backend import check_devices
+from flaxdistill.runtime.gcs_paths import cache_dir
 
 
-def keep() -> None:
-    """Let jax keep what it compiles below the user's cache folder, unless its own settings say where.
+def enable() -> None:
+    """Cache compiled programs below the user's cache folder, unless JAX is configured otherwise.
 
-    One folder for each kind of processor: a program for a CPU uses all that this one can do, and homes are shared.
-    Raises UserError where JAX_PLATFORMS asks for devices that are not here.
+    Each kind of processor has a separate folder, because home folders are shared between machines
+    and a CPU program uses every instruction set of the processor it was compiled for. Raises
+    UserError if JAX can use no device that JAX_PLATFORMS names.
     """
-    check()
+    check_devices()
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
-    info = Path("/proc/cpuinfo")
-    flags = (
-        [line for line in info.read_text().splitlines() if line.startswith("flags")]
-        if info.exists()
-        else []
-    )
-    kind = hashlib.sha256(
-        "".join([platform.machine(), platform.processor(), *flags[:1]]).encode()
-    ).hexdigest()[:8]
-    jax.config.update("jax_compilation_cache_dir", str(cache() / f"compiled-{kind}"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / f"compiled-{_processor()}"))
+
+
+def _processor() -> str:
+    """Return a short hash of the processor's architecture and instruction sets."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = [line for line in lines if line.startswith("flags")]
+    description = "".join([platform.machine(), platform.processor(), *flags[:1]])
+    return hashlib.sha256(description.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""What a traced function costs: arithmetic of its matrix products, and arrays that are alive at one time."""
+"""The cost of a traced function: FLOPs of its matrix products and its peak memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from jax.interpreters import partial_eval
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """``flops``: of matrix products, a multiplication and an addition each. ``peak``: bytes beside the arguments."""
+    """FLOPs and peak memory of a function."""
 
     flops: float
+    """Of matrix products; a multiplication and an addition count as two."""
     peak: float
+    """Bytes, without the arguments."""
 
 
-def cost(f: Callable[..., Any], *shapes: Any) -> Cost:
-    """Count what ``f`` costs on ``ShapeDtypeStruct`` arguments, in the order it is written in, dead code aside.
+def cost(function: Callable[..., Any], *shapes: Any) -> Cost:
+    """Compute the cost of a function on ``ShapeDtypeStruct`` arguments, without dead code.
 
-    A scan counts as often as it turns (XLA's own count takes every loop once), a ``while`` once, for it does not tell. The
-    peak is that of a program in which nothing is fused: every array stands from where it is made to its last reader.
+    A scan counts once per iteration, where XLA's cost analysis counts the body of every loop once.
+    A ``while`` counts once, since its number of iterations is unknown. The peak assumes that the
+    program runs in the order it is written in and that nothing is fused: each array lives from its
+    definition to its last use.
     """
-    closed = jax.make_jaxpr(f)(*shapes)
+    closed = jax.make_jaxpr(function)(*shapes)
     jaxpr, _ = partial_eval.dce_jaxpr(
         closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True
     )
@@ -40,53 +44,53 @@ def _flops(jaxpr: Jaxpr) -> float:
             (contracted, _), _ = eqn.params["dimension_numbers"]
             left, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
             total += 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
-        inner = [_flops(part) for part in _inner(eqn)]
+        inner = [_flops(subjaxpr) for subjaxpr in _subjaxprs(eqn)]
         if inner:
-            total += _turns(eqn) * (max(inner) if eqn.primitive.name == "cond" else sum(inner))
+            # Of the branches of a cond only one runs.
+            total += _iterations(eqn) * (max(inner) if eqn.primitive.name == "cond" else sum(inner))
     return total
 
 
 def _peak(jaxpr: Jaxpr) -> float:
-    """Find the most bytes alive at one time, arguments and constants not counted."""
-    last: dict[Var, int] = {}
-    for at, eqn in enumerate(jaxpr.eqns):
-        last.update({value: at for value in eqn.invars if isinstance(value, Var)})
-    last.update({value: len(jaxpr.eqns) for value in jaxpr.outvars if isinstance(value, Var)})
-    alive: dict[Var, int] = {}
-    held = peak = 0.0
-    for at, eqn in enumerate(jaxpr.eqns):
-        inside = max((_peak(part) for part in _inner(eqn)), default=0.0)
-        for value in eqn.outvars:
-            if last.get(value, -1) > at:
-                alive[value] = _bytes(value)
-                held += alive[value]
-        peak = max(peak, held + inside)
-        for value in {v for v in eqn.invars if isinstance(v, Var)}:
-            if last[value] == at:
-                held -= alive.pop(value, 0)
+    """Compute the most bytes that are live at one time, without arguments and constants."""
+    last_use: dict[Var, int] = {}
+    for index, eqn in enumerate(jaxpr.eqns):
+        last_use.update({var: index for var in eqn.invars if isinstance(var, Var)})
+    last_use.update({var: len(jaxpr.eqns) for var in jaxpr.outvars if isinstance(var, Var)})
+    live: dict[Var, int] = {}
+    live_bytes = peak = 0.0
+    for index, eqn in enumerate(jaxpr.eqns):
+        inner_peak = max((_peak(subjaxpr) for subjaxpr in _subjaxprs(eqn)), default=0.0)
+        for var in eqn.outvars:
+            if last_use.get(var, -1) > index:
+                live[var] = _bytes(var)
+                live_bytes += live[var]
+        peak = max(peak, live_bytes + inner_peak)
+        for var in {v for v in eqn.invars if isinstance(v, Var)}:
+            if last_use[var] == index:
+                live_bytes -= live.pop(var, 0)
     return peak
 
 
-def _turns(eqn: JaxprEqn) -> int:
+def _iterations(eqn: JaxprEqn) -> int:
     if eqn.primitive.name == "pallas_call":
         return math.prod(eqn.params["grid_mapping"].grid)
     return eqn.params["length"] if eqn.primitive.name == "scan" else 1
 
 
-def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    """Yield the programs inside an equation."""
-    for value in eqn.params.values():
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(part, ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, Jaxpr):
-                yield part
+def _subjaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
+    for param in eqn.params.values():
+        for value in param if isinstance(param, (tuple, list)) else (param,):
+            if isinstance(value, ClosedJaxpr):
+                yield value.jaxpr
+            elif isinstance(value, Jaxpr):
+                yield value
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    shape: tuple[int, ...] = getattr(value.aval, "shape", ())
+def _shape(var: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = getattr(var.aval, "shape", ())
     return shape
 
 
-def _bytes(value: Any) -> int:
-    return math.prod(_shape(value)) * getattr(getattr(value.aval, "dtype", None), "itemsize", 4)
+def _bytes(var: Any) -> int:
+    return math.prod(_shape(var)) * getattr(getattr(var.aval, "dtype", None), "itemsize", 4)

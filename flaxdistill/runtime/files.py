@@ -1,4 +1,4 @@
-"""Files of a model: JSON read with one sentence, directories written whole or not at all."""
+"""Files and folders: atomic writes, JSON and hashes."""
 
 from __future__ import annotations
 
@@ -19,67 +19,90 @@ from flaxdistill.runtime import gcs, gcs_paths
 
 
 @contextlib.contextmanager
-def whole(directory: str | Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes ``directory`` when the block ends, and is gone if it fails.
+def atomic_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path for a file or folder that becomes ``path`` when the block ends.
 
-    Raises UserError if the directory holds anything already, or cannot be written.
+    The block creates the file or folder. It is uploaded to the address of ``path``, if that has
+    one, and then renamed. If the block or the upload fails, it is removed. The temporary path is
+    ``.NAME.HEX.tmp`` in the same folder. ``overwrite`` replaces an existing file or folder.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        gcs.upload(temporary, path)
+        if overwrite and path.is_dir():
+            shutil.rmtree(path)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            temporary.rename(path)
+    finally:
+        _remove(temporary)
+
+
+@contextlib.contextmanager
+def atomic_directory(directory: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``directory`` when the block ends; see ``atomic_path``.
+
+    Raises UserError if the directory is not empty or cannot be written.
     """
     import safetensors
 
-    directory = refuse_full(directory)
-    new = directory.parent / f".{directory.name}.{secrets.token_hex(4)}.tmp"
+    directory = require_empty(directory)
     try:
-        new.mkdir(parents=True)
-        yield new
-        for file in new.rglob("*"):
-            # Copied and saved files have modes of their own making; a new one has the umask's.
-            file.chmod(new.stat().st_mode & (0o777 if file.is_dir() else 0o666))
-        gcs.send(new, directory)
-        new.rename(directory)
+        with atomic_path(directory) as temporary:
+            temporary.mkdir(parents=True)
+            yield temporary
+            # Copied and saved files have various modes; give them those of new files by the umask.
+            mode = temporary.stat().st_mode
+            for path in temporary.rglob("*"):
+                path.chmod(mode & (0o777 if path.is_dir() else 0o666))
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"cannot write {directory}: {brief(error)}; nothing was left there"
+            f"cannot write {directory}: {error_summary(error)}; nothing was left there"
         ) from None
-    finally:
-        _remove(new)
 
 
-def _remove(folder: Path) -> None:
-    if not folder.exists():
+def _remove(path: Path) -> None:
+    if path.is_file():
+        path.unlink(missing_ok=True)
+    if not path.exists():
         return
-    # After a write that failed, threads of tensorstore may go on for a moment and make the folder anew.
-    quiet = 0
+    # After a failed write, threads of tensorstore may create the folder again for a moment.
+    absences = 0
     for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
         time.sleep(0.1)
-        quiet = 0 if folder.exists() else quiet + 1
-        if quiet == 3:
+        absences = 0 if path.exists() else absences + 1
+        if absences == 3:
             break
 
 
-def refuse_full(directory: str | Path) -> Path:
-    """Give the absolute path of a directory to be written; raises UserError if it holds anything already."""
-    directory = Path(os.path.abspath(gcs_paths.here(directory)))
-    full = gcs.occupied(directory)
-    if full or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))):
+def require_empty(directory: str | Path) -> Path:
+    """Return the absolute path of a new or empty directory; raise UserError for any other."""
+    directory = Path(os.path.abspath(gcs_paths.local_path(directory)))
+    in_bucket = gcs.has_objects(directory)
+    empty = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    if in_bucket or not empty:
         raise UserError(
             f"{directory} exists and is not an empty directory; give another or remove it"
         )
     return directory
 
 
-def refuse_brackets(directory: Path) -> None:
-    """Raise UserError for a path that orbax would take for a pattern, and then not find what it wrote."""
+def check_checkpoint_path(directory: Path) -> None:
+    """Raise UserError for square brackets, which orbax reads as a glob pattern."""
     if set("[]") & set(str(directory.absolute())):
         raise UserError(
-            f"{directory} has a square bracket in its path, where no checkpoint can be kept; use another name"
+            f"{directory} has a square bracket in its path, where no checkpoint can be saved; use "
+            "another name"
         )
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; raises UserError naming the file."""
+    """Read a JSON object; raise UserError naming the file if it is missing or anything else."""
     try:
-        given = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{file.parent} has no {file.name}; give the directory of a saved model"
@@ -87,32 +110,33 @@ def read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is no valid JSON ({error}); save or fetch it again") from None
-    if not isinstance(given, dict):
+        raise UserError(f"{file} is not valid JSON ({error}); save or download it again") from None
+    if not isinstance(content, dict):
         raise UserError(
-            f"{file} holds a {type(given).__name__} where a JSON object belongs; save or fetch it again"
+            f"{file} holds a {type(content).__name__} instead of a JSON object; save or download "
+            "it again"
         )
-    return given
+    return content
 
 
-def write_json(file: Path, given: Mapping[str, Any]) -> None:
-    """Write JSON as people and diffs like it."""
-    file.write_text(json.dumps(given, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write indented JSON, with Unicode as it is and a newline at the end."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Hash every file below a folder: its path there to its sha256, hex."""
-    found = {}
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        with file.open("rb") as opened:
-            found[file.relative_to(folder).as_posix()] = hashlib.file_digest(
-                opened, "sha256"
-            ).hexdigest()
-    return found
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the sha256, in hex, of every file below a folder, by its relative path."""
+    hashes = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        hashes[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return hashes
 
 
-def brief(error: Exception) -> str:
-    """Give the beginning of what a library said; tensorstore's messages run over many lines."""
-    if found := re.search(r"([\w ]+) \[os_error_code", str(error)):
-        return found[1].strip()
+def error_summary(error: Exception) -> str:
+    """Return the reason in an error message; tensorstore's messages have many lines."""
+    if reason := re.search(r"([\w ]+) \[os_error_code", str(error)):
+        return reason[1].strip()
     return getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]

@@ -1,6 +1,8 @@
-"""What lies in buckets: fetched before it is read on this machine, sent before what is written here counts.
+"""Objects in Google Cloud Storage, and their copies in the mirror folder.
 
-Checkpoints alone go straight to the bucket. Of paths that stand for no address, all this does nothing.
+Files of an address are downloaded to the mirror before they are read, and uploaded after they are
+written. Only checkpoints are read and written in the bucket directly. For ordinary paths, the
+functions do nothing.
 """
 
 from __future__ import annotations
@@ -23,63 +25,73 @@ from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs_paths
 
 FileFilter = Callable[[str], bool]
-"""Tells by a file's name below a folder whether it is wanted."""
+"""Returns whether to download a file, by its path relative to a folder."""
 
-LAST = ("config.json", "model.json", "tokenizer.json", "facts.json", "manifest.json", "words.npy")
-"""Sent after all other files of a folder, which is whole once they are there."""
+LAST_FILES = (
+    "config.json",
+    "model.json",
+    "tokenizer.json",
+    "facts.json",
+    "manifest.json",
+    "words.npy",
+)
+"""Files that are uploaded after all others of a folder: their presence marks it as complete."""
 
 
-def direct(path: Path) -> Any:
-    """Give the place itself, for what writes there by itself: an address as an epath.Path, or the absolute path."""
+def as_epath(path: Path) -> Any:
+    """Return the address of a path as ``epath.Path``, or the absolute path, for orbax."""
     from etils import epath
 
-    there = gcs_paths.of(path)
-    if there:
-        _files()  # for its sentence where gcsfs is missing
-    return epath.Path(there) if there else path.resolve()
+    url = gcs_paths.url(path)
+    if url:
+        _filesystem()  # for its error message if gcsfs is missing
+    return epath.Path(url) if url else path.resolve()
 
 
-def named(*patterns: str) -> FileFilter:
-    """Want files by patterns of the end of their names, or of the whole where they begin with a slash.
+def name_filter(*patterns: str) -> FileFilter:
+    """Return a filter by glob patterns of the end of a path, or of all of it after a leading slash.
 
-    A * stands for no slash.
+    A * matches no slash.
     """
     return lambda name: any(PurePosixPath("/", name).match(pattern) for pattern in patterns)
 
 
-RUN = named("experiment.json", "metrics.jsonl", "tokenizer/*", "export/config.json")
-"""What of runs is read before they go on."""
+RUN_FILES = name_filter("experiment.json", "metrics.jsonl", "tokenizer/*", "export/config.json")
+"""The files of a run that are read before it resumes."""
 
 
-def local(path: str | os.PathLike[str], wanted: FileFilter) -> Path:
-    """Give the path on this machine of what is to be read; of a gs:// address, with its files as they are there now."""
-    found = gcs_paths.here(path)
-    if os.fspath(path).startswith("gs:"):  # else it is known here, or still in the making
-        refresh(found, wanted)
-    return found
+def local_copy(path: str | os.PathLike[str], wanted: FileFilter) -> Path:
+    """Return the local path of a file or folder; download the ``wanted`` files of a gs:// address.
+
+    A path that is already local, such as a mirrored one, is returned as it is.
+    """
+    local = gcs_paths.local_path(path)
+    if os.fspath(path).startswith("gs:"):
+        refresh(local, wanted)
+    return local
 
 
-def refresh(path: Path, wanted: FileFilter = RUN) -> None:
-    """Make the ``wanted`` files below a path those of its address: fetched, or gone."""
-    if gcs_paths.of(path) is None:
+def refresh(path: Path, wanted: FileFilter = RUN_FILES) -> None:
+    """Make the ``wanted`` mirrored files below a path equal to the objects: download or delete."""
+    if gcs_paths.url(path) is None:
         return
-    busy = [lock.parent for lock in path.rglob(".lock") if _held(lock)]
+    locked = [lock.parent for lock in path.rglob(".lock") if _is_locked(lock)]
 
-    def chosen(name: str) -> bool:
-        # A run that is at work here knows better what it has written than the bucket.
+    def selected(name: str) -> bool:
+        # A run in progress on this machine has newer files than the bucket.
         return (not name or wanted(name)) and not any(
-            (path / name).is_relative_to(folder) for folder in busy
+            (path / name).is_relative_to(folder) for folder in locked
         )
 
-    there = {name: entry for name, entry in _listed(path).items() if chosen(name)}
+    objects = {name: entry for name, entry in _list_objects(path).items() if selected(name)}
     for file in [path, *path.rglob("*")] if path.exists() else ():
         name = file.relative_to(path).as_posix() if file != path else ""
-        if file.is_file() and chosen(name) and name not in there:
+        if file.is_file() and selected(name) and name not in objects:
             file.unlink(missing_ok=True)
-    _fetch(path, there)
+    _download(path, objects)
 
 
-def _held(lock: Path) -> bool:
+def _is_locked(lock: Path) -> bool:
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -90,103 +102,113 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def gather(pattern: str, readable: Callable[[Path], Any]) -> str:
-    """Give the path or glob on this machine for one in a bucket, with its ``readable`` files as they are there now."""
-    found = gcs_paths.here(pattern)
+def download_pattern(pattern: str, readable: Callable[[Path], Any]) -> str:
+    """Return the local path or glob for one in a bucket; download its ``readable`` files."""
+    local = gcs_paths.local_path(pattern)
     if not pattern.startswith("gs:"):
-        return str(found)
-    plain = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), found.parts))
-    below = found.relative_to(plain).as_posix()
-    if plain == found:
-        refresh(found, lambda name: bool(readable(Path(name))))
-    else:  # perhaps more than matches, since here a * may stand for many parts
-        refresh(plain, lambda name: fnmatch.fnmatchcase(name, below.replace("**/", "*")))
-    return str(found)
+        return str(local)
+    root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), local.parts))
+    below = local.relative_to(root).as_posix()
+    if root == local:
+        refresh(local, lambda name: bool(readable(Path(name))))
+    else:  # may download more than the glob matches, since the * of fnmatch matches slashes
+        refresh(root, lambda name: fnmatch.fnmatchcase(name, below.replace("**/", "*")))
+    return str(local)
 
 
-def reach(path: Path, last: str | None = None) -> Path:
-    """Make a file, or a folder that counts once it holds ``last``, what it is at its address: fetched, or gone."""
-    if gcs_paths.of(path) is None:
+def download(path: Path, marker: str | None = None) -> Path:
+    """Make a mirrored file or folder equal to its objects: download or delete; return the path.
+
+    With ``marker``, a folder counts as complete, and is downloaded, only if the bucket holds that
+    file of it. It then appears with all its files at once.
+    """
+    if gcs_paths.url(path) is None:
         return path
-    if last is None:
+    if marker is None:
         refresh(path, bool)
         return path
-    there = _listed(path)
-    if last not in there:
+    objects = _list_objects(path)
+    if marker not in objects:
         shutil.rmtree(path, ignore_errors=True)
     elif any(
-        not (path / name).is_file() or _size(path / name) != int(e["size"])
-        for name, e in there.items()
+        not (path / name).is_file() or _size(path / name) != int(entry["size"])
+        for name, entry in objects.items()
     ):
-        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.fetched")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.fetched")
         try:
-            _fetch(new, there)
+            _download(temporary, objects)
             shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process was faster
-                new.rename(path)
+            # The rename fails if another process has downloaded the folder in the meantime.
+            with contextlib.suppress(OSError):
+                temporary.rename(path)
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     return path
 
 
-def send(path: Path, final: Path | None = None) -> None:
-    """Send a file, or a folder with its ``LAST`` files at the end, to the address that ``final`` stands for, or itself."""
-    final = final or path
-    there = gcs_paths.of(final)
-    if there is None:
+def upload(path: Path, destination: Path | None = None) -> None:
+    """Upload a file, or a folder with its ``LAST_FILES`` last, to the address of ``destination``.
+
+    The default destination is ``path``. A folder whose upload fails is removed from the bucket.
+    """
+    destination = destination or path
+    url = gcs_paths.url(destination)
+    if url is None:
         return
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    files.sort(key=lambda file: file.name in LAST)
+    files.sort(key=lambda file: file.name in LAST_FILES)
     try:
-        with _talking(there):
+        with _gcs_errors(url):
             for file in files:
-                _files().put_file(str(file), _object(final / file.relative_to(path)))
+                name = _object_name(destination / file.relative_to(path))
+                # Raise if the stored object is shorter or longer than the file.
+                _filesystem().put_file(str(file), name, consistency="size")
     except UserError:
         if path.is_dir():
             with contextlib.suppress(UserError):
-                remove(final)
+                remove(destination)
         raise
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder here, and at its address."""
+    """Remove a local file or folder and all objects at its address."""
     if path.is_file():
         path.unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
-    if (there := gcs_paths.of(path)) and (found := _listed(path)):
-        with _talking(there):
-            _files().rm([entry["name"] for entry in found.values()])
+    if (url := gcs_paths.url(path)) and (objects := _list_objects(path)):
+        with _gcs_errors(url):
+            _filesystem().rm([entry["name"] for entry in objects.values()])
 
 
-def occupied(path: Path) -> bool:
-    """Tell whether there is anything at an address; what stood for it when there was is forgotten."""
-    if gcs_paths.of(path) is None:
+def has_objects(path: Path) -> bool:
+    """Return whether any object exists at the address of a path; if not, remove its mirror."""
+    if gcs_paths.url(path) is None:
         return False
-    if _listed(path):
+    if _list_objects(path):
         return True
     shutil.rmtree(path, ignore_errors=True)
     return False
 
 
-def entries(path: Path) -> set[str]:
-    """Name what lies in a folder, or directly below its address; nothing where there is none."""
-    if gcs_paths.of(path):
-        return {name.partition("/")[0] for name in _listed(path)}
+def list_names(path: Path) -> set[str]:
+    """Return the names in a folder, of its address if it has one; none if it does not exist."""
+    if gcs_paths.url(path):
+        return {name.partition("/")[0] for name in _list_objects(path)}
     return {entry.name for entry in path.iterdir()} if path.is_dir() else set()
 
 
-def probe(path: Path) -> None:
-    """Raise UserError unless everything below an address can be read now."""
-    place = gcs_paths.here(os.fspath(path))
-    if there := gcs_paths.of(place):
-        with _talking(there):
-            for entry in _listed(place).values():
+def check_readable(path: Path) -> None:
+    """Raise UserError unless every object below an address can be read."""
+    local = gcs_paths.local_path(os.fspath(path))
+    if url := gcs_paths.url(local):
+        with _gcs_errors(url):
+            for entry in _list_objects(local).values():
                 if int(entry["size"]):
-                    _files().cat_file(entry["name"], start=0, end=1)
+                    _filesystem().cat_file(entry["name"], start=0, end=1)
 
 
 @functools.cache
-def _files() -> Any:
+def _filesystem() -> Any:
     try:
         import gcsfs
     except ImportError:
@@ -195,72 +217,74 @@ def _files() -> Any:
 
 
 @contextlib.contextmanager
-def _talking(there: str) -> Iterator[None]:
+def _gcs_errors(url: str) -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of gcsfs, google-auth, aiohttp
+    except Exception as error:  # of gcsfs, google-auth or aiohttp
         reason = (
             getattr(error, "strerror", None)
             or str(error).partition("\n")[0][:160]
             or type(error).__name__
         )
         raise UserError(
-            f"{there} cannot be read or written ({reason}); check the name, the network, and that this machine may, such as "
-            "by gcloud auth application-default login; the same command then goes on"
+            f"{url} cannot be read or written ({reason}); check the name, the network and your "
+            "permissions (gcloud auth application-default login), then run the same command again"
         ) from None
 
 
-def _object(path: Path) -> str:
-    return path.absolute().relative_to(gcs_paths.mirror()).as_posix()
+def _object_name(path: Path) -> str:
+    return path.absolute().relative_to(gcs_paths.mirror_dir()).as_posix()
 
 
-def _listed(path: Path) -> dict[str, Any]:
-    """List what lies at a path's address: by names below it, '' for the very object."""
-    base, there = _object(path), gcs_paths.of(path) or ""
-    found: dict[str, Any] = {}
-    with _talking(there):
+def _list_objects(path: Path) -> dict[str, Any]:
+    """Return the objects at the address of a path, by their names below it; '' for itself."""
+    base, url = _object_name(path), gcs_paths.url(path) or ""
+    objects: dict[str, Any] = {}
+    with _gcs_errors(url):
         try:
-            entries = _files().find(base, detail=True)
+            entries = _filesystem().find(base, detail=True)
         except FileNotFoundError:
             entries = {}
     for name, entry in entries.items():
         below = name.removeprefix(base).strip("/")
-        if name.endswith("/"):  # what consoles make for a folder
+        if name.endswith("/"):  # a placeholder that the Cloud console creates for a folder
             continue
         if {".", "..", ""} & set(below.split("/")) and below:
-            raise UserError(f"gs://{name} has parts that are no names of files; rename it")
-        found[below] = entry
-    return found
+            raise UserError(f"gs://{name} has a part that is not a valid file name; rename it")
+        objects[below] = entry
+    return objects
 
 
-def _fetch(path: Path, entries: dict[str, Any]) -> None:
-    """Fetch objects that are not here as they are there, each whole or not at all."""
-    fetched = {below: path / below if below else path for below in entries}
-    fetched = {below: file for below, file in fetched.items() if not _same(file, entries[below])}
-    if not fetched:
+def _download(path: Path, objects: dict[str, Any]) -> None:
+    """Download the objects that differ from the local files, each atomically."""
+    files = {below: path / below if below else path for below in objects}
+    files = {below: file for below, file in files.items() if not _is_equal(file, objects[below])}
+    if not files:
         return
-    for file in fetched.values():
+    for file in files.values():
         file.parent.mkdir(parents=True, exist_ok=True)
-    size = sum(int(entries[below]["size"]) for below in fetched)
+    size = sum(int(objects[below]["size"]) for below in files)
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise UserError(
-            f"{path} holds {size / 2**30:.1f} GiB to fetch and {free / 2**30:.1f} are free below {gcs_paths.mirror()}; make "
-            "room, or set XDG_CACHE_HOME to a folder on a larger disk"
+            f"{path} needs {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free below "
+            f"{gcs_paths.mirror_dir()}; make room, or set XDG_CACHE_HOME to a folder on a larger "
+            "disk"
         )
-    mark = f"{secrets.token_hex(4)}.fetched"
-    new = {below: file.with_name(f".{file.name}.{mark}") for below, file in fetched.items()}
+    suffix = f"{secrets.token_hex(4)}.fetched"
+    temporary = {below: file.with_name(f".{file.name}.{suffix}") for below, file in files.items()}
     try:
-        with _talking(str(path)):
-            _files().get(
-                [entries[below]["name"] for below in new], [str(file) for file in new.values()]
+        with _gcs_errors(str(path)):
+            _filesystem().get(
+                [objects[below]["name"] for below in temporary],
+                [str(file) for file in temporary.values()],
             )
-        for below, file in fetched.items():
-            new[below].replace(file)
+        for below, file in files.items():
+            temporary[below].replace(file)
     finally:
-        for file in new.values():
+        for file in temporary.values():
             file.unlink(missing_ok=True)
 
 
@@ -268,13 +292,14 @@ def _size(file: Path) -> int:
     return file.stat().st_size
 
 
-def _same(file: Path, entry: dict[str, Any]) -> bool:
+def _is_equal(file: Path, entry: dict[str, Any]) -> bool:
+    """Return whether a local file has the size and checksum of an object."""
     import google_crc32c
 
     if not file.is_file() or _size(file) != int(entry["size"]):
         return False
     checksum = google_crc32c.Checksum()
-    with file.open("rb") as opened:
-        while piece := opened.read(2**22):
-            checksum.update(piece)
+    with file.open("rb") as stream:
+        while chunk := stream.read(2**22):
+            checksum.update(chunk)
     return base64.b64encode(checksum.digest()).decode() == entry["crc32c"]

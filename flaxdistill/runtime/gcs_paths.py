@@ -1,60 +1,59 @@
-"""Places in a bucket of Google Cloud Storage: each gs:// address is stood for by a path below the user's cache folder."""
+"""Local paths that represent gs:// addresses: a mirror folder in the user's cache."""
 
 from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 from flaxdistill.errors import UserError
 
 
-class Place(type(Path())):  # type: ignore[misc]
-    """A path that stands for an address; where it is unpickled on another machine, that one's."""
+class MirroredPath(PosixPath):
+    """A path in the mirror folder. Pickled as its address: cache folders differ by machine."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return here, (of(self),)
+        return local_path, (url(self),)
 
 
-def cache() -> Path:
-    """Give this user's folder for what can be made or fetched again."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute()
-        / "flaxdistill"
-    )
+def cache_dir() -> Path:
+    """Return the user's folder for files that can be computed or downloaded again."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(root).absolute() / "flaxdistill"
 
 
-def mirror() -> Path:
-    """Give the folder below which paths stand for addresses."""
-    return cache() / "gs"
+def mirror_dir() -> Path:
+    """Return the folder whose paths represent gs:// addresses."""
+    return cache_dir() / "gs"
 
 
-def here(path: str | os.PathLike[str]) -> Path:
-    """Give the path on this machine that stands for an address, with nothing fetched; of another path itself, ~ expanded.
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return the local path that represents an address; expand ~ in any other path.
 
-    Raises UserError for an address without a bucket, or with parts that are no names.
+    Downloads nothing. Raises UserError for an address without a bucket, or with invalid parts.
     """
-    found = re.fullmatch(r"gs:/{0,2}([^/]*)/*(.*)", os.fspath(path), re.DOTALL)
-    if not found:
+    address = re.fullmatch(r"gs:/{0,2}([^/]*)/*(.*)", os.fspath(path), re.DOTALL)
+    if not address:
         plain = Path(os.path.expanduser(path))
-        return Place(plain) if of(plain) else plain
-    bucket, names = found[1], [name for name in found[2].split("/") if name]
-    if not re.fullmatch(r"[a-z0-9][\w.-]+", bucket) or {".", ".."} & set(names) or "\0" in found[2]:
+        return MirroredPath(plain) if url(plain) else plain
+    bucket, parts = address[1], [part for part in address[2].split("/") if part]
+    valid = re.fullmatch(r"[a-z0-9][\w.-]+", bucket) and "\0" not in address[2]
+    if not valid or {".", ".."} & set(parts):
         raise UserError(
-            f"{os.fspath(path)!r} is no address in a bucket; write it as gs://BUCKET/FOLDER"
+            f"{os.fspath(path)!r} is not an address in a bucket; write it as gs://BUCKET/FOLDER"
         )
-    return Place(mirror().joinpath(bucket, *names))
+    return MirroredPath(mirror_dir().joinpath(bucket, *parts))
 
 
-def of(path: Path) -> str | None:
-    """Give the address that a path stands for; None for one that is only itself."""
+def url(path: Path) -> str | None:
+    """Return the gs:// address that a path represents; None for an ordinary path."""
     try:
-        return f"gs://{path.absolute().relative_to(mirror()).as_posix()}"
+        return f"gs://{path.absolute().relative_to(mirror_dir()).as_posix()}"
     except ValueError:
         return None
 
 
-def told(text: str) -> str:
-    """Put into a text addresses where paths are that stand for them."""
-    return text.replace(f"{mirror()}/", "gs://")
+def display(text: str) -> str:
+    """Replace mirrored paths in a text by their gs:// addresses."""
+    return text.replace(f"{mirror_dir()}/", "gs://")

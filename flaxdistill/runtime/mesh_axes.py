@@ -1,4 +1,4 @@
-"""Names of mesh axes, and over which of them rows are split."""
+"""Names of mesh axes, and the axes that a batch is sharded over."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import math
 
 import jax
 
-ROWS = ("data", "fsdp")
-"""The axes of a mesh over which a batch's rows are split; parameters are split over ``fsdp`` and ``tensor``."""
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes that a batch's rows are sharded over. Parameters are sharded over fsdp and tensor."""
 
 
-def spread(rows: int) -> tuple[str, ...]:
-    """Name the axes of the mesh around a compiled function over which ``rows`` rows can be split; () without one.
+def batch_axes(rows: int) -> tuple[str, ...]:
+    """Return the axes of the enclosing mesh that ``rows`` rows can be sharded over.
 
-    Over ``tensor`` too where they divide: what is computed row by row need not be done twice there.
+    Includes ``tensor`` if the rows divide evenly, so that no row is computed twice. Returns ()
+    without a mesh.
     """
     shape = jax.sharding.get_abstract_mesh().shape
-    for wanted in ((*ROWS, "tensor"), ROWS):
-        axes = tuple(axis for axis in wanted if shape.get(axis, 1) > 1)
+    for candidates in ((*BATCH_AXES, "tensor"), BATCH_AXES):
+        axes = tuple(axis for axis in candidates if shape.get(axis, 1) > 1)
         if rows % math.prod(shape[axis] for axis in axes) == 0:
             return axes
     return ()
 
 
-def devices(rows: int, heads: int = 0) -> int:
-    """Count the groups of devices that ``spread`` splits ``rows`` rows among; 1 without a mesh.
+def num_shards(rows: int, heads: int = 0) -> int:
+    """Return the number of shards of ``rows`` rows; 1 without a mesh.
 
-    What comes in ``heads`` as well is split by them over ``tensor``, or not at all.
+    With ``heads``, ``tensor`` shards the attention heads, and counts only if it divides them.
     """
     shape = jax.sharding.get_abstract_mesh().shape
     if heads and heads % shape.get("tensor", 1):
-        return math.prod(shape[axis] for axis in spread(rows) if axis != "tensor")
-    return math.prod(shape[axis] for axis in spread(rows))
+        return math.prod(shape[axis] for axis in batch_axes(rows) if axis != "tensor")
+    return math.prod(shape[axis] for axis in batch_axes(rows))

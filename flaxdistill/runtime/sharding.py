@@ -1,4 +1,4 @@
-"""Meshes, and where every array lives on them."""
+"""Device meshes, and the sharding of parameters and batches."""
 
 from __future__ import annotations
 
@@ -16,117 +16,121 @@ from jax.sharding import PartitionSpec as P
 from flaxdistill import param_paths
 from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch
-from flaxdistill.runtime.mesh_axes import ROWS
+from flaxdistill.runtime.mesh_axes import BATCH_AXES
 
 RULES: list[tuple[str, tuple[P, ...]]] = [
-    # Vectors are too small to be worth a gather.
+    # Vectors are too small for a gather to pay off.
     (r".*/(bias|scale)|.*_bias", (P(),)),
-    # A table split along its vocabulary makes XLA rematerialise it whole; its width divides, 30,522 does not.
+    # XLA rematerialises a table that is sharded over its vocabulary. The width divides, 30,522 not.
     (r".*/embedding", (P(None, ("fsdp", "tensor")), P(None, "fsdp"), P())),
-    # As ``models.layers`` multiplies by them.
+    # Column-parallel and row-parallel, as in ``models.layers``.
     (r".*/layer_\d+/(query|key|value|inner)/kernel", (P("fsdp", "tensor"), P(None, "tensor"))),
     (r".*/layer_\d+/(attention|outer)/kernel", (P("tensor", "fsdp"), P("tensor", None))),
     (r".*/kernel", (P("fsdp", None), P(None, "fsdp"), P())),
-    # Counters of the optimiser and of the state.
-    (r"[^/]*|(.*/)?(step|notfinite_count|total_notfinite|worth)", (P(),)),
+    # Scalars of the optimizer and of the train state.
+    (r"[^/]*|(.*/)?(step|notfinite_count|total_notfinite|score)", (P(),)),
 ]
+"""Partition specs by parameter path. A leaf takes the first spec whose axes divide its shape."""
 
 CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    "xla_cpu_experimental_ynn_fusion_type": (
+        "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    )
 }
-"""YNN multiplies faster than Eigen and sums faster than XLA, but what it fuses around a product XLA computes faster."""
+"""Use YNN for matrix products (faster than Eigen) and reductions (faster than XLA), but not for the
+operations that it fuses with a product, where XLA is faster."""
 
 
 def make_mesh(fsdp: int = 1, tensor: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
-    """Lay the devices out as data x fsdp x tensor, the last ones on the shortest links.
+    """Create a mesh of data x fsdp x tensor; the last axes have the fastest interconnect.
 
-    Slices of TPUs that only a data centre's network joins share nothing but rows: ``fsdp`` and ``tensor`` stay inside
-    one. Raises UserError where the three do not divide the devices, or those of a slice.
+    TPU slices that are connected only by the data-centre network use data parallelism alone:
+    ``fsdp`` and ``tensor`` stay inside a slice. Raises UserError if fsdp x tensor does not divide
+    the number of devices, or of devices in a slice.
     """
     devices = jax.devices() if devices is None else devices
     tpu = devices[0].platform == "tpu"
     slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpu else 1
-    shape = _shape(len(devices) // slices, fsdp, tensor, slices)
+    shape = _mesh_shape(len(devices) // slices, fsdp, tensor, slices)
     if slices > 1:
         grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1, 1), devices)
     elif tpu and len(devices) > 1:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
         grid = np.asarray(devices).reshape(shape)
-    # Auto, written out: the default axis type is Explicit, where stock Linen modules fail.
-    return Mesh(grid, (*ROWS, "tensor"), axis_types=(AxisType.Auto,) * 3)
+    # The default axis type is Explicit, which stock Linen modules do not support.
+    return Mesh(grid, (*BATCH_AXES, "tensor"), axis_types=(AxisType.Auto,) * 3)
 
 
-def imagine_mesh(size: int, fsdp: int, tensor: int) -> Any:
-    """Make the mesh of so many devices that are not here, for shapes alone; raises UserError as ``make_mesh`` does."""
-    return jax.sharding.AbstractMesh(_shape(size, fsdp, tensor, 1), (*ROWS, "tensor"))
+def abstract_mesh(size: int, fsdp: int, tensor: int) -> Any:
+    """Create a mesh of ``size`` abstract devices; raise UserError as ``make_mesh`` does."""
+    shape = _mesh_shape(size, fsdp, tensor, 1)
+    return jax.sharding.AbstractMesh(shape, (*BATCH_AXES, "tensor"))
 
 
-def groups(mesh: Mesh) -> int:
-    """Count the groups of devices that rows are split among; those of a group share each of its rows."""
-    return math.prod(mesh.shape[axis] for axis in ROWS)
+def data_parallel_size(mesh: Mesh) -> int:
+    """Return the number of groups of devices that rows are sharded over."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def round_up(rows: int, mesh: Mesh) -> int:
-    """Give the next number of rows that can be split among all groups."""
-    return -(-rows // groups(mesh)) * groups(mesh)
+    """Round a number of rows up to a multiple of ``data_parallel_size``."""
+    return -(-rows // data_parallel_size(mesh)) * data_parallel_size(mesh)
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Raise UserError unless every group of devices gets the same number of rows in every micro-batch."""
-    unit = groups(mesh) * accumulate
+    """Raise UserError unless all micro-batches of all groups of devices have equally many rows."""
+    groups = data_parallel_size(mesh)
+    unit = groups * accumulate
     if batch_size % unit:
-        near = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
-        parts = (
-            "devices" if groups(mesh) == mesh.size else f"groups of {mesh.shape['tensor']} devices"
-        )
-        parts = f"{groups(mesh)} {parts}" + (
-            f" x {accumulate} micro-batches" if accumulate > 1 else ""
-        )
+        nearest = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
+        parts = "devices" if groups == mesh.size else f"groups of {mesh.shape['tensor']} devices"
+        parts = f"{groups} {parts}" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
         raise UserError(
-            f"batch_size {batch_size} is not divisible by {parts}; nearest are {' and '.join(map(str, near))}"
+            f"batch_size {batch_size} is not divisible by {parts}; nearest are "
+            f"{' and '.join(map(str, nearest))}"
         )
 
 
 def state_shardings(state: Any, mesh: Mesh, lanes: int = 1) -> Any:
-    """Give every leaf of a state (arrays or ShapeDtypeStructs) the first spec of its row that divides it.
+    """Return the sharding of every leaf of a state (arrays or ShapeDtypeStructs) by ``RULES``.
 
-    Of several ``lanes`` every leaf has a leading axis, which is not split.
+    With several ``lanes``, every leaf has a leading lane axis, which is not sharded.
     """
-    ahead = (None,) if lanes > 1 else ()
+    leading = (None,) if lanes > 1 else ()
     flat = param_paths.flatten(state)
-    specs = param_paths.match(RULES, flat, what="sharding", unused=True)
+    specs = param_paths.match(RULES, flat, table="sharding", allow_unused=True)
 
-    def place(path: str, leaf: Any) -> NamedSharding:
-        shape = leaf.shape[len(ahead) :]
+    def shard(path: str, leaf: Any) -> NamedSharding:
+        shape = leaf.shape[len(leading) :]
         for spec in specs[path]:
             if len(spec) <= len(shape) and all(
-                size % _parts(axes, mesh) == 0 for axes, size in zip(spec, shape, strict=False)
+                size % _num_parts(axes, mesh) == 0 for axes, size in zip(spec, shape, strict=False)
             ):
-                return NamedSharding(mesh, P(*ahead, *spec))
+                return NamedSharding(mesh, P(*leading, *spec))
         return NamedSharding(mesh, P())
 
-    return param_paths.map_with_path(place, state)
+    return param_paths.map_with_path(shard, state)
 
 
-def rows_sharding(mesh: Mesh, *, lanes: bool = False) -> NamedSharding:
-    """Split the leading axis of a batch, or the one after that of ``lanes``, over all groups of devices."""
-    return NamedSharding(mesh, P(None, ROWS) if lanes else P(ROWS))
+def batch_sharding(mesh: Mesh, *, lanes: bool = False) -> NamedSharding:
+    """Return the sharding of a batch by rows: its first axis, or the second after ``lanes``."""
+    return NamedSharding(mesh, P(None, BATCH_AXES) if lanes else P(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Keep a whole copy on every device."""
+    """Return the sharding with a full copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def place_rows(
     rows: Mapping[str, np.ndarray], mesh: Mesh, targets: Mapping[str, np.ndarray] | None = None
 ) -> Batch:
-    """Put this process's rows, and a teacher's stored answers to them, on its devices as one global batch.
+    """Create a global batch from the rows of this process and a teacher's cached ``targets``.
 
-    Columns of several lanes have a leading axis of them. Label columns are still empty.
+    With several lanes, the columns have a leading lane axis. Label columns are still empty.
     """
-    sharding = rows_sharding(mesh, lanes=rows["weight"].ndim == 2)
+    sharding = batch_sharding(mesh, lanes=rows["weight"].ndim == 2)
     columns: dict[str, Any] = {**rows, "label_positions": np.zeros(rows["labels"].shape, np.int32)}
     columns["targets"] = dict(targets or {})
     batch = Batch(**columns)
@@ -137,61 +141,63 @@ def place_rows(
     )
 
 
-def own_rows(size: int, mesh: Mesh) -> np.ndarray:
-    """Tell which rows of a global batch of ``size`` lie on devices of this process, in order: int64 [n].
+def local_rows(size: int, mesh: Mesh) -> np.ndarray:
+    """Return the indices of the global batch's rows that this process loads, in order. int64 [n].
 
-    Where processes share a group of devices they share its rows.
+    Processes in the same group of devices load the same rows.
     """
-    places = rows_sharding(mesh).addressable_devices_indices_map((size,)).values()
-    return np.unique(np.concatenate([np.arange(size)[place] for place in places]))
+    slices = batch_sharding(mesh).addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in slices]))
 
 
 @functools.cache
 def _identity(sharding: NamedSharding) -> Callable[[Batch], Batch]:
-    # One call for all columns: device_put takes each on its own, at three times the host time.
+    # One call for all columns: device_put handles them one by one, at three times the host time.
     return jax.jit(lambda batch: batch, out_shardings=sharding)
 
 
 def jit(f: Callable[..., Any], mesh: Mesh, **options: Any) -> Callable[..., Any]:
-    """Compile as jax.jit does, telling XLA what it should know of this mesh's hardware."""
+    """Compile as jax.jit does, with ``CPU_OPTIONS`` if the mesh's devices are CPUs."""
     cpu = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(f, compiler_options=CPU_OPTIONS if cpu else None, **options)
 
 
 def jit_step(step: Callable[..., Any], shardings: Any, mesh: Mesh) -> Callable[..., Any]:
-    """Compile a step whose state, the first argument and result, is donated and stays where ``shardings`` put it.
+    """Compile a step (state, ...) -> (state, metrics) that donates its state, with ``shardings``.
 
-    Without the result's shardings written out the second call would see other ones than the first, and compile again.
+    Without explicit output shardings, the second call would get other input shardings than the
+    first, and compile again.
     """
     return jit(step, mesh, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 
 
 def micro_batches(batch: Batch, accumulate: int) -> Batch:
-    """Cut rows [B, ...] into [accumulate, B / accumulate, ...], every device keeping the rows it has.
+    """Reshape rows [B, ...] to [accumulate, B / accumulate, ...] without moving them.
 
-    A plain reshape to [accumulate, B / accumulate] would gather the batch: consecutive rows live on one device.
+    A plain reshape to that shape would gather the batch, since a device holds consecutive rows.
     """
 
-    def cut(x: jax.Array) -> jax.Array:
+    def split(x: jax.Array) -> jax.Array:
         x = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
         if jax.sharding.get_abstract_mesh().empty:
             return x
-        return jax.lax.with_sharding_constraint(x, P(None, ROWS))
+        return jax.lax.with_sharding_constraint(x, P(None, BATCH_AXES))
 
-    return jax.tree.map(cut, batch)
+    return jax.tree.map(split, batch)
 
 
-def _shape(inside: int, fsdp: int, tensor: int, slices: int) -> tuple[int, int, int]:
+def _mesh_shape(devices: int, fsdp: int, tensor: int, slices: int) -> tuple[int, int, int]:
+    """Return the mesh shape of a slice."""
     parts = fsdp * tensor
-    if inside % parts:
-        what = f"fsdp {fsdp}" + (f" x tensor {tensor}" if tensor > 1 else "")
-        where = f"{inside} devices" + (f" of each of {slices} slices" if slices > 1 else "")
-        raise UserError(f"{what} does not divide the {where}; use one of {_divisors(inside)}")
-    return inside // parts, fsdp, tensor
+    if devices % parts:
+        axes = f"fsdp {fsdp}" + (f" x tensor {tensor}" if tensor > 1 else "")
+        total = f"{devices} devices" + (f" of each of {slices} slices" if slices > 1 else "")
+        raise UserError(f"{axes} does not divide the {total}; use one of {_divisors(devices)}")
+    return devices // parts, fsdp, tensor
 
 
-def _parts(axes: str | tuple[str, ...] | None, mesh: Mesh) -> int:
-    """Count the parts that axes of a spec cut a size into."""
+def _num_parts(axes: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+    """Return the number of parts that the axes of a spec split a dimension into."""
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(mesh.shape[name] for name in names)
 

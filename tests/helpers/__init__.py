@@ -1,1 +1,1 @@
-"""Shared by tests; no test file imports another."""
+"""Helpers that tests share; no test file imports another."""

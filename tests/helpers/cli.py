@@ -1,4 +1,4 @@
-"""Runs commands in this process, and writes the small models, texts and configs they need."""
+"""Run commands in this process, and write the small models, texts and configs they need."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_init
 from helpers.paths import ROOT
 
-WHO = (
+SUBJECTS = (
     "the cat",
     "a dog",
     "the old man",
@@ -32,10 +32,10 @@ WHO = (
 )
 
 
-DOES = ("sees", "finds", "likes", "follows", "hears", "teaches", "carries", "forgets", "paints")
+VERBS = ("sees", "finds", "likes", "follows", "hears", "teaches", "carries", "forgets", "paints")
 
 
-HOW = (
+ADVERBIALS = (
     "in the morning",
     "near the water",
     "without a word",
@@ -46,7 +46,10 @@ HOW = (
 
 
 SENTENCES = [
-    f"{who} {does} {whom} {how}." for who, does, whom, how in itertools.product(WHO, DOES, WHO, HOW)
+    f"{subject} {verb} {object_} {adverbial}."
+    for subject, verb, object_, adverbial in itertools.product(
+        SUBJECTS, VERBS, SUBJECTS, ADVERBIALS
+    )
 ]
 
 
@@ -62,14 +65,31 @@ from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.train.optimizer import AdamW
 from flaxdistill.models.student_init import Start
 
-corpus = Corpus(sources=(Source(path={text!r}),), vocab_size=200, max_length=16, held_out=0.1, held_out_blocks=8)
+corpus = Corpus(
+    sources=(Source(path={text!r}),),
+    vocab_size=200,
+    max_length=16,
+    held_out=0.1,
+    held_out_blocks=8,
+)
 student = Student(
-    start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_positions=16,
+    start=Start(path=None),
+    num_layers=1,
+    hidden_size=16,
+    num_heads=2,
+    intermediate_size=32,
+    max_positions=16,
     dtype="float32",
 )
 common = dict(
-    corpus=corpus, optim=AdamW(learning_rate=1e-3, warmup=0.0, decay="constant"), batch_size=8, steps=4, log_every=1,
-    eval_batch_size=8, data_dir={data!r}, sanity_checks=False,
+    corpus=corpus,
+    optim=AdamW(learning_rate=1e-3, warmup=0.0, decay="constant"),
+    batch_size=8,
+    steps=4,
+    log_every=1,
+    eval_batch_size=8,
+    data_dir={data!r},
+    sanity_checks=False,
 )
 alone = Experiment(student=student, losses={{"mlm": MaskedLM()}}, **common)
 taught = Experiment(
@@ -82,7 +102,7 @@ taught = Experiment(
 
 
 def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path:
-    """Write a random teacher whose vocabulary is letters and some words."""
+    """Write a random model whose vocabulary is letters and ``words``."""
     tokens = [
         "[PAD]",
         "[UNK]",
@@ -116,19 +136,19 @@ def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    """Run a verb here: its exit code and all it printed."""
+    """Run a command; return its exit code and all that it printed."""
     out = io.StringIO()
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(out),
-        pytest.raises(SystemExit) as ended,
+        pytest.raises(SystemExit) as exit_info,
     ):
         main.main([str(argument) for argument in arguments])
-    return ended.value.code, out.getvalue()
+    return exit_info.value.code, out.getvalue()
 
 
 def refused(*arguments: object) -> str:
-    """Run a verb that a mistake must end with exit code 2, and give the sentence."""
+    """Run a command that must end with exit code 2; return the error message."""
     code, out = run(*arguments)
     assert code == 2, out
     assert "Traceback" not in out
@@ -136,12 +156,14 @@ def refused(*arguments: object) -> str:
 
 
 def succeed(*arguments: object) -> str:
+    """Run a command that must end with exit code 0; return what it printed."""
     code, out = run(*arguments)
     assert code == 0, out
     return out
 
 
 def rows_of(workdir: Path, split: str | None = None) -> list[dict]:
+    """Return the metrics of a run's steps, or of a split, without the speed."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row.get("split") == split]
     return [
@@ -149,7 +171,7 @@ def rows_of(workdir: Path, split: str | None = None) -> list[dict]:
     ]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """A child's: this process's, XLA's flags and devices with it."""
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a child process: this one's, with the checkout importable."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return os.environ | {"PYTHONPATH": path} | more
+    return os.environ | {"PYTHONPATH": path} | variables

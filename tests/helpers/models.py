@@ -43,7 +43,7 @@ HEADS = {
 }
 
 
-def made(folder, family: str, **changes) -> checkpoint.Model:
+def random_model(folder, family: str, **changes) -> checkpoint.Checkpoint:
     """Write a random model of a family, and read it."""
     model = checkpoint.read_model(
         str(write_model(folder / "bert", initializer_range=0.5, **changes))
@@ -51,9 +51,10 @@ def made(folder, family: str, **changes) -> checkpoint.Model:
     if family == "bert":
         return model
     flat = flatten(model.params)
-    pooler = model.config.head == "sequence"  # the only head below which a DistilBERT has one
-    left_out = ("embeddings/token_type", *(() if pooler else ("pooler",)))
-    params = unflatten({path: leaf for path, leaf in flat.items() if not path.startswith(left_out)})
+    # A DistilBERT has a pooler only below this head.
+    pooler = model.config.head == "sequence"
+    omitted = ("embeddings/token_type", *(() if pooler else ("pooler",)))
+    params = unflatten({path: leaf for path, leaf in flat.items() if not path.startswith(omitted)})
     config = dataclasses.replace(
         model.config,
         type_vocab_size=0,

@@ -1,4 +1,4 @@
-"""A literal labelled batch, and random Outputs of the models that may have read it."""
+"""A literal labelled batch, and random Outputs of models for it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ LABELS = (
 """The label at each masked position of a row."""
 WEIGHT = (1, 1, 1, 1, 1, 0, 1, 1)
 COUNTS = {"real": 38, "content": 19, "masked": 9, "first": 10, "all": 56}
-"""How many tokens of the batch count, by hand: the row of weight 0 has 7 tokens, 5 of content, 3 labels."""
+"""Number of tokens in the batch by kind, counted by hand.
+
+The row of weight 0 is not counted: it has 7 tokens, 5 of content and 3 labels.
+"""
 
 
 def labelled_batch() -> Batch:
-    """Rows packed, padded, full, without a label and of weight 0; ids are random words."""
+    """Return rows that are packed, padded, full, unlabelled or of weight 0; ids are random."""
     rows, length, K = len(SEQUENCES), 8, 3
     segments, positions = (np.zeros((rows, length), np.int32) for _ in range(2))
     labels, label_positions = np.full((rows, K), -1, np.int32), np.zeros((rows, K), np.int32)
@@ -59,7 +62,7 @@ def labelled_batch() -> Batch:
 def random_outputs(
     seed: int, rows: int, length: int, *, width: int = WIDTH, layers: int = 2, dtype=np.float32
 ) -> Outputs:
-    """Outputs of a model that never was, normal in every entry; kernel and bias stay float32."""
+    """Return normally distributed Outputs; kernel and bias are float32."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -78,12 +81,13 @@ def random_outputs(
             draw(rows, length, width),
             *(rng.standard_normal(s, np.float32) for s in ((WORDS, width), (WORDS,))),
         ),
-        logits=draw(rows, 3, WORDS),  # a question for each label, the words as answers
+        # One question per label, with the words as classes.
+        logits=draw(rows, 3, WORDS),
     )
 
 
 def per_row(function, outputs: Outputs, *others: Outputs) -> Outputs:
-    """Map what has a row axis; the vocabulary's kernel and bias, which have none, stay the first one's."""
+    """Map the leaves with a row axis; the vocabulary's kernel and bias come from ``outputs``."""
     head = outputs.vocab
     bare = [dataclasses.replace(o, vocab=o.vocab.hidden) for o in (outputs, *others)]
     mapped = jax.tree.map(function, *bare)

@@ -1,4 +1,4 @@
-"""Where the checkout and the real data are."""
+"""Paths of the checkout and of the real data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Starts several processes of one run and reads what they print."""
+"""Start several processes of one run and read their output."""
 
 from __future__ import annotations
 
@@ -21,45 +21,38 @@ def start(
     number: int,
     devices: int,
     *flags: object,
-    each: Sequence[dict] = (),
-    verb: str = "train",
+    environments: Sequence[dict] = (),
+    command: str = "train",
 ) -> list[subprocess.Popen]:
-    """Start all processes of a run, each with so many devices, and what it prints in files of its own.
+    """Start the processes of a run, each with ``devices`` devices; output goes to separate files.
 
-    ``each`` adds to what one finds in its environment.
+    ``environments`` adds variables to the environment of each process.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
+    common = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(ROOT),
     }
     children = []
     for index in range(number):
-        told = (
-            ["coordinator", f"127.0.0.1:{port}", "number", number, "index", index]
-            if number > 1
-            else []
-        )
-        told = [f"--processes.{x}" if n % 2 == 0 else x for n, x in enumerate(told)]
-        command = [
-            sys.executable,
-            "-m",
-            "flaxdistill",
-            verb,
-            config,
-            "--workdir",
-            workdir,
-            *told,
-            *flags,
+        cluster = {"coordinator": f"127.0.0.1:{port}", "number": number, "index": index}
+        cluster_flags = [
+            argument
+            for name, value in (cluster if number > 1 else {}).items()
+            for argument in (f"--processes.{name}", value)
         ]
-        own = each[index] if each else {}
+        arguments = [command, config, "--workdir", workdir, *cluster_flags, *flags]
+        environment = common | (environments[index] if environments else {})
         with Path(f"{workdir}.{index}.txt").open("w") as out:
             children.append(
                 subprocess.Popen(
-                    list(map(str, command)), env=environment | own, stdout=out, stderr=out
+                    [sys.executable, "-m", "flaxdistill", *map(str, arguments)],
+                    env=environment,
+                    stdout=out,
+                    stderr=out,
                 )
             )
     return children
@@ -70,6 +63,7 @@ def printed(workdir: Path, index: int = 0) -> str:
 
 
 def finish(children: list[subprocess.Popen], seconds: float = 240) -> list[int]:
+    """Wait for all processes and return their exit codes."""
     try:
         return [child.wait(seconds) for child in children]
     finally:
@@ -78,13 +72,16 @@ def finish(children: list[subprocess.Popen], seconds: float = 240) -> list[int]:
 
 
 def rows_of(workdir: Path) -> list[dict]:
+    """Return all metrics of a run, without the speed."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
 
 
-def close(ours: list[dict], theirs: list[dict]) -> None:
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.keys() == b.keys() and a.get("split") == b.get("split")
-        numbers = [[v for k, v in row.items() if k != "split"] for row in (a, b)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=2e-5), (a, b)
+def assert_rows_close(rows: list[dict], expected_rows: list[dict]) -> None:
+    assert len(rows) == len(expected_rows)
+    for row, expected in zip(rows, expected_rows, strict=True):
+        assert row.keys() == expected.keys() and row.get("split") == expected.get("split")
+        values, expected_values = (
+            [v for k, v in r.items() if k != "split"] for r in (row, expected)
+        )
+        assert values == pytest.approx(expected_values, rel=2e-5), (row, expected)

@@ -11,7 +11,7 @@ LENGTH = 24
 
 
 def tiny_config(**changes) -> EncoderConfig:
-    """A BERT of width 16."""
+    """Return the config of a BERT of width 16."""
     sizes = dict(
         vocab_size=WORDS,
         hidden_size=16,
@@ -24,18 +24,21 @@ def tiny_config(**changes) -> EncoderConfig:
 
 
 def batch_of(rows: int, *, first: int = 0, length: int = LENGTH) -> dict[str, np.ndarray]:
-    """Rows of packed sequences: ids 5.. are words, 2 and 3 are [CLS] and [SEP], some rows end in padding."""
+    """Return rows of packed sequences, some of which end in padding.
+
+    Ids from 5 are words; 2 and 3 are [CLS] and [SEP].
+    """
     ids, segments, positions = (np.zeros((rows, length), np.int32) for _ in range(3))
     for row in range(rows):
         rng = np.random.default_rng(first + row)
-        at, segment = 0, 0
-        while length - at >= 3 and segment < 3:
-            n = int(rng.integers(3, length - at + 1))
+        start, segment = 0, 0
+        while length - start >= 3 and segment < 3:
+            n = int(rng.integers(3, length - start + 1))
             segment += 1
-            ids[row, at : at + n] = [2, *rng.integers(5, WORDS, n - 2), 3]
-            segments[row, at : at + n] = segment
-            positions[row, at : at + n] = np.arange(n)
-            at += n
+            ids[row, start : start + n] = [2, *rng.integers(5, WORDS, n - 2), 3]
+            segments[row, start : start + n] = segment
+            positions[row, start : start + n] = np.arange(n)
+            start += n
     return {
         "input_ids": ids,
         "segment_ids": segments,

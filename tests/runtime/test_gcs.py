@@ -1,6 +1,6 @@
-"""gs:// wherever a path does, asked of a server of Cloud Storage's JSON API on this machine.
+"""gs:// addresses as paths, with a fake of Cloud Storage's JSON API on this bucket.
 
-A mirror that has been removed is a new machine.
+Removing the mirror folder simulates a new bucket.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from helpers.cli import SENTENCES, refused, rows_of, run, succeed, write_model
-from helpers.processes import close, finish, printed, start
+from helpers.processes import assert_rows_close, finish, printed, start
 from helpers.processes import rows_of as all_rows
 from helpers.servers.gcs import Bucket, serving
 
@@ -40,9 +40,20 @@ from flaxdistill.models.student_init import Start
 
 teacher = Experiment(
     student=Student(
-        start=Start(path=None), num_layers=2, hidden_size=16, num_heads=2, intermediate_size=32, dtype="float32"
+        start=Start(path=None),
+        num_layers=2,
+        hidden_size=16,
+        num_heads=2,
+        intermediate_size=32,
+        dtype="float32",
     ),
-    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, max_length=16, held_out=0.1, held_out_blocks=8),
+    corpus=Corpus(
+        sources=(Source(path={text!r}),),
+        vocab_size=200,
+        max_length=16,
+        held_out=0.1,
+        held_out_blocks=8,
+    ),
     losses={{"mlm": MaskedLM()}},
     batch_size=8,
     eval_batch_size=8,
@@ -58,38 +69,42 @@ from dataclasses import replace
 config = {
     "teacher": teacher,
     "student": replace(
-        teacher, teacher=Teacher(path=Stage("teacher")), student=Student(num_layers=1), losses={"vocab": VocabKD()}
+        teacher,
+        teacher=Teacher(path=Stage("teacher")),
+        student=Student(num_layers=1),
+        losses={"vocab": VocabKD()},
     ),
 }
 """
 
 
 @pytest.fixture(scope="module")
-def served():
-    """The bucket of this file, with the text of all runs; processes that are started find it too."""
+def served_bucket():
+    """Return the bucket of this file, with the text of all runs; child processes find it too."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own, of what it imports when it is first used
+        # Of the modules that it imports on first use.
+        warnings.simplefilter("ignore")
         from google.cloud.storage.asyncio import async_appendable_object_writer  # noqa: F401
-    with serving() as (there, told), pytest.MonkeyPatch.context() as patch:
-        for name, value in told.items():
+    with serving() as (bucket, environment), pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
             patch.setenv(name, value)
-        gcs._files.cache_clear()
+        gcs._filesystem.cache_clear()
         documents = [" ".join(SENTENCES[i : i + 4]) for i in range(0, 480, 4)]
-        there.put("text.txt", "\n\n".join(documents).encode())
-        yield there
-        gcs._files.cache_clear()
+        bucket.put("text.txt", "\n\n".join(documents).encode())
+        yield bucket
+        gcs._filesystem.cache_clear()
 
 
 @pytest.fixture
-def machine(served, tmp_path, monkeypatch) -> Bucket:
-    """A machine that has seen nothing yet of the bucket."""
+def bucket(served_bucket, tmp_path, monkeypatch) -> Bucket:
+    """Return the bucket, for a machine that has not downloaded anything yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "250")
-    return served
+    return served_bucket
 
 
-def forget() -> None:
-    shutil.rmtree(gcs_paths.mirror())
+def move_to_new_machine() -> None:
+    shutil.rmtree(gcs_paths.mirror_dir())
 
 
 def config(folder: Path, text: str = "gs://test/text.txt", lines: str = "config = teacher") -> Path:
@@ -98,42 +113,42 @@ def config(folder: Path, text: str = "gs://test/text.txt", lines: str = "config 
 
 
 @pytest.fixture(scope="module")
-def alone(served, tmp_path_factory) -> Path:
-    """What a run on a disk gives."""
+def alone(served_bucket, tmp_path_factory) -> Path:
+    """Return the folder of a run on a local disk."""
     folder = tmp_path_factory.mktemp("alone")
-    (folder / "text.txt").write_bytes(served.objects["text.txt"].content)
+    (folder / "text.txt").write_bytes(served_bucket.objects["text.txt"].content)
     succeed("train", config(folder, str(folder / "text.txt")), "--workdir", folder / "run")
     return folder / "run"
 
 
-# --- paths that stand for addresses -----------------------------------------------------------------------
+# Local paths that represent addresses.
 
 
 def test_addresses_and_paths(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for written in (
+    for address in (
         "gs://a-bucket/some/run",
         Path("gs://a-bucket/some/run"),
         "gs://a-bucket//some/run/",
     ):
-        path = gcs_paths.here(written)
-        assert path == gcs_paths.mirror() / "a-bucket" / "some" / "run"
-        assert gcs_paths.of(path) == "gs://a-bucket/some/run"
-    assert gcs_paths.told(f"wrote {path}: well") == "wrote gs://a-bucket/some/run: well"
-    assert gcs_paths.here("~/run") == Path.home() / "run"
-    assert gcs_paths.of(tmp_path / "run") is None and gcs.direct(tmp_path) == tmp_path.resolve()
+        path = gcs_paths.local_path(address)
+        assert path == gcs_paths.mirror_dir() / "a-bucket" / "some" / "run"
+        assert gcs_paths.url(path) == "gs://a-bucket/some/run"
+    assert gcs_paths.display(f"wrote {path}: well") == "wrote gs://a-bucket/some/run: well"
+    assert gcs_paths.local_path("~/run") == Path.home() / "run"
+    assert gcs_paths.url(tmp_path / "run") is None and gcs.as_epath(tmp_path) == tmp_path.resolve()
 
 
 @pytest.mark.parametrize(
     "wrong", ["gs://", "gs:///run", "gs://Up/run", "gs://a-bucket/../x", "gs://../x", "gs://a b/x"]
 )
-def test_no_addresses(wrong):
-    with pytest.raises(UserError, match="no address in a bucket"):
-        gcs_paths.here(wrong)
+def test_invalid_addresses(wrong):
+    with pytest.raises(UserError, match="is not an address in a bucket"):
+        gcs_paths.local_path(wrong)
 
 
-@pytest.mark.filterwarnings("ignore:Sending a large body")  # of aiohttp, to gcsfs
-def test_files_come_and_go(machine, tmp_path):
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # a warning of aiohttp about gcsfs
+def test_upload_refresh_and_remove(bucket, tmp_path):
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
     files = {
@@ -141,87 +156,102 @@ def test_files_come_and_go(machine, tmp_path):
         "a.txt": b"\n\nfirst",
         "sub/z.bin": os.urandom(6 * 2**20),
         "sub/empty": b"",
+        "sub/carriage_return": b"\n\r\nlast\r",
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    at = gcs_paths.here("gs://test/things")
-    gcs.send(folder, at)
-    assert not at.exists() and gcs.occupied(at)
-    puts = [asked for asked in machine.asked if asked.startswith("POST")]
-    assert machine.files("things/") == sorted(f"things/{name}" for name in files)
-    machine.put("things2/other", b"not ours")
+    path = gcs_paths.local_path("gs://test/things")
+    gcs.upload(folder, path)
+    assert not path.exists() and gcs.has_objects(path)
+    assert any(request.startswith("POST") for request in bucket.requests)
+    assert bucket.files("things/") == sorted(f"things/{name}" for name in files)
+    bucket.put("things2/other", b"of another folder")
 
-    gcs.refresh(at, gcs.named("/*.json", "sub/*"))
-    assert not (at / "a.txt").exists()
-    gcs.refresh(at, bool)
+    gcs.refresh(path, gcs.name_filter("/*.json", "sub/*"))
+    assert not (path / "a.txt").exists()
+    gcs.refresh(path, bool)
     assert {
-        p.relative_to(at).as_posix(): p.read_bytes() for p in at.rglob("*") if p.is_file()
+        file.relative_to(path).as_posix(): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file()
     } == files
-    before = len(machine.asked)
-    gcs.refresh(at, bool)
-    assert [asked for asked in machine.asked[before:] if "alt=media" in asked] == [], (
-        "nothing is fetched twice"
+    before = len(bucket.requests)
+    gcs.refresh(path, bool)
+    requests = bucket.requests[before:]
+    assert [request for request in requests if "alt=media" in request] == [], (
+        "nothing is downloaded twice"
     )
 
-    machine.put("things/a.txt", b"\n\nother")  # as long as before
-    machine.remove("things/sub")
-    gcs.refresh(at, bool)
-    assert (at / "a.txt").read_bytes() == b"\n\nother" and not (at / "sub" / "z.bin").exists()
-    gcs.remove(at)
-    assert machine.files("things/") == [] and machine.files("things2/") == ["things2/other"]
-    assert not at.exists() and not gcs.occupied(at) and puts
+    bucket.put("things/a.txt", b"\n\nother")  # the same size
+    bucket.remove("things/sub")
+    gcs.refresh(path, bool)
+    assert (path / "a.txt").read_bytes() == b"\n\nother" and not (path / "sub" / "z.bin").exists()
+    gcs.remove(path)
+    assert bucket.files("things/") == [] and bucket.files("things2/") == ["things2/other"]
+    assert not path.exists() and not gcs.has_objects(path)
 
 
-def test_a_folder_counts_once_its_last_file_is_there(machine):
-    at = gcs_paths.here("gs://test/store")
-    machine.put("store/blocks.npy", b"half")
-    assert not gcs.reach(at, "manifest.json").exists()
-    machine.put("store/manifest.json", b"{}")
-    assert sorted(file.name for file in gcs.reach(at, "manifest.json").iterdir()) == [
+def test_a_folder_counts_once_its_marker_exists(bucket):
+    path = gcs_paths.local_path("gs://test/store")
+    bucket.put("store/blocks.npy", b"half")
+    assert not gcs.download(path, "manifest.json").exists()
+    bucket.put("store/manifest.json", b"{}")
+    assert sorted(file.name for file in gcs.download(path, "manifest.json").iterdir()) == [
         "blocks.npy",
         "manifest.json",
     ]
-    assert gcs.reach(gcs_paths.here("gs://test/text.txt")).is_file()
+    assert gcs.download(gcs_paths.local_path("gs://test/text.txt")).is_file()
 
 
-def test_the_last_file_is_sent_last(machine, tmp_path):
+def test_the_marker_is_uploaded_last(bucket, tmp_path):
     for name in ("a.txt", "config.json", "model.safetensors", "z.txt"):
         (tmp_path / name).write_text(name)
-    before = len(machine.asked)
-    machine.down = False
-    gcs.send(tmp_path, gcs_paths.here("gs://test/ordered"))
+    gcs.upload(tmp_path, gcs_paths.local_path("gs://test/ordered"))
     generations = {
-        name: machine.objects[f"ordered/{name}"].generation
+        name: bucket.objects[f"ordered/{name}"].generation
         for name in ("a.txt", "config.json", "z.txt")
     }
-    assert max(generations, key=generations.get) == "config.json" and len(machine.asked) > before
+    assert max(generations, key=generations.get) == "config.json"
 
 
-def test_a_folder_of_another_content_is_fetched_anew(machine):
-    at = gcs_paths.here("gs://test/anew")
+def test_an_upload_that_loses_a_byte_fails(bucket, tmp_path):
+    """gcsfs checks no upload by default; the object would be corrupt without an error."""
+    (tmp_path / "config.json").write_text("{}")
+    bucket.truncated = re.compile("lossy/.*")
+    try:
+        with pytest.raises(UserError, match=r"gs://test/lossy cannot be .* \(Size mismatch\)"):
+            gcs.upload(tmp_path, gcs_paths.local_path("gs://test/lossy"))
+    finally:
+        bucket.truncated = None
+    assert bucket.files("lossy/") == []
+
+
+def test_a_changed_folder_is_downloaded_again(bucket):
+    path = gcs_paths.local_path("gs://test/anew")
     for name in ("blocks.npy", "manifest.json"):
-        machine.put(f"anew/{name}", b"first")
-    gcs.reach(at, "manifest.json")
-    machine.remove("anew/manifest")
-    assert not gcs.reach(at, "manifest.json").exists(), "what is gone there is gone here"
-    machine.put("anew/manifest.json", b"again")
-    (at / "manifest.json").parent.mkdir()
-    (at / "manifest.json").write_bytes(b"again")  # as one who looked for json files alone
-    assert len(list(gcs.reach(at, "manifest.json").iterdir())) == 2
-
-
-def test_places_keep_their_address_on_another_machine(machine, monkeypatch, tmp_path):
-    place = gcs_paths.here("gs://test/run") / "data"
-    sent = pickle.dumps(partial(len, place.parent / "text.txt"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
-    (found,) = pickle.loads(sent).args
-    assert gcs_paths.of(found) == "gs://test/run/text.txt" and str(found).startswith(
-        str(tmp_path / "elsewhere")
+        bucket.put(f"anew/{name}", b"first")
+    gcs.download(path, "manifest.json")
+    bucket.remove("anew/manifest")
+    assert not gcs.download(path, "manifest.json").exists(), (
+        "an object that is deleted is deleted locally"
     )
+    bucket.put("anew/manifest.json", b"again")
+    (path / "manifest.json").parent.mkdir()
+    (path / "manifest.json").write_bytes(b"again")  # downloaded by a reader of JSON files only
+    assert len(list(gcs.download(path, "manifest.json").iterdir())) == 2
+
+
+def test_pickled_paths_keep_their_address(bucket, monkeypatch, tmp_path):
+    path = gcs_paths.local_path("gs://test/run") / "data"
+    pickled = pickle.dumps(partial(len, path.parent / "text.txt"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    (restored,) = pickle.loads(pickled).args
+    assert gcs_paths.url(restored) == "gs://test/run/text.txt"
+    assert restored.is_relative_to(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "names"),
     [
         ("gs://test/corpus", ["a.txt", "deep/c.jsonl", "deep/er/d.txt.gz"]),
         ("gs://test/corpus/*.txt", ["a.txt"]),
@@ -230,41 +260,39 @@ def test_places_keep_their_address_on_another_machine(machine, monkeypatch, tmp_
         ("gs://test/corpus/a.txt", ["a.txt"]),
     ],
 )
-def test_text_is_found(machine, pattern, found):
+def test_text_files_by_pattern(bucket, pattern, names):
     for name in ("a.txt", "b.bin", "deep/c.jsonl", "deep/er/d.txt.gz"):
-        machine.put(f"corpus/{name}", b"text")
-    assert [name for name, _ in sources._find_files(pattern)] == found
+        bucket.put(f"corpus/{name}", b"text")
+    assert [name for name, _ in sources._find_files(pattern)] == names
     for name in ("a.txt", "deep/c.jsonl"):
-        del machine.objects[f"corpus/{name}"]
-    left = [name for name in found if name not in ("a.txt", "deep/c.jsonl", "c.jsonl")]
-    if left:
-        assert [name for name, _ in sources._find_files(pattern)] == left
+        del bucket.objects[f"corpus/{name}"]
+    remaining = [name for name in names if name not in ("a.txt", "deep/c.jsonl", "c.jsonl")]
+    if remaining:
+        assert [name for name, _ in sources._find_files(pattern)] == remaining
     else:
         with pytest.raises(UserError):
             sources._find_files(pattern)
 
 
-# --- runs -------------------------------------------------------------------------------------------------
+# Runs.
 
 
 @pytest.mark.slow
-def test_a_run_lives_in_a_bucket_and_goes_on_anywhere(machine, alone, tmp_path):
+def test_a_run_in_a_bucket_resumes_on_any_machine(bucket, alone, tmp_path):
     out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 2)
     assert (
         "exported gs://test/run at step 2 to gs://test/run/export" in out
-        and str(gcs_paths.mirror()) not in out
+        and str(gcs_paths.mirror_dir()) not in out
     )
-    forget()
+    move_to_new_machine()
     out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 4)
-    assert "goes on from step 2 of 4" in out and "reused gs://test/run/data/" in out
-    mirrored = gcs_paths.here("gs://test/run")
-    own, theirs = rows_of(mirrored), rows_of(alone)
-    assert [row["step"] for row in own] == [1, 2, 3, 4]
-    names = set(own[0]) - {"learning_rate"}  # of another number of steps, at first
-    assert [row["loss"] for row in own[:1]] == [
-        row["loss"] for row in theirs[:1]
-    ] and "loss" in names
-    names = machine.files("run/")
+    assert "resumes from step 2 of 4" in out and "reused gs://test/run/data/" in out
+    mirrored = gcs_paths.local_path("gs://test/run")
+    rows, local_rows = rows_of(mirrored), rows_of(alone)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    # Later losses differ: the learning rate depends on the number of steps, at first 2.
+    assert rows[0]["loss"] == local_rows[0]["loss"]
+    names = bucket.files("run/")
     assert {"run/experiment.json", "run/metrics.jsonl", "run/tokenizer/tokenizer.json"} < set(names)
     assert {name.split("/")[2] for name in names if name.startswith("run/checkpoints/")} == {
         "2",
@@ -273,101 +301,108 @@ def test_a_run_lives_in_a_bucket_and_goes_on_anywhere(machine, alone, tmp_path):
     assert "run/export/model.safetensors" in names and any("tensorboard/" in name for name in names)
     assert not [name for name in names if ".parts" in name or ".tmp" in name]
 
-    del machine.objects["run/export/config.json"]  # as one that was killed while it sent its export
-    forget()
+    del bucket.objects["run/export/config.json"]  # as if killed during the upload
+    move_to_new_machine()
     out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 4)
-    assert "exported gs://test/run" in out and "run/export/config.json" in machine.files("run/")
-    forget()
+    assert "exported gs://test/run" in out and "run/export/config.json" in bucket.files("run/")
+    move_to_new_machine()
     out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 4)
     assert "exported" not in out
     assert "finished at step 4, skipped" in out and "--steps changes nothing" in out
-    assert not gcs.direct(mirrored / "checkpoints" / "6").exists()
+    assert not gcs.as_epath(mirrored / "checkpoints" / "6").exists()
 
 
 @pytest.mark.slow
-def test_the_rows_are_those_of_a_run_on_a_disk(machine, alone, tmp_path):
-    """Cut short in the bucket and taken up on another machine; a checkpoint that is damaged there is put aside."""
+def test_the_metrics_equal_those_of_a_local_run(bucket, alone, tmp_path):
+    """On another machine, a damaged checkpoint is renamed and a truncated log is repaired."""
     succeed("train", config(tmp_path), "--workdir", "gs://test/same")
-    assert rows_of(gcs_paths.here("gs://test/same")) == rows_of(alone)
-    newest = machine.files("same/checkpoints/4/default/d/") or machine.files(
+    assert rows_of(gcs_paths.local_path("gs://test/same")) == rows_of(alone)
+    newest = bucket.files("same/checkpoints/4/default/d/") or bucket.files(
         "same/checkpoints/4/default/ocdbt"
     )
     for name in newest:
-        machine.put(name, b"\0" * len(machine.objects[name].content))
-    machine.put("same/metrics.jsonl", machine.objects["same/metrics.jsonl"].content[:-20])
-    forget()
+        bucket.put(name, b"\0" * len(bucket.objects[name].content))
+    bucket.put("same/metrics.jsonl", bucket.objects["same/metrics.jsonl"].content[:-20])
+    move_to_new_machine()
     code, out = run("train", config(tmp_path), "--workdir", "gs://test/same", "--steps", 5)
     assert code == 0, out
-    assert "gs://test/same/checkpoints/4 is damaged" in out and "goes on from step 2" in out
-    assert any("damaged-4" in name for name in machine.files("same/checkpoints/"))
-    assert [row["step"] for row in rows_of(gcs_paths.here("gs://test/same"))] == [1, 2, 3, 4, 5]
+    assert "gs://test/same/checkpoints/4 is damaged" in out and "resumes from step 2" in out
+    assert any("damaged-4" in name for name in bucket.files("same/checkpoints/"))
+    assert [row["step"] for row in rows_of(gcs_paths.local_path("gs://test/same"))] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
 
 
 @pytest.mark.slow
-def test_every_verb_reads_and_writes_there(machine, tmp_path):
+def test_every_command_reads_and_writes_in_a_bucket(bucket, tmp_path):
     two = config(tmp_path, lines=STUDENT)
     succeed("distill", two, "--workdir", "gs://test/two")
-    forget()
-    figures = succeed("eval", "gs://test/two/student")
-    forget()
+    move_to_new_machine()
+    evaluated = succeed("eval", "gs://test/two/student")
+    move_to_new_machine()
     compared = succeed("eval", "gs://test/two/student", "--model", "gs://test/two/teacher")
-    assert "teacher" in compared and figures != compared
-    forget()
+    assert "teacher" in compared and evaluated != compared
+    move_to_new_machine()
     assert "gs://test/two/student" in succeed("inspect", "gs://test/two")
-    assert "export/" in " ".join(machine.files("two/student/"))
-    forget()
+    assert "export/" in " ".join(bucket.files("two/student/"))
+    move_to_new_machine()
     assert "read back bit-equal" in succeed("export", "gs://test/two/student", "gs://test/exported")
-    forget()
+    move_to_new_machine()
     assert "converted directory" in succeed("convert", "gs://test/exported", "gs://test/converted")
-    forget()
+    move_to_new_machine()
     assert "Hugging Face directory" in succeed("convert", "gs://test/converted", "gs://test/back")
     for name in ("config.json", "model.safetensors"):
-        assert (
-            machine.objects[f"back/{name}"].content == machine.objects[f"exported/{name}"].content
-        )
-    forget()
+        assert bucket.objects[f"back/{name}"].content == bucket.objects[f"exported/{name}"].content
+    move_to_new_machine()
     assert "every tensor is used" in succeed("inspect", "gs://test/exported")
     assert "exists and is not an empty directory" in refused(
         "export", "gs://test/two/student", "gs://test/back"
     )
-    machine.remove("back/")
+    bucket.remove("back/")
     succeed("export", "gs://test/two/student", "gs://test/back")
 
 
 @pytest.mark.slow
-def test_models_tokenizers_and_blocks_in_a_bucket(machine, tmp_path):
+def test_models_tokenizers_and_blocks_in_a_bucket(bucket, tmp_path):
     teacher = write_model(tmp_path / "teacher", ("the", "cat"))
-    gcs.send(teacher, gcs_paths.here("gs://test/models/teacher"))
+    gcs.upload(teacher, gcs_paths.local_path("gs://test/models/teacher"))
     lines = (
         "from dataclasses import replace\n"
-        "config = replace(teacher, teacher=Teacher(path='gs://test/models/teacher'), data_dir='gs://test/blocks',\n"
-        "    corpus=replace(teacher.corpus, tokenizer='gs://test/models/teacher/vocab.txt'), losses={'vocab': VocabKD()})\n"
+        "config = replace(\n"
+        "    teacher, teacher=Teacher(path='gs://test/models/teacher'), data_dir='gs://test/blocks',\n"
+        "    corpus=replace(teacher.corpus, tokenizer='gs://test/models/teacher/vocab.txt'),\n"
+        "    losses={'vocab': VocabKD()},\n"
+        ")\n"
     )
     succeed("prepare", config(tmp_path, lines=lines))
-    stored = machine.files("blocks/")
-    generations = {name: machine.objects[name].generation for name in stored}
+    stored = bucket.files("blocks/")
+    generations = {name: bucket.objects[name].generation for name in stored}
     assert any(name.endswith("manifest.json") for name in stored)
-    forget()
+    move_to_new_machine()
     offline = ("distill", config(tmp_path, lines=lines), "--teacher.cache-top-k", 4, "--workdir")
     assert "reused gs://test/blocks/" in succeed(*offline, tmp_path / "offline")
-    blocks = [name for name in machine.files("blocks/") if not name.startswith("blocks/targets-")]
-    assert {name: machine.objects[name].generation for name in blocks} == generations
-    (words,) = (name for name in machine.files("blocks/targets-") if name.endswith("/words.npy"))
-    made = machine.objects[words]
-    forget()
+    blocks = [name for name in bucket.files("blocks/") if not name.startswith("blocks/targets-")]
+    assert {name: bucket.objects[name].generation for name in blocks} == generations
+    (words,) = (name for name in bucket.files("blocks/targets-") if name.endswith("/token_ids.npy"))
+    targets = bucket.objects[words]
+    move_to_new_machine()
     assert str(tmp_path / "offline") in succeed("eval", tmp_path / "offline")
-    forget()
+    move_to_new_machine()
     assert "reused gs://test/blocks/targets-" in succeed(*offline, tmp_path / "again")
-    assert machine.objects[words] == made
-    del machine.objects[words]  # cut short
-    forget()
+    assert bucket.objects[words] == targets
+    del bucket.objects[words]  # an incomplete upload
+    move_to_new_machine()
     assert "wrote gs://test/blocks/targets-" in succeed(*offline, tmp_path / "once_more")
-    assert machine.objects[words].content == made.content
+    assert bucket.objects[words].content == targets.content
     assert rows_of(tmp_path / "once_more") == rows_of(tmp_path / "offline")
 
 
-def test_preparation_goes_on_elsewhere(machine, tmp_path, monkeypatch):
-    """One machine has surveyed the text and packed nothing; another goes on from what it sent."""
+def test_preparation_resumes_on_another_machine(bucket, tmp_path, monkeypatch):
+    """One machine has surveyed the text and packed nothing; another resumes from its uploads."""
     from flaxdistill.data.preparation import text as prepare
 
     def stop(*arguments: object) -> None:
@@ -377,16 +412,16 @@ def test_preparation_goes_on_elsewhere(machine, tmp_path, monkeypatch):
         patch.setattr(prepare, "_settle", stop)
         code, out = run("prepare", config(tmp_path), "--workdir", "gs://test/prepared")
     assert code == 130 and "kept what is done in gs://test/prepared/data/" in out
-    assert any(".parts/survey-00000/facts.json" in name for name in machine.files("prepared/"))
-    forget()
+    assert any(".parts/survey-00000/facts.json" in name for name in bucket.files("prepared/"))
+    move_to_new_machine()
     out = succeed("prepare", config(tmp_path), "--workdir", "gs://test/prepared")
     assert "1 of 1 + 1 passes over shards are done" in out
-    assert not [name for name in machine.files("prepared/") if ".parts" in name]
+    assert not [name for name in bucket.files("prepared/") if ".parts" in name]
 
 
-def test_rows_are_varied_into_a_bucket(machine, tmp_path):
+def test_augmented_rows_in_a_bucket(bucket, tmp_path):
     model = write_model(tmp_path / "model", ("the", "cat", "dog"))
-    machine.put("rows.tsv", b"text\tlabel\nthe cat sees a dog\t1\na dog sees the cat\t0\n")
+    bucket.put("rows.tsv", b"text\tlabel\nthe cat sees a dog\t1\na dog sees the cat\t0\n")
     command = (
         "augment",
         "gs://test/rows.tsv",
@@ -400,20 +435,21 @@ def test_rows_are_varied_into_a_bucket(machine, tmp_path):
     )
     command = (*command, "--length", 16, "--batch-size", 4)
     succeed(*command)
-    made = machine.objects["varied/part-00000.jsonl"]
-    forget()
+    variants = bucket.objects["varied/part-00000.jsonl"]
+    move_to_new_machine()
     succeed(*command)
-    assert machine.objects["varied/part-00000.jsonl"] == made and made.content.count(b"\n") >= 2
-    forget()
-    assert sources.Source(path="gs://test/varied/*.jsonl").varied()
-    assert not sources.Source(path="gs://test/rows.tsv").varied()
+    assert bucket.objects["varied/part-00000.jsonl"] == variants
+    assert variants.content.count(b"\n") >= 2
+    move_to_new_machine()
+    assert sources.Source(path="gs://test/varied/*.jsonl").is_augmented()
+    assert not sources.Source(path="gs://test/rows.tsv").is_augmented()
 
 
 @pytest.mark.slow
-def test_what_is_read_here_does_not_disturb_the_run(machine, tmp_path):
-    """A run that is at work holds its folder, and its log is not what was sent of it last."""
+def test_reading_does_not_change_a_run_in_progress(bucket, tmp_path):
+    """A run in progress locks its folder, and its log is newer than the uploaded one."""
     succeed("train", config(tmp_path), "--workdir", "gs://test/busy", "--steps", 2)
-    folder = gcs_paths.here("gs://test/busy")
+    folder = gcs_paths.local_path("gs://test/busy")
     with (folder / ".lock").open() as lock, contextlib.closing(Log(folder, step=2)) as log:
         fcntl.flock(lock, fcntl.LOCK_EX)
         log.write({"step": 3, "loss": 1.0})
@@ -422,46 +458,46 @@ def test_what_is_read_here_does_not_disturb_the_run(machine, tmp_path):
         assert "another process is at work" in refused(
             "train", config(tmp_path), "--workdir", "gs://test/busy", "--steps", 4
         )
-    sent = machine.objects["busy/metrics.jsonl"].content.decode().splitlines()
-    assert [json.loads(line)["step"] for line in sent if "split" not in line] == [1, 2, 3, 4]
+    uploaded = bucket.objects["busy/metrics.jsonl"].content.decode().splitlines()
+    assert [json.loads(line)["step"] for line in uploaded if "split" not in line] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_may_not_be_read_is_not_damaged(machine, tmp_path, capfd):
+def test_a_checkpoint_without_permission_is_not_damaged(bucket, tmp_path, capfd):
     succeed("train", config(tmp_path), "--workdir", "gs://test/shut", "--steps", 2)
-    before = machine.files("shut/checkpoints")
-    for shut in (".*/checkpoints/.*alt=media", ".*checkpoints.*"):
-        machine.shut = re.compile(shut)
+    before = bucket.files("shut/checkpoints")
+    for pattern in (".*/checkpoints/.*alt=media", ".*checkpoints.*"):
+        bucket.forbidden = re.compile(pattern)
         try:
-            listed = [] if "media" in shut else [("inspect",)]  # which reads no array
-            for command in (("train", config(tmp_path), "--workdir"), ("eval",), *listed):
-                told = refused(
+            inspect = [] if "media" in pattern else [("inspect",)]  # inspect reads no array
+            for command in (("train", config(tmp_path), "--workdir"), ("eval",), *inspect):
+                message = refused(
                     *command, "gs://test/shut", *(["--steps", 4] if command[0] == "train" else [])
                 )
-                assert "cannot be read or written" in told, (command, shut)
+                assert "cannot be read or written" in message, (command, pattern)
         finally:
-            machine.shut = None
-    assert machine.files("shut/checkpoints") == before and "Traceback" not in capfd.readouterr().err
+            bucket.forbidden = None
+    assert bucket.files("shut/checkpoints") == before and "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_half_a_tokenizer_is_sent_again(machine, tmp_path):
+def test_an_incomplete_tokenizer_is_uploaded_again(bucket, tmp_path):
     succeed("train", config(tmp_path), "--workdir", "gs://test/claimed", "--steps", 2)
-    names = machine.files("claimed/tokenizer/")
-    newest = max(machine.objects[name].generation for name in names)
-    assert machine.objects["claimed/tokenizer/tokenizer.json"].generation == newest
+    names = bucket.files("claimed/tokenizer/")
+    newest = max(bucket.objects[name].generation for name in names)
+    assert bucket.objects["claimed/tokenizer/tokenizer.json"].generation == newest
 
 
 @pytest.mark.slow
-def test_a_run_that_is_gone_there_begins_anew(machine, tmp_path):
+def test_a_run_that_is_deleted_starts_again(bucket, tmp_path):
     succeed("train", config(tmp_path), "--workdir", "gs://test/gone", "--steps", 2)
-    machine.remove("gone/")
-    folder = gcs_paths.here("gs://test/gone")
+    bucket.remove("gone/")
+    folder = gcs_paths.local_path("gs://test/gone")
     gcs.refresh(folder)
     assert (
         (folder / "data").exists()
         and not workdir.is_workdir(folder)
-        and gcs.entries(folder) == set()
+        and gcs.list_names(folder) == set()
     )
     assert "wrote gs://test/gone/data" in succeed(
         "prepare", config(tmp_path), "--workdir", "gs://test/gone"
@@ -469,9 +505,9 @@ def test_a_run_that_is_gone_there_begins_anew(machine, tmp_path):
 
 
 @pytest.mark.slow
-def test_stages_by_processes_of_several_machines(machine, tmp_path, monkeypatch):
-    """Only the first exports: in the second stage's saves, all must meet all the same."""
-    workdir = tmp_path / "told"
+def test_stages_by_processes_of_several_machines(bucket, tmp_path, monkeypatch):
+    """Only the main process exports; the saves of the second stage still need all processes."""
+    workdir = tmp_path / "printed"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     homes = [{"XDG_CACHE_HOME": str(tmp_path / f"machine{index}")} for index in range(2)]
     children = start(
@@ -481,18 +517,18 @@ def test_stages_by_processes_of_several_machines(machine, tmp_path, monkeypatch)
         1,
         "--workdir",
         "gs://test/stages",
-        each=homes,
-        verb="distill",
+        environments=homes,
+        command="distill",
     )
     assert finish(children) == [0, 0], printed(workdir) + printed(workdir, 1)
-    assert "stages/student/export/config.json" in machine.files("stages/")
+    assert "stages/student/export/config.json" in bucket.files("stages/")
     assert "student" in succeed("eval", "gs://test/stages/student")
 
 
 @pytest.mark.slow
-def test_processes_of_several_machines(machine, alone, tmp_path, monkeypatch):
-    """Two processes that share nothing but the bucket."""
-    workdir = tmp_path / "told"
+def test_processes_of_several_machines(bucket, alone, tmp_path, monkeypatch):
+    """Two processes that share only the bucket."""
+    workdir = tmp_path / "printed"
     homes = [str(tmp_path / f"machine{index}") for index in range(2)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     children = start(
@@ -502,40 +538,40 @@ def test_processes_of_several_machines(machine, alone, tmp_path, monkeypatch):
         1,
         "--workdir",
         "gs://test/pod",
-        each=[{"XDG_CACHE_HOME": home} for home in homes],
+        environments=[{"XDG_CACHE_HOME": home} for home in homes],
     )
     assert finish(children) == [0, 0], printed(workdir) + printed(workdir, 1)
     monkeypatch.setenv("XDG_CACHE_HOME", homes[0])
-    close(all_rows(gcs_paths.here("gs://test/pod")), all_rows(alone))
-    assert {"pod/export/config.json", "pod/experiment.json"} < set(machine.files("pod/"))
+    assert_rows_close(all_rows(gcs_paths.local_path("gs://test/pod")), all_rows(alone))
+    assert {"pod/export/config.json", "pod/experiment.json"} < set(bucket.files("pod/"))
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------
+# Mistakes.
 
 
-def test_what_cannot_be_reached_is_one_sentence(machine, tmp_path, monkeypatch):
-    assert "is no workdir" in refused("eval", "gs://test/nothing")
+def test_errors_of_missing_and_unreachable_objects(bucket, tmp_path, monkeypatch):
+    assert "is not a workdir" in refused("eval", "gs://test/nothing")
     assert "gs://test/nothing" in refused("inspect", "gs://test/nothing")
-    assert "no address in a bucket" in refused("train", config(tmp_path), "--workdir", "gs://")
+    assert "not an address in a bucket" in refused("train", config(tmp_path), "--workdir", "gs://")
     assert "gs://test/no.txt does not exist" in refused(
         "train", config(tmp_path, "gs://test/no.txt"), "--workdir", tmp_path / "run"
     )
-    machine.put("odd/../../x.json", b"{}")
-    assert "no names of files" in refused("inspect", "gs://test/odd")
-    machine.down = True
+    bucket.put("odd/../../x.json", b"{}")
+    assert "not a valid file name" in refused("inspect", "gs://test/odd")
+    bucket.down = True
     try:
-        told = refused("train", config(tmp_path), "--workdir", "gs://test/away")
-        assert "gs://test/away cannot be read or written" in told and "gcloud auth" in told
+        message = refused("train", config(tmp_path), "--workdir", "gs://test/away")
+        assert "gs://test/away cannot be read or written" in message and "gcloud auth" in message
     finally:
-        machine.down = False
-    assert not (tmp_path / "run").exists() and machine.files("away/") == []
-    gcs._files.cache_clear()
+        bucket.down = False
+    assert not (tmp_path / "run").exists() and bucket.files("away/") == []
+    gcs._filesystem.cache_clear()
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     assert "pip install 'flaxdistill[gcs]'" in refused(
         "train", config(tmp_path), "--workdir", "gs://test/away"
     )
 
 
-def test_a_config_is_no_program_from_a_bucket(machine):
-    machine.put("config.py", b"config = 1")
+def test_a_config_in_a_bucket_is_not_run(bucket):
+    bucket.put("config.py", b"config = 1")
     assert "there is no config gs:" in refused("train", "gs://test/config.py")

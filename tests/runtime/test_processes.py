@@ -1,4 +1,4 @@
-"""Several processes of one run: how they are told of each other, and that they give what one gives."""
+"""Runs of several processes: how they connect, and that they compute what one process computes."""
 
 import signal
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers.cli import SENTENCES
-from helpers.processes import close, finish, printed, rows_of, start
+from helpers.processes import assert_rows_close, finish, printed, rows_of, start
 
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import processes
@@ -21,9 +21,20 @@ from flaxdistill.models.student_init import Start
 
 config = Experiment(
     student=Student(
-        start=Start(path=None), num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, dtype="float32"
+        start=Start(path=None),
+        num_layers=1,
+        hidden_size=16,
+        num_heads=2,
+        intermediate_size=32,
+        dtype="float32",
     ),
-    corpus=Corpus(sources=(Source(path={text!r}),), vocab_size=200, max_length=16, held_out=0.1, held_out_blocks=8),
+    corpus=Corpus(
+        sources=(Source(path={text!r}),),
+        vocab_size=200,
+        max_length=16,
+        held_out=0.1,
+        held_out_blocks=8,
+    ),
     losses={{"mlm": MaskedLM()}},
     optim=AdamW(learning_rate=1e-2, warmup=0.0),
     batch_size=16,
@@ -62,19 +73,21 @@ def alone(config) -> Path:
         pytest.param(4, 1, ["--fsdp", 2], marks=pytest.mark.slow),
     ],
 )
-def test_several_processes_give_what_one_gives(config, alone, tmp_path, number, devices, flags):
+def test_several_processes_compute_what_one_computes(
+    config, alone, tmp_path, number, devices, flags
+):
     workdir = tmp_path / "run"
     assert finish(start(config, workdir, number, devices, *flags)) == [0] * number, printed(workdir)
-    close(rows_of(workdir), rows_of(alone))
+    assert_rows_close(rows_of(workdir), rows_of(alone))
     assert "read back bit-equal" in printed(workdir)
-    assert "step" not in printed(workdir, 1), "only the first tells"
+    assert "step" not in printed(workdir, 1), "only the main process prints"
     exported = "export/model.safetensors"
     assert (workdir / exported).stat().st_size == (alone / exported).stat().st_size
 
 
 @pytest.mark.slow
-def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
-    """A SIGTERM to one of two: both save the same step and end; one process with other devices goes on from there."""
+def test_all_stop_together_and_one_resumes(config, alone, tmp_path):
+    """After a SIGTERM to one of two, both save the same step and exit; one process resumes."""
     workdir = tmp_path / "run"
     steps = ["--steps", 4000, "--save-every", 4000, "--eval-every", 4000]
     children = start(config, workdir, 2, 2, *steps)
@@ -91,30 +104,30 @@ def test_all_stop_together_and_one_goes_on(config, alone, tmp_path):
     before = rows_of(workdir)
     more = ["--steps", step + 2, "--save-every", 4000, "--eval-every", 4000]
     assert finish(start(config, workdir, 1, 4, *more)) == [0], printed(workdir)
-    assert f"goes on from step {step}" in printed(workdir)
+    assert f"resumes from step {step}" in printed(workdir)
     assert rows_of(workdir)[: len(before)] == before
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_one_cannot_read_is_none(config, tmp_path):
-    """What only the second process reads is cut short: all go back to the checkpoint before."""
+def test_a_checkpoint_that_one_process_cannot_read_is_damaged(config, tmp_path):
+    """A file that only the second process reads is truncated: all use the previous checkpoint."""
     workdir = tmp_path / "run"
     assert finish(start(config, workdir, 2, 1, "--fsdp", 2)) == [0, 0], printed(workdir)
     before = rows_of(workdir)
-    theirs = (workdir / "checkpoints" / "6" / "default" / "ocdbt.process_1").rglob("*")
-    largest = max((file for file in theirs if file.is_file()), key=lambda file: file.stat().st_size)
+    files = (workdir / "checkpoints" / "6" / "default" / "ocdbt.process_1").rglob("*")
+    largest = max((file for file in files if file.is_file()), key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     assert finish(start(config, workdir, 2, 1, "--fsdp", 2, "--steps", 7)) == [0, 0], printed(
         workdir
     )
-    assert "checkpoints/6 is damaged" in printed(workdir) and "goes on from step 3" in printed(
+    assert "checkpoints/6 is damaged" in printed(workdir) and "resumes from step 3" in printed(
         workdir
     )
     assert rows_of(workdir)[:3] == before[:3]
 
 
 @pytest.mark.slow
-def test_one_that_dies_ends_the_others(config, tmp_path):
+def test_if_one_process_dies_the_others_exit(config, tmp_path):
     workdir = tmp_path / "run"
     children = start(
         config, workdir, 2, 1, "--steps", 100000, "--eval-every", 100000, "--save-every", 100000
@@ -132,20 +145,20 @@ def test_one_that_dies_ends_the_others(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("arguments", "message"),
     [
         (("h:1", None, None), "--processes.number and --processes.index must be given too"),
-        (("h:1", 2, 2), "--processes.index is 2, of 2 processes; they count from 0 to 1"),
+        (("h:1", 2, 2), "--processes.index is 2, of 2 processes; it counts from 0 to 1"),
         (("h", 2, 0), "--processes.coordinator is 'h'; write it as host:port"),
     ],
 )
-def test_what_processes_are_told(told, words):
-    with pytest.raises(UserError, match=words):
-        processes.join(*told)
+def test_incomplete_or_wrong_flags(arguments, message):
+    with pytest.raises(UserError, match=message):
+        processes.initialize(*arguments)
 
 
-def test_a_lone_process_is_alone():
-    processes.join()
-    assert processes.first()
-    with processes.in_turn("alone"):
-        processes.meet("alone")
+def test_a_single_process():
+    processes.initialize()
+    assert processes.is_main()
+    with processes.main_first("single"):
+        processes.barrier("single")

@@ -1,4 +1,4 @@
-"""Meshes, and where every array lives on them."""
+"""Device meshes, and the sharding of states and batches."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from flaxdistill.errors import UserError
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.pytrees import Batch
 from flaxdistill.runtime import sharding
-from flaxdistill.runtime.mesh_axes import devices
+from flaxdistill.runtime.mesh_axes import num_shards
 from flaxdistill.train.optimizer import AdamW
 from flaxdistill.train.state import make_state
 
@@ -31,9 +31,9 @@ def state_of(params, tx=None):
 
 
 def specs(state, fsdp: int, tensor: int = 1) -> dict[str, P]:
-    placed = sharding.state_shardings(state, sharding.make_mesh(fsdp, tensor))
-    assert jax.tree.structure(placed) == jax.tree.structure(state)
-    return {path: where.spec for path, where in param_paths.flatten(placed).items()}
+    shardings = sharding.state_shardings(state, sharding.make_mesh(fsdp, tensor))
+    assert jax.tree.structure(shardings) == jax.tree.structure(state)
+    return {path: s.spec for path, s in param_paths.flatten(shardings).items()}
 
 
 def test_mesh():
@@ -48,7 +48,7 @@ def test_mesh():
         "tensor": 1,
     }
     assert (
-        sharding.groups(sharding.make_mesh(2, 2)) == 4
+        sharding.data_parallel_size(sharding.make_mesh(2, 2)) == 4
         and sharding.round_up(5, sharding.make_mesh(2, 2)) == 8
     )
     with pytest.raises(UserError) as error:
@@ -62,7 +62,7 @@ def test_mesh():
 
 
 @pytest.mark.parametrize(
-    ("size", "accumulate", "devices", "words"),
+    ("size", "accumulate", "devices", "message"),
     [
         (
             101,
@@ -75,7 +75,8 @@ def test_mesh():
             100,
             3,
             8,
-            "batch_size 100 is not divisible by 8 devices x 3 micro-batches; nearest are 96 and 120",
+            "batch_size 100 is not divisible by 8 devices x 3 micro-batches; "
+            "nearest are 96 and 120",
         ),
         (3, 1, 8, "batch_size 3 is not divisible by 8 devices; nearest are 8"),
         (
@@ -86,7 +87,7 @@ def test_mesh():
         ),
     ],
 )
-def test_batch_sizes_that_do_not_divide(size, accumulate, devices, words):
+def test_batch_sizes_that_do_not_divide(size, accumulate, devices, message):
     mesh = (
         sharding.make_mesh(devices=jax.devices()[:devices])
         if devices > 0
@@ -94,8 +95,8 @@ def test_batch_sizes_that_do_not_divide(size, accumulate, devices, words):
     )
     with pytest.raises(UserError) as error:
         sharding.check_batch(size, accumulate, mesh)
-    assert str(error.value) == words
-    for near in words.split("nearest are ")[1].split(" and "):
+    assert str(error.value) == message
+    for near in message.split("nearest are ")[1].split(" and "):
         sharding.check_batch(int(near), accumulate, mesh)
 
 
@@ -109,7 +110,7 @@ def test_rules_cover_a_whole_state(fsdp, tensor):
             "vocab": {},
         },
     }
-    got = specs(state_of(params), fsdp, tensor)
+    actual = specs(state_of(params), fsdp, tensor)
     student = "params/student/"
     expected = {
         "step": P(),
@@ -125,25 +126,27 @@ def test_rules_cover_a_whole_state(fsdp, tensor):
         student + "embeddings/word/embedding": P(None, ("fsdp", "tensor")),
         student + "mlm/decoder/embedding": P(None, ("fsdp", "tensor")),
     }
-    assert {path: got[path] for path in expected} == expected
-    # The moments live where their parameters do.
+    assert {path: actual[path] for path in expected} == expected
+    # The moments are sharded like their parameters.
     for moment in ("mu", "nu"):
-        paths = [path for path in got if f"/{moment}/" in path]
+        paths = [path for path in actual if f"/{moment}/" in path]
         assert len(paths) == len(jax.tree.leaves(params))
-        assert all(got[path] == got["params/" + path.split(f"/{moment}/")[1]] for path in paths)
-    assert {got[path] for path in got if path.endswith(("count", "finite"))} == {P()}
+        assert all(
+            actual[path] == actual["params/" + path.split(f"/{moment}/")[1]] for path in paths
+        )
+    assert {actual[path] for path in actual if path.endswith(("count", "finite"))} == {P()}
 
 
 def test_an_indivisible_leaf_takes_the_next_spec():
-    """30 divides by neither 4 nor 8; what divides nowhere is a whole copy on every device."""
+    """30 is divisible by neither 4 nor 8; a leaf that no spec divides is replicated."""
     params = {
         "a": {"kernel": shape(30, 16)},
         "b": {"kernel": shape(30, 30)},
         "c": {"embedding": shape(16, 30)},
         "d": {"kernel": shape(16, 30)},
     }
-    got = specs(state_of(params, optax.sgd(0.1)), 4)
-    assert got == {
+    actual = specs(state_of(params, optax.sgd(0.1)), 4)
+    assert actual == {
         "step": P(),
         "params/a/kernel": P(None, "fsdp"),
         "params/b/kernel": P(),
@@ -161,12 +164,12 @@ def test_a_leaf_without_a_rule_is_an_error():
         sharding.state_shardings(state, sharding.make_mesh())
 
 
-def test_a_compiled_function_knows_how_its_rows_are_split():
-    assert devices(16) == 1
+def test_a_compiled_function_sees_the_shards_of_its_rows():
+    assert num_shards(16) == 1
     with jax.set_mesh(sharding.make_mesh(2)):
-        assert (devices(16), devices(12)) == (8, 1)
+        assert (num_shards(16), num_shards(12)) == (8, 1)
     with jax.set_mesh(sharding.make_mesh(2, 2)):
-        assert (devices(16), devices(12), devices(6)) == (8, 4, 1)
+        assert (num_shards(16), num_shards(12), num_shards(6)) == (8, 4, 1)
 
 
 def test_place_rows():
@@ -184,14 +187,14 @@ def test_place_rows():
         if field.name in rows:
             np.testing.assert_array_equal(value, rows[field.name])
             assert value.dtype == rows[field.name].dtype
-    own = [(s.device.id, s.data[0].item()) for s in batch.example_id.addressable_shards]
-    assert sorted(own) == [(device, 2 * device) for device in range(8)], (
-        "two rows in a row for each device"
+    shards = [(s.device.id, s.data[0].item()) for s in batch.example_id.addressable_shards]
+    assert sorted(shards) == [(device, 2 * device) for device in range(8)], (
+        "each device has two consecutive rows"
     )
 
 
-def cut(accumulate: int, function=sharding.micro_batches):
-    """Compile a scan over micro-batches that only sums its rows."""
+def scan_micro_batches(accumulate: int, function=sharding.micro_batches):
+    """Compile and run a scan that sums over micro-batches; return its HLO and its result."""
     mesh = sharding.make_mesh()
     batch = sharding.place_rows(batch_of(32), mesh)
 
@@ -207,18 +210,18 @@ def cut(accumulate: int, function=sharding.micro_batches):
 
 
 def test_micro_batches_stay_on_their_devices():
-    text, (total, examples) = cut(4)
+    text, (total, examples) = scan_micro_batches(4)
     assert (
         "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
     )
     rows = batch_of(32)
     assert total == (rows["input_ids"] * rows["segment_ids"]).sum()
     assert examples.shape == (4, 8) and sorted(examples.ravel()) == list(range(32))
-    assert sorted(examples[0]) == list(range(0, 32, 4)), "one row of every device's four"
+    assert sorted(examples[0]) == list(range(0, 32, 4)), "one of the four rows of each device"
 
 
-def test_the_plain_reshape_would_gather():
-    """What micro_batches is for; if this fails XLA has learnt it and the swap may go."""
+def test_a_plain_reshape_gathers():
+    """The reason for micro_batches; if this fails, XLA avoids the gather and the swap can go."""
 
     def plain(batch, n):
         return jax.tree.map(
@@ -226,13 +229,13 @@ def test_the_plain_reshape_would_gather():
             dataclasses.replace(batch, labels=batch.weight, label_positions=batch.weight),
         )
 
-    text, _ = cut(4, plain)
-    assert any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
+    text, _ = scan_micro_batches(4, plain)
+    assert any(name in text for name in ("all-gather", "all-to-all", "collective-permute"))
 
 
 def test_micro_batches_without_a_mesh():
     rows = batch_of(6)
     batch = Batch(**rows, label_positions=rows["labels"])
-    got = jax.jit(sharding.micro_batches, static_argnums=1)(batch, 3)
-    assert got.input_ids.shape == (3, 2, 24) and got.labels.shape == (3, 2, 0)
-    np.testing.assert_array_equal(got.example_id, [[0, 3], [1, 4], [2, 5]])
+    actual = jax.jit(sharding.micro_batches, static_argnums=1)(batch, 3)
+    assert actual.input_ids.shape == (3, 2, 24) and actual.labels.shape == (3, 2, 0)
+    np.testing.assert_array_equal(actual.example_id, [[0, 3], [1, 4], [2, 5]])

@@ -1,1 +1,1 @@
-"""Shared by tests; no test file imports another."""
+"""Fake servers for tests."""

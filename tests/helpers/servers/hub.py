@@ -1,4 +1,4 @@
-"""A server of the Hub's routes, as much of it as huggingface_hub and transformers ask for to push a model and to pull it."""
+"""A fake Hugging Face Hub, as huggingface_hub and transformers use it to push and pull a model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from urllib.parse import unquote, urlsplit
 
 @dataclasses.dataclass
 class Commit:
-    told: str
+    message: str
     files: dict[str, bytes]
 
     @property
     def sha(self) -> str:
-        listed = [(name, _sha256(content)) for name, content in self.files.items()]
-        return hashlib.sha1(repr((self.told, sorted(listed))).encode()).hexdigest()
+        hashes = [(name, _sha256(content)) for name, content in self.files.items()]
+        return hashlib.sha1(repr((self.message, sorted(hashes))).encode()).hexdigest()
 
 
 @dataclasses.dataclass
-class Stored:
+class Repository:
     private: bool
     commits: list[Commit]
 
@@ -38,23 +38,22 @@ class Stored:
 
 
 class Hub:
-    """Repositories of models in memory, whose they are by token, and a log of what was asked."""
+    """Model repositories in memory, users by token, and a log of requests."""
 
     def __init__(self) -> None:
         self.users = {"hf_mine": "me", "hf_theirs": "them"}
         self.readers = {"hf_reading": "me"}
-        self.repos: dict[str, Stored] = {}
+        self.repos: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
-        self.asked: list[str] = []
-        self.cut: re.Pattern[str] | None = (
-            None  # of what is asked so, the connection is closed halfway
-        )
+        self.requests: list[str] = []
+        self.interrupted: re.Pattern[str] | None = None
+        """Requests whose connection is closed when half of the body has arrived."""
         self.lock = threading.Lock()
 
-    def put(self, name: str, *, private: bool = False, **files: bytes) -> Stored:
-        """Make a repository as the Hub does, with a first commit."""
-        named = {".gitattributes": b"*.safetensors filter=lfs\n"} | files
-        self.repos[name] = Stored(private, [Commit("initial commit", named)])
+    def put(self, name: str, *, private: bool = False, **files: bytes) -> Repository:
+        """Create a repository with a first commit, as the Hub does."""
+        all_files = {".gitattributes": b"*.safetensors filter=lfs\n"} | files
+        self.repos[name] = Repository(private, [Commit("initial commit", all_files)])
         return self.repos[name]
 
 
@@ -79,146 +78,135 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def refuse(self, status: int, code: str = "") -> None:
-        # A server's own words may hold what was sent, and are not to be trusted with it.
-        said = f"no: {self.headers.get('Authorization')}"
-        self.answer(
-            status,
-            {"error": said},
-            X_Error_Message=said,
-            **({"X_Error_Code": code} if code else {}),
-        )
+        # The messages of a server may quote the token that was sent: clients must not print them.
+        message = f"no: {self.headers.get('Authorization')}"
+        headers = {"X_Error_Code": code} if code else {}
+        self.answer(status, {"error": message}, X_Error_Message=message, **headers)
 
     def handle_one(self) -> None:
         self.path = unquote(urlsplit(self.path).path)
-        asked = f"{self.command} {self.path}"
+        request = f"{self.command} {self.path}"
         size = int(self.headers.get("Content-Length") or 0)
-        self.hub.asked.append(asked)
-        if self.hub.cut and self.hub.cut.search(asked):
+        self.hub.requests.append(request)
+        if self.hub.interrupted and self.hub.interrupted.search(request):
             self.rfile.read(size // 2)
             self.close_connection = True
             return
         body = self.rfile.read(size)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        who = self.hub.users.get(token) or self.hub.readers.get(token)
-        if token and not who:  # for all that it knows, such a repository may be there
-            return self.refuse(401, "RepoNotFound" if "/api/models/" in asked else "")
-        for pattern, answer in ROUTES:
-            if found := re.fullmatch(pattern, asked):
+        user = self.hub.users.get(token) or self.hub.readers.get(token)
+        if token and not user:
+            # With an invalid token, the Hub does not reveal whether a repository exists.
+            return self.refuse(401, "RepoNotFound" if "/api/models/" in request else "")
+        for pattern, route in ROUTES:
+            if match := re.fullmatch(pattern, request):
                 with self.hub.lock:
-                    return answer(self, who, token in self.hub.users, body, *found.groups())
+                    return route(self, user, token in self.hub.users, body, *match.groups())
         self.answer(404)
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_one
 
-    def whoami(self, who, writes, body) -> None:
-        if not who:
+    def whoami(self, user, writes, body) -> None:
+        if not user:
             return self.refuse(401)
-        self.answer(200, {"type": "user", "name": who, "orgs": []})
+        self.answer(200, {"type": "user", "name": user, "orgs": []})
 
-    def create(self, who, writes, body) -> None:
-        given = json.loads(body)
-        owner = given.get("organization") or who
-        name = f"{owner}/{given['name']}"
-        if not who:
+    def create(self, user, writes, body) -> None:
+        request = json.loads(body)
+        owner = request.get("organization") or user
+        name = f"{owner}/{request['name']}"
+        if not user:
             return self.refuse(401)
-        if owner != who or not writes:
+        if owner != user or not writes:
             return self.refuse(403)
-        told = {"url": f"http://{self.headers['Host']}/{name}", "name": name}
+        description = {"url": f"http://{self.headers['Host']}/{name}", "name": name}
         if name in self.hub.repos:
-            return self.answer(409, told | {"error": "You already created this model repo"})
-        self.hub.put(
-            name, private=given.get("visibility") == "private" or bool(given.get("private"))
-        )
-        self.answer(200, told)
+            return self.answer(409, description | {"error": "You already created this model repo"})
+        private = request.get("visibility") == "private" or bool(request.get("private"))
+        self.hub.put(name, private=private)
+        self.answer(200, description)
 
-    def yaml(self, who, writes, body) -> None:
+    def yaml(self, user, writes, body) -> None:
         assert json.loads(body)["content"].startswith("---\n")
         self.answer(200, {"errors": [], "warnings": []})
 
-    def readable(self, name: str, who: str | None) -> Stored | None:
-        """Find a repository; without one that may be read, answer as if there were none."""
-        found = self.hub.repos.get(name)
-        if found is None or (found.private and name.partition("/")[0] != who):
-            self.refuse(404 if who else 401, "RepoNotFound")
+    def readable(self, name: str, user: str | None) -> Repository | None:
+        """Return a repository; answer that it does not exist if the user may not read it."""
+        repo = self.hub.repos.get(name)
+        if repo is None or (repo.private and name.partition("/")[0] != user):
+            self.refuse(404 if user else 401, "RepoNotFound")
             return None
-        return found
+        return repo
 
-    def writable(self, name: str, who: str | None, writes: bool) -> Stored | None:
-        found = self.readable(name, who)
-        if found and not (writes and name.partition("/")[0] == who):
+    def writable(self, name: str, user: str | None, writes: bool) -> Repository | None:
+        repo = self.readable(name, user)
+        if repo and not (writes and name.partition("/")[0] == user):
             self.refuse(403)
             return None
-        return found
+        return repo
 
-    def info(self, who, writes, body, name, revision=None) -> None:
-        if found := self.readable(name, who):
-            commit = found.at(revision or "main")
+    def info(self, user, writes, body, name, revision=None) -> None:
+        if repo := self.readable(name, user):
+            commit = repo.at(revision or "main")
             if commit is None:
                 return self.refuse(404, "RevisionNotFound")
             names = [{"rfilename": file} for file in commit.files]
             self.answer(
-                200, {"id": name, "sha": commit.sha, "private": found.private, "siblings": names}
+                200, {"id": name, "sha": commit.sha, "private": repo.private, "siblings": names}
             )
 
-    def tree(self, who, writes, body, name, revision) -> None:
-        if (found := self.readable(name, who)) and (commit := found.at(revision)):
+    def tree(self, user, writes, body, name, revision) -> None:
+        if (repo := self.readable(name, user)) and (commit := repo.at(revision)):
             files = [
                 {"type": "file", "path": path, "size": len(content), "oid": _oid(content)}
                 for path, content in commit.files.items()
             ]
             self.answer(200, files)
 
-    def resolve(self, who, writes, body, name, revision, path) -> None:
-        if not (found := self.readable(name, who)):
+    def resolve(self, user, writes, body, name, revision, path) -> None:
+        if not (repo := self.readable(name, user)):
             return
-        commit = found.at(revision)
+        commit = repo.at(revision)
         if commit is None or path not in commit.files:
             return self.refuse(404, "EntryNotFound" if commit else "RevisionNotFound")
         content = commit.files[path]
         self.answer(200, content, ETag=f'"{_oid(content)}"', X_Repo_Commit=commit.sha)
 
-    def preupload(self, who, writes, body, name) -> None:
-        if found := self.writable(name, who, writes):
-            now = found.commits[-1].files
+    def preupload(self, user, writes, body, name) -> None:
+        if repo := self.writable(name, user, writes):
+            current = repo.commits[-1].files
             files = []
             for file in json.loads(body)["files"]:
-                path, content = file["path"], now.get(file["path"])
+                path, content = file["path"], current.get(file["path"])
                 mode = "lfs" if path.endswith(".safetensors") else "regular"
-                known = (
-                    None
-                    if content is None
-                    else _oid(content)
-                    if mode == "regular"
-                    else _sha256(content)
-                )
-                files.append(
-                    {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": known}
-                )
+                hash_content = _oid if mode == "regular" else _sha256
+                oid = None if content is None else hash_content(content)
+                files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
             self.answer(200, {"files": files})
 
-    def batch(self, who, writes, body, name) -> None:
-        if self.writable(name, who, writes):
+    def batch(self, user, writes, body, name) -> None:
+        if self.writable(name, user, writes):
             objects = []
-            for wanted in json.loads(body)["objects"]:
-                href = f"http://{self.headers['Host']}/lfs/{wanted['oid']}"
-                known = wanted["oid"] in self.hub.blobs
-                objects.append(wanted | ({} if known else {"actions": {"upload": {"href": href}}}))
+            for blob in json.loads(body)["objects"]:
+                href = f"http://{self.headers['Host']}/lfs/{blob['oid']}"
+                stored = blob["oid"] in self.hub.blobs
+                objects.append(blob | ({} if stored else {"actions": {"upload": {"href": href}}}))
             self.answer(200, {"transfer": "basic", "objects": objects})
 
-    def blob(self, who, writes, body, oid) -> None:
+    def blob(self, user, writes, body, oid) -> None:
         if _sha256(body) != oid:
             return self.answer(400)
         self.hub.blobs[oid] = body
         self.answer(200)
 
-    def commit(self, who, writes, body, name) -> None:
-        if not (found := self.writable(name, who, writes)):
+    def commit(self, user, writes, body, name) -> None:
+        if not (repo := self.writable(name, user, writes)):
             return
         header, *changes = (json.loads(line) for line in body.splitlines())
         parent = header["value"].get("parentCommit")
-        if parent and parent != found.commits[-1].sha:
+        if parent and parent != repo.commits[-1].sha:
             return self.refuse(412)
-        files = dict(found.commits[-1].files)
+        files = dict(repo.commits[-1].files)
         for change in changes:
             value = change["value"]
             if change["key"] == "deletedFile":
@@ -227,8 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = self.hub.blobs[value["oid"]]
             else:
                 files[value["path"]] = base64.b64decode(value["content"])
-        found.commits.append(Commit(header["value"]["summary"], files))
-        sha = found.commits[-1].sha
+        repo.commits.append(Commit(header["value"]["summary"], files))
+        sha = repo.commits[-1].sha
         self.answer(
             200,
             {
@@ -266,24 +254,26 @@ ROUTES = (
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *told: object) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # whoever asked may hang up
-            super().handle_error(*told)
+    def handle_error(self, *args: object) -> None:
+        # Clients may close a connection early.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*args)
 
 
 @contextlib.contextmanager
 def serving() -> Iterator[tuple[Hub, dict[str, str]]]:
-    """Serve a Hub for a while: the Hub, and what a process must find in its environment to ask it."""
+    """Serve a Hub in a thread; yield it with the environment variables of its clients."""
     hub = Hub()
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    told = {
+    environment = {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",  # files go the way that every server of the Hub's routes knows
+        # Upload files by Git LFS, which this server implements.
+        "HF_HUB_DISABLE_XET": "1",
     }
     try:
-        yield hub, told
+        yield hub, environment
     finally:
         server.shutdown()
         server.server_close()
