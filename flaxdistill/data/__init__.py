@@ -1,1 +1,1 @@
-"""Text sources, tokenising, packing and the block store; numpy only, no jax."""
+"""Text sources, tokenizing, packing and the block store, with numpy only (no jax)."""

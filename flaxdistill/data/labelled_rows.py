@@ -1,4 +1,4 @@
-"""How a task turns an example into rows: the contract."""
+"""The contract between a task and the preparation of labelled rows."""
 
 from __future__ import annotations
 
@@ -7,60 +7,46 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from flaxdistill.data.readers.records import check_text
 from flaxdistill.data.sources import Example
 from flaxdistill.data.tokenizer import Vocabulary
-from flaxdistill.errors import UserError
 
 
 class Row(NamedTuple):
-    """One row before it is padded."""
+    """One row before padding."""
 
-    ids: np.ndarray  # int [n], special tokens too
-    second: int  # where the second text begins; 0 without one
-    labels: np.ndarray  # [K], K the same for all rows
-    beside: Mapping[
-        str, np.ndarray
-    ] = {}  # what else the task must know of it, arrays of one shape for all rows
+    ids: np.ndarray
+    """Token ids with special tokens, int [n]."""
+    second: int
+    """Position of the first token of the second text; 0 without one."""
+    labels: np.ndarray
+    """Labels [K], with the same K in all rows."""
+    extra: Mapping[str, np.ndarray] = {}
+    """Further arrays that the task needs, each of one shape in all rows."""
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Name all that stands beside the tokens."""
-        return {"second": np.array(self.second, np.uint16), "labels": self.labels, **self.beside}
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return every array of the row except the token ids, by name."""
+        return {"second": np.array(self.second, np.uint16), "labels": self.labels, **self.extra}
 
 
 class RowBuilder(NamedTuple):
-    """How a task turns examples into rows."""
+    """How a task builds rows from examples."""
 
-    meaning: dict[str, Any]  # JSON: all that changes the rows
-    # The names of the labels, in order, from the training examples.
-    resolve_student: Callable[
-        [Iterator[Example], tuple[str, ...]], list[str]
-    ]  # and those that a dataset declares
-    rows: Callable[
-        [list[Example], list[str], Vocabulary, int], Iterable[list[Row]]
-    ]  # of each example
-    keep: Callable[[Example], Any] | None = None  # JSON of a held-out example, for scoring
-    # Where a share is held out: what never stands on both sides, rows of one text and pair, or all rows of one pair.
-    together: Literal["row", "pair"] = "row"
+    settings: dict[str, Any]
+    """Everything that changes the rows, as JSON."""
+    label_names: Callable[[Iterator[Example], tuple[str, ...]], list[str]]
+    """(training examples, label names that a dataset declares) to the label names, in order."""
+    rows: Callable[[list[Example], list[str], Vocabulary, int], Iterable[list[Row]]]
+    """(examples, label names, vocabulary, length) to the rows of each example."""
+    scoring_record: Callable[[Example], Any] | None = None
+    """JSON of a held-out example, stored for scoring."""
+    hold_out_by: Literal["row", "pair"] = "row"
+    """Rows that are never split: those with the same text and pair, or with the same pair."""
 
 
 def text_of(example: Example) -> list[str]:
-    """Give an example's one or two texts; raises UserError naming the place of what is no text."""
+    """Return the one or two texts of an example; raise UserError for a value that is not text."""
     texts = [example.text] + ([example.pair] if example.paired else [])
     for value in texts:
         check_text(value, example.place)
     return texts
-
-
-def check_text(value: Any, place: str) -> None:
-    """Raise UserError unless a value is text that can be written as UTF-8."""
-    if not isinstance(value, str):
-        raise UserError(
-            f"{place}: expected text but found {type(value).__name__} {value!r:.80}; name the columns of the texts in "
-            "`column` and `pair`"
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-        raise UserError(
-            f"{place}: {value!r:.80} holds half a surrogate pair, which is no character; remove it"
-        ) from None

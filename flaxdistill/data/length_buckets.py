@@ -1,4 +1,4 @@
-"""Batches of rows of about one length, so that short rows cost what they weigh."""
+"""Batches of rows of similar length."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy as np
 from flaxdistill.data.order import Order, permute
 from flaxdistill.data.store import Blocks
 
-EDGES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
-"""Lengths of batches below the store's own: each is compiled once."""
+BUCKET_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+"""Batch lengths below the store's length. Each is compiled once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Buckets:
-    """Which rows make up each batch, for ever: a pure function of the rows' lengths, their order and the batch's size.
+    """The rows of every batch: a pure function of row lengths, order and batch size.
 
-    An epoch is the order's own. Its rows are dealt into the shortest bucket that holds them; what does not fill a batch
-    there moves to the next longer one. The one batch of an epoch that must be filled up is of the shortest rows. Batches
-    then stand in an order of their own, which is the same for every seed: at each step all lanes have rows of about one
-    length (of one length where every row comes once an epoch, and sources have whole weights).
+    Each epoch has the rows of ``order``. A row goes into the shortest bucket that fits; rows that
+    do not fill a batch there move to the next longer bucket. At most one batch of an epoch is
+    padded, one of the shortest rows. The batches are then shuffled in the same way for every seed,
+    so at each step all lanes have rows of similar length (of equal length if every row occurs once
+    per epoch and the source weights are whole numbers).
     """
 
     blocks: tuple[Blocks, ...]
@@ -31,38 +32,43 @@ class Buckets:
 
     @property
     def epoch_length(self) -> int:
-        """Batches per epoch."""
+        """Number of batches per epoch."""
         return -(-self.order.epoch_length // self.batch_size)
 
     def __call__(self, number: int) -> tuple[np.ndarray, int]:
-        """Give a batch's global indices, int64 [batch_size], below 0 what fills it up, and the tokens that its rows need."""
+        """Return the global indices of a batch, int64 [batch_size], and its length in tokens.
+
+        Negative indices mark padding rows.
+        """
         epoch, slot = divmod(number, self.epoch_length)
         indices, lengths = self._epoch(epoch)
         return indices[slot], int(lengths[slot])
 
     @functools.cached_property
     def _epoch(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-        return functools.lru_cache(maxsize=2)(self._deal)  # of each lane its own
+        return functools.lru_cache(maxsize=2)(self._build_epoch)  # one cache per lane
 
-    def _deal(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _build_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return indices [batches, batch_size] and lengths [batches] of all batches of an epoch."""
         index = np.arange(self.order.epoch_length) + epoch * self.order.epoch_length
         source, block, _ = self.order(index)
         tokens = np.empty(len(index), np.int64)
         for number, lengths in enumerate(self._lengths):
-            here = source == number
-            tokens[here] = lengths[block[here]]
-        edges = [edge for edge in EDGES if edge < self.length] + [self.length]
+            mask = source == number
+            tokens[mask] = lengths[block[mask]]
+        edges = [edge for edge in BUCKET_LENGTHS if edge < self.length] + [self.length]
         bucket = np.searchsorted(edges, tokens)
         batches, batch_lengths = [], []
         waiting = np.full(-len(index) % self.batch_size, -1)
         for number, edge in enumerate(edges):
             waiting = np.append(waiting, index[bucket == number])
-            whole = len(waiting) // self.batch_size * self.batch_size
-            for batch in waiting[:whole].reshape(-1, self.batch_size):
-                # By one of its own rows: another one, cut, might lose what its labels point at.
+            complete = len(waiting) // self.batch_size * self.batch_size
+            for batch in waiting[:complete].reshape(-1, self.batch_size):
+                # Pad with a row of this batch: a longer one would be truncated, and its labels
+                # might point at a lost token.
                 batches.append(np.where(batch < 0, ~batch[-1], batch))
                 batch_lengths.append(edge)
-            waiting = waiting[whole:]
+            waiting = waiting[complete:]
         key = np.array([epoch + 1], np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         shuffled = permute(np.arange(len(batches)), np.int64(len(batches)), key)
         if not self.order.shuffle:
@@ -71,7 +77,7 @@ class Buckets:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest batch."""
+        """Number of tokens of the longest batch."""
         return self.blocks[0].ids.shape[1]
 
     @functools.cached_property

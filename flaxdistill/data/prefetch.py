@@ -1,4 +1,4 @@
-"""Batches made ahead of time."""
+"""Items computed ahead of time in a background thread."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ def prefetch(
     late: Callable[[int, float], None] = lambda item, seconds: None,
     patience: float = 60.0,
 ) -> Generator[T, None, None]:
-    """Yield make(start), ..., make(stop - 1) in order; one thread works ``depth`` items ahead.
+    """Yield make(start), ..., make(stop - 1) in order, from a thread that runs ``depth`` ahead.
 
-    What ``make`` raises is raised here, in its turn. Closing the iterator early ends the thread after the
-    item it is working on. Every ``patience`` seconds that an item is waited for, ``late`` is told which, and how long.
+    An exception of ``make`` is raised here, in its turn. Closing the iterator early ends the
+    thread after its current item. While an item is awaited, ``late`` is called every ``patience``
+    seconds with the item's number and the seconds waited.
     """
 
-    def take(step: int, item: Future[T]) -> T:
-        for times in itertools.count(1):
+    def wait_for(step: int, item: Future[T]) -> T:
+        for count in itertools.count(1):
             done, _ = wait([item], patience)
             if done:
                 break
-            late(step, times * patience)
+            late(step, count * patience)
         return item.result()
 
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
     try:
-        ahead: deque[Future[T]] = deque()
+        queue: deque[Future[T]] = deque()
         for step in range(start, stop):
-            ahead.append(pool.submit(make, step))
-            if len(ahead) > depth:
-                yield take(step - depth, ahead.popleft())
-        while ahead:
-            yield take(stop - len(ahead), ahead.popleft())
+            queue.append(pool.submit(make, step))
+            if len(queue) > depth:
+                yield wait_for(step - depth, queue.popleft())
+        while queue:
+            yield wait_for(stop - len(queue), queue.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yield items in order, while one thread takes the next of them from where they come."""
+def prefetch_iterable(items: Iterable[T]) -> Iterator[T]:
+    """Yield items in order, while a thread computes the next one."""
     source, end = iter(items), object()
-    taken: Generator[Any, None, None] = prefetch(
+    results: Generator[Any, None, None] = prefetch(
         lambda _: next(source, end), 0, sys.maxsize, depth=1
     )
-    with contextlib.closing(taken):
-        yield from itertools.takewhile(lambda item: item is not end, taken)
+    with contextlib.closing(results):
+        yield from itertools.takewhile(lambda item: item is not end, results)

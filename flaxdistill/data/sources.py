@@ -1,193 +1,217 @@
-"""Where text comes from: files, folders, published data sets and the documentation of our dependencies."""
+"""Text sources: files, folders, published datasets and the docstrings of the dependencies."""
 
-import glob
 import hashlib
 import heapq
-import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flaxdistill.data.readers.datasets import dataset_parts, tfds_parts
-from flaxdistill.data.readers.formats import format_of, known_formats, read_records
-from flaxdistill.data.readers.records import Columns, Record
+from flaxdistill.data.readers.file_paths import check_format, find_files
+from flaxdistill.data.readers.formats import read_records
+from flaxdistill.data.readers.records import Columns, Record, check_text
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs
 
-PUBLISHED = {"hf": dataset_parts, "tfds": tfds_parts}
+LIBRARIES = {"hf": dataset_parts, "tfds": tfds_parts}
+"""Readers of published datasets, by the prefix of a source's path."""
 
-VARIED = ".augmentation.json"
-"""What ``augment`` leaves in a folder of variants; hidden, so that the folder can be a source as it is."""
+AUGMENTATION_FILE = ".augmentation.json"
+"""File that ``augment`` writes into its folder; hidden, so the folder can be used as a source."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of a source that can be streamed on its own, again and again, in the same order."""
+    """A part of a source that can be streamed repeatedly, in the same order."""
 
     name: str  # unique within its source
     fingerprint: str  # changes when the documents may have changed
-    documents: Callable[[], Iterator]  # non-empty strings, or Examples; can be pickled
-    classes: tuple[str, ...] = ()  # names that a dataset declares for its labels, in its order
-    size: int = 2**26  # bytes of its file; of what is no file enough to be worth a process
+    documents: Callable[[], Iterator]  # yields non-empty strings, or Examples; can be pickled
+    classes: tuple[str, ...] = ()  # label names that a dataset declares, in its order
+    size: int = 2**26  # bytes of its file; without a file, enough to start a process for it
 
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled thing as it was written, before any meaning is read into it."""
+    """One example as it was written, before its values are interpreted."""
 
-    place: str  # to be named in an error
+    place: str  # for error messages
     text: Any
     pair: Any = None
     label: Any = None
-    paired: bool = False  # whether there must be a second text
+    paired: bool = False  # whether a second text is required
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
-    """One place text comes from."""
+    """A source of texts or labelled rows.
 
-    path: str  # file, glob or directory (also .gz); "hf:NAME" or "hf:NAME:CONFIG"; "tfds:NAME/CONFIG"; or "docstrings"
-    column: str = "text"  # the field that holds the text (jsonl, csv, tsv, parquet, datasets)
-    pair: str | None = None  # of a task on pairs, the field of the second text
-    label: str | None = (
-        None  # of a labelled task, the field of the label; None: these rows have none
-    )
-    header: str = ""  # names of the columns, such as "id,label,text", of a csv or tsv file that does not begin with them
-    split: str = "train"  # of an hf: or tfds: data set
-    weight: float = 1.0  # how many passes over this source one epoch makes
-    # Only so many of its rows (of text: documents), those whose texts have the lowest hashes, so that fewer are among more,
-    # whatever the files and their order; they are held in memory. None: all.
+    Files are .txt, .jsonl, .json, .csv, .tsv or .parquet, each also with .gz. A smaller ``rows``
+    selects a subset of a larger one, whatever the files and their order.
+    """
+
+    path: str
+    """File, directory or glob, "hf:NAME[:CONFIG]", "tfds:NAME[/CONFIG]", or "docstrings"."""
+
+    _: KW_ONLY
+
+    column: str = "text"
+    """Column of the text."""
+
+    pair: str | None = None
+    """Column of the second text, for tasks on text pairs."""
+
+    label: str | None = None
+    """Column of the label; None for unlabelled rows."""
+
+    header: str = ""
+    """Column names, such as "id,label,text", of a csv or tsv file without a header line."""
+
+    split: str = "train"
+    """Split of an hf: or tfds: dataset."""
+
+    weight: float = 1.0
+    """Passes over this source per epoch."""
+
     rows: int | None = None
+    """Use only this many rows or documents, chosen by text hash and held in memory; None: all."""
 
     def __post_init__(self):
+        if isinstance(self.path, os.PathLike):
+            object.__setattr__(self, "path", os.fspath(self.path))
         if self.rows is not None and self.rows < 1:
             raise UserError(
-                f"Source {self.path!r} has rows {self.rows}, which must be at least 1; leave the field out to read all"
+                f"Source {self.path!r} has rows {self.rows}, which must be at least 1; "
+                "omit rows to read all"
             )
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise UserError(
-                f"Source {self.path!r} has weight {self.weight}, which must be a finite number above 0; "
-                "leave the source out to give it no weight"
+                f"Source {self.path!r} has weight {self.weight}, which must be a finite number "
+                "above 0; remove the source to give it no weight"
             )
 
     def check(self) -> None:
-        """Raise UserError for files that are not there or of no known format; data sets are not looked for."""
-        if self.path != "docstrings" and self.path.partition(":")[0] not in PUBLISHED:
-            for _, path in _find_files(self.path):
-                _format(path)
+        """Raise UserError for a missing file or unknown format; datasets are not checked."""
+        if self._is_files():
+            for _, path in find_files(self.path):
+                check_format(path)
 
-    def varied(self) -> bool:
-        """Tell whether files of this source hold variants of rows, as ``augment`` writes them."""
-        if self.path == "docstrings" or self.path.partition(":")[0] in PUBLISHED:
-            return False
-        folders = {path.parent for _, path in _find_files(self.path)}
-        return any(gcs.reach(folder / VARIED).is_file() for folder in folders)
+    def is_augmented(self) -> bool:
+        """Return whether files of this source were written by ``augment``."""
+        folders = {path.parent for _, path in find_files(self.path)} if self._is_files() else ()
+        return any(gcs.download(folder / AUGMENTATION_FILE).is_file() for folder in folders)
+
+    def _is_files(self) -> bool:
+        return self.path != "docstrings" and self.path.partition(":")[0] not in LIBRARIES
 
     def shards(self) -> list[Shard]:
-        """List the pieces of this source, sorted by name; files are read once to fingerprint them.
+        """List the shards of this source, sorted by name; files are read once to fingerprint them.
 
-        Raises UserError here for what is missing and, while streaming, for what is malformed.
+        Raises UserError for missing files and, while streaming, for malformed ones.
         """
         return self._shards((self.column,), partial(_texts, self.column))
 
     def labelled(self) -> list[Shard]:
-        """List the pieces as ``shards`` does; their documents are Examples."""
+        """List the shards as ``shards`` does; their documents are Examples."""
         if self.path == "docstrings" and (self.label or self.pair):
             raise UserError(
-                "docstrings have no labels and no second texts; name another source, or, where a teacher is to answer them, "
-                "neither label nor pair"
+                "docstrings have no labels and no second texts; use another source, or remove "
+                "label and pair if a teacher labels them"
             )
         columns = tuple(column for column in (self.column, self.pair, self.label) if column)
         return self._shards(columns, partial(_examples, bool(self.pair), bool(self.label)))
 
     def _shards(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
-        whole = self._whole(columns, read)
-        return whole if self.rows is None else [_some(self.rows, whole, self.path)]
+        shards = self._all_shards(columns, read)
+        return shards if self.rows is None else [_subset_shard(self.rows, shards, self.path)]
 
-    def _whole(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
+    def _all_shards(self, columns: Columns, read: Callable[..., Iterator]) -> list[Shard]:
         if self.path == "docstrings":
             return [_docstrings_shard(read)]
         library, _, name = self.path.partition(":")
-        if library in PUBLISHED:
+        if library in LIBRARIES:
             return [
                 Shard(
                     part.name,
                     _hash(part.identity),
-                    partial(read, part.records, part.where),
+                    partial(read, part.records, part.place),
                     part.classes,
                 )
-                for part in PUBLISHED[library](name, columns, self.split)
+                for part in LIBRARIES[library](name, columns, self.split)
             ]
         header = tuple(name.strip() for name in self.header.split(",")) if self.header else ()
         return [
-            _file_shard(name, path, columns, header, read) for name, path in _find_files(self.path)
+            _file_shard(name, path, columns, header, read) for name, path in find_files(self.path)
         ]
 
 
-def _checked(values: Iterable[tuple[str, Any]], where: str) -> Iterator[str]:
-    """Yield the texts of (place, value) pairs, blank ones left out; raises UserError for what is no text."""
-    empty = True
-    for place, value in values:
-        if not isinstance(value, str):
-            raise UserError(
-                f"{place}: expected text but found {type(value).__name__} {value!r:.80}; make it a string, or set "
-                "`column` to a field of text"
-            )
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-            raise UserError(
-                f"{place}: the text holds half a surrogate pair, which is no character; remove it"
-            ) from error
-        if value.strip():
-            empty = False
-            yield value
-    if empty:
+def source_fields(data: str | None, **fields: str | None) -> dict[str, Any]:
+    """Return the fields that are not None; raise UserError if there are any without ``data``."""
+    values = {name: value for name, value in fields.items() if value is not None}
+    if values and not data:
         raise UserError(
-            f"{where} holds no document: every text in it is empty; leave it out or fill it"
+            f"--{next(iter(values))} describes --data, which is missing; "
+            "add --data with a file, hf:NAME or tfds:NAME"
         )
+    return values
 
 
 def _texts(
-    column: str, records: Callable[[], Iterator[Record]], where: str, named: bool = True
+    column: str, records: Callable[[], Iterator[Record]], source: str, has_columns: bool = True
 ) -> Iterator[str]:
-    place_of = f", column {column!r}" if named else ""
-    return _checked(((place + place_of, text) for place, (text,) in records()), where)
+    """Yield the texts of a source without blank ones."""
+    suffix = f", column {column!r}" if has_columns else ""
+    empty = True
+    for place, (text,) in records():
+        check_text(text, place + suffix)
+        if text.strip():
+            empty = False
+            yield text
+    if empty:
+        raise UserError(
+            f"{source} holds no document: every text in it is empty; remove it or add text"
+        )
 
 
 def _examples(
-    pair: bool, label: bool, records: Callable[[], Iterator[Record]], where: str, named: bool = True
+    pair: bool,
+    label: bool,
+    records: Callable[[], Iterator[Record]],
+    source: str,
+    has_columns: bool = True,
 ) -> Iterator[Example]:
     for place, (text, *more) in records():
         yield Example(place, text, more[0] if pair else None, more[-1] if label else None, pair)
 
 
-# Taking some rows
+# Subsets of rows
 
 
-def _some(rows: int, shards: list[Shard], path: str) -> Shard:
+def _subset_shard(rows: int, shards: list[Shard], path: str) -> Shard:
     classes = next((shard.classes for shard in shards if shard.classes), ())
     fingerprint = _hash([rows, *(shard.fingerprint for shard in shards)])
-    chosen = partial(_lowest, rows, shards, path)
-    return Shard(f"{rows}-rows", fingerprint, chosen, classes, sum(shard.size for shard in shards))
+    documents = partial(_lowest_hashes, rows, shards, path)
+    return Shard(f"{rows}-rows", fingerprint, documents, classes, sum(s.size for s in shards))
 
 
-def _lowest(rows: int, shards: list[Shard], path: str) -> Iterator:
-    chosen = heapq.nsmallest(rows, (d for shard in shards for d in shard.documents()), key=_key)
+def _lowest_hashes(rows: int, shards: list[Shard], path: str) -> Iterator:
+    documents = (document for shard in shards for document in shard.documents())
+    chosen = heapq.nsmallest(rows, documents, key=_subset_key)
     if len(chosen) < rows:
         raise UserError(
-            f"Source {path!r} holds {len(chosen)} rows, and its field rows asks for {rows}; lower it, or leave it out to "
-            "read all"
+            f"Source {path!r} holds {len(chosen)} rows, but its field rows is {rows}; "
+            "lower it, or omit it to read all"
         )
     yield from chosen
 
 
-def _key(document: str | Example) -> tuple[bytes, str]:
-    # The label only tells apart rows of one text.
+def _subset_key(document: str | Example) -> tuple[bytes, str]:
+    # The label only orders rows with the same text.
     text, label = (
         (document, "")
         if isinstance(document, str)
@@ -196,53 +220,13 @@ def _key(document: str | Example) -> tuple[bytes, str]:
     return hashlib.sha256(repr(text).encode()).digest(), repr(label)
 
 
-# Finding files
-
-
-def _find_files(pattern: str) -> list[tuple[str, Path]]:
-    """Find files: (name, path) of each, sorted by name; the name is relative to the folder searched."""
-    root = Path(gcs.gather(pattern, format_of))
-    if root.is_dir():
-        visible = (
-            path for path in root.rglob("*") if "/." not in f"/{path.relative_to(root).as_posix()}"
-        )
-        found = [path for path in visible if path.is_file() and format_of(path)]
-        if not found:
-            raise UserError(
-                f"Directory {pattern} holds no file that can be read; {known_formats()}"
-            )
-    elif root.exists():
-        root, found = root.parent, [root]
-    elif glob.has_magic(pattern):
-        found = [
-            Path(path) for path in glob.glob(str(root), recursive=True) if Path(path).is_file()
-        ]
-        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), root.parts))
-        if not found:
-            raise UserError(
-                f"Glob {pattern} matches no file in {root.absolute()}; check the pattern and the folder"
-            )
-    else:
-        raise UserError(
-            f"Text file {pattern} does not exist (looked for {root.absolute()}); check the path, or quote a "
-            "glob such as 'texts/*.jsonl'"
-        )
-    return sorted((path.relative_to(root).as_posix(), path) for path in found)
-
-
-def _format(path: Path) -> str:
-    form = format_of(path)
-    if form is None:
-        raise UserError(
-            f"{path} has a suffix that says nothing about its format; {known_formats()}"
-        )
-    return form
+# Shards of files and of docstrings
 
 
 def _file_shard(
     name: str, path: Path, columns: Columns, header: Columns, read: Callable[..., Iterator]
 ) -> Shard:
-    form = _format(path)
+    suffix = check_format(path)
     try:
         size = path.stat().st_size
         if size == 0:
@@ -250,44 +234,33 @@ def _file_shard(
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    # Plain text has no columns, so asking for another one leaves its documents as they are.
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    # Plain text has no columns, so another column leaves its documents unchanged.
     parts = [
         content,
         path.name.lower().endswith(".gz"),
-        form,
-        columns if form != ".txt" else (),
+        suffix,
+        columns if suffix != ".txt" else (),
         header,
     ]
-    records = partial(read_records, path, form, columns, header)
-    return Shard(name, _hash(parts), partial(read, records, str(path), form != ".txt"), size=size)
-
-
-def _hash(parts: Iterable) -> str:
-    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
-
-
-# What is not a file
+    records = partial(read_records, path, suffix, columns, header)
+    return Shard(name, _hash(parts), partial(read, records, str(path), suffix != ".txt"), size=size)
 
 
 def _docstrings_shard(read: Callable[..., Iterator]) -> Shard:
     from flaxdistill.data.readers.docstrings import read_docstrings
 
     documents = read_docstrings()
-    records = partial(_records_of, documents)
-    where = "The documentation of the dependencies"
-    return Shard("docstrings", _hash(documents), partial(read, records, where, False))
+    records = partial(_document_records, documents)
+    source = "The documentation of the dependencies"
+    return Shard("docstrings", _hash(documents), partial(read, records, source, False))
 
 
-def _records_of(documents: list[str]) -> Iterator[Record]:
+def _document_records(documents: list[str]) -> Iterator[Record]:
     return (("docstrings", (text,)) for text in documents)
 
 
-def given(data: str | None, **fields: str | None) -> dict[str, Any]:
-    """Choose those fields of a source that were told; raises UserError where no ``data`` is there for them to be of."""
-    told = {name: value for name, value in fields.items() if value is not None}
-    if told and not data:
-        raise UserError(
-            f"--{next(iter(told))} is of what --data names; give that too, such as hf:NAME or a file"
-        )
-    return told
+def _hash(parts: Iterable) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()

@@ -1,34 +1,33 @@
-"""Training a WordPiece vocabulary that comes out the same every time."""
+"""Reproducible training of a WordPiece vocabulary."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from flaxdistill.data.tokenizer import (
-    BERT_TOKENS,
-    Vocabulary,
-    bert_normalizer,
-    vocabulary_of,
-    wordpiece_tokenizer,
-)
+from flaxdistill.data.tokenizer import Vocabulary, make_vocabulary
+from flaxdistill.data.tokenizer_files import BERT_TOKENS, bert_normalizer, wordpiece_tokenizer
 from flaxdistill.errors import UserError
 
-ALPHABET_LIMIT = 1000  # as in Hugging Face's own BERT trainer; rarer characters become [UNK]
-RAREST_PAIR = 2  # occurrences below which two pieces are not joined
+ALPHABET_LIMIT = 1000
+"""Characters of the alphabet, as in Hugging Face's BERT trainer; rarer ones become [UNK]."""
+
+MIN_PAIR_COUNT = 2
+"""Occurrences below which two pieces are not merged."""
 
 
 def train_wordpiece(texts: Iterable[str], size: int) -> Vocabulary:
-    """Learn a BERT-uncased WordPiece vocabulary of at most ``size`` tokens from texts.
+    """Train a BERT-uncased WordPiece vocabulary of at most ``size`` tokens.
 
-    The same texts give the same vocabulary in any order, process or number of threads. A small corpus
-    may give fewer tokens than ``size``. Raises UserError if ``size`` cannot hold the single characters.
+    The same texts give the same vocabulary in any order, process or number of threads. A small
+    corpus may give fewer tokens than ``size``. Raises UserError if ``size`` cannot hold the single
+    characters.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     words = _count_words(texts)
     alphabet = _alphabet(words)
     words = Counter({word: count for word, count in words.items() if alphabet.issuperset(word)})
-    # The Rust trainer numbers characters in the order of a hash map and breaks ties by number, so two
-    # runs differ. Characters that arrive as "special tokens" are numbered in the order given here.
+    # The Rust trainer numbers characters in the order of a hash map and breaks ties by number, so
+    # two runs differ. Characters passed as "special tokens" are numbered in the order given here.
     continuing = {f"##{character}" for word in words for character in word[1:]}
     fixed = BERT_TOKENS + sorted(alphabet) + sorted(continuing)
     if not words:
@@ -37,21 +36,21 @@ def train_wordpiece(texts: Iterable[str], size: int) -> Vocabulary:
         )
     if size < len(fixed):
         raise UserError(
-            f"Vocabulary size {size} is too small: the special tokens and single characters of this corpus "
-            f"are {len(fixed)}; raise the size or clean the corpus"
+            f"Vocabulary size {size} is too small: the special tokens and single characters of "
+            f"this corpus are {len(fixed)}; raise the size or clean the corpus"
         )
-    trained = Tokenizer(models.WordPiece(unk_token=BERT_TOKENS[1]))
-    trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = Tokenizer(models.WordPiece(unk_token=BERT_TOKENS[1]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, min_frequency=RAREST_PAIR, special_tokens=fixed, show_progress=False
+        vocab_size=size, min_frequency=MIN_PAIR_COUNT, special_tokens=fixed, show_progress=False
     )
-    trained.train_from_iterator(_repeated(words), trainer)
-    ids = trained.get_vocab(with_added_tokens=False)
-    return vocabulary_of(wordpiece_tokenizer(ids, BERT_TOKENS[1]), {}, "The trained vocabulary")
+    tokenizer.train_from_iterator(_repeat(words), trainer)
+    ids = tokenizer.get_vocab(with_added_tokens=False)
+    return make_vocabulary(wordpiece_tokenizer(ids, BERT_TOKENS[1]), {}, "The trained vocabulary")
 
 
 def _count_words(texts: Iterable[str]) -> Counter:
-    """Count words after BERT's normaliser and pre-tokeniser; sorted."""
+    """Count words after BERT's normalizer and pre-tokenizer, sorted."""
     from tokenizers import pre_tokenizers
 
     raw: Counter = Counter()
@@ -68,18 +67,17 @@ def _count_words(texts: Iterable[str]) -> Counter:
 
 
 def _alphabet(words: Counter) -> set[str]:
-    characters: Counter = Counter()
+    """Return the most frequent characters, at most ALPHABET_LIMIT."""
+    counts: Counter = Counter()
     for word, count in words.items():
         for character in word:
-            characters[character] += count
-    return set(
-        sorted(characters, key=lambda character: (-characters[character], character))[
-            :ALPHABET_LIMIT
-        ]
-    )
+            counts[character] += count
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    return set(ranked[:ALPHABET_LIMIT])
 
 
-def _repeated(words: dict[str, int]) -> Iterator[str]:
+def _repeat(words: dict[str, int]) -> Iterator[str]:
+    """Yield every word as often as it was counted, up to 1000 per text."""
     for word, count in words.items():
         for start in range(0, count, 1000):
             yield " ".join([word] * min(1000, count - start))

@@ -1,3 +1,5 @@
+"""The order of rows: permutations, mixtures of sources, and the arrays of a batch."""
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ def test_permutation_is_a_bijection(size):
 
 
 def test_permutation_is_well_mixed():
-    # Every index goes everywhere equally often over keys, and neighbours do not stay neighbours.
+    # Over keys, every index is mapped everywhere equally often; neighbours are separated.
     size, keys = 10, 4000
     counts = np.zeros((size, size))
     for key in range(keys):
@@ -35,7 +37,7 @@ def test_permutation_is_well_mixed():
 
 
 def test_permutation_never_changes():
-    # A saved run resumes by its index: other numbers here mean other data for every run already started.
+    # A run resumes from a saved index: other numbers here change the data of started runs.
     assert permutation(12, 42).tolist() == GOLDEN_PERMUTATION
     source, block, passes = Order((5, 7), (2.0, 0.5), seed=3)(np.arange(10, 16))
     assert [source.tolist(), block.tolist(), passes.tolist()] == GOLDEN_ORDER
@@ -46,19 +48,19 @@ def test_permutation_never_changes():
 )
 def test_mixture_is_exact_and_each_pass_sees_each_block_once(sizes, weights):
     order = Order(sizes, weights, seed=1)
-    shares = [max(1, round(w * s)) for w, s in zip(weights, sizes, strict=True)]
-    assert order.epoch_length == sum(shares)
+    draws = [max(1, round(w * s)) for w, s in zip(weights, sizes, strict=True)]
+    assert order.epoch_length == sum(draws)
     epochs = 40
     source, block, passes = order(np.arange(epochs * order.epoch_length))
     by_epoch = source.reshape(epochs, -1)
-    for number, (size, share) in enumerate(zip(sizes, shares, strict=True)):
-        assert ((by_epoch == number).sum(1) == share).all()
+    for number, (size, count) in enumerate(zip(sizes, draws, strict=True)):
+        assert ((by_epoch == number).sum(1) == count).all()
         seen = np.stack([passes[source == number], block[source == number]], 1)
-        whole, rest = divmod(epochs * share, size)
+        whole, rest = divmod(epochs * count, size)
         assert len(np.unique(seen, axis=0)) == len(seen)  # nothing twice in a pass
-        complete, count = np.unique(seen[:, 0], return_counts=True)
+        complete, blocks = np.unique(seen[:, 0], return_counts=True)
         assert complete.tolist() == list(range(whole + bool(rest)))
-        assert (count[:whole] == size).all() and seen[:, 1].max() < size
+        assert (blocks[:whole] == size).all() and seen[:, 1].max() < size
 
 
 def test_epochs_passes_and_seeds_differ():
@@ -88,7 +90,7 @@ def test_unshuffled_is_the_identity():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "weights", "shuffle", "words"),
+    ("sizes", "weights", "shuffle", "message"),
     [
         ((3, 0), (1.0, 1.0), True, "source 1 has 0 blocks"),
         ((3,), (0.0,), True, "weight 0.0"),
@@ -97,19 +99,19 @@ def test_unshuffled_is_the_identity():
         ((3, 4), (1.0, 1.0), False, "cannot be read unshuffled"),
     ],
 )
-def test_impossible_orders_are_refused(sizes, weights, shuffle, words):
-    with pytest.raises(UserError, match=words):
+def test_invalid_orders_are_rejected(sizes, weights, shuffle, message):
+    with pytest.raises(UserError, match=message):
         Order(sizes, weights, seed=0, shuffle=shuffle)
 
 
-def fake(count, first_id, length=9):
+def fake_blocks(count, first_id, length=9):
     ids = np.arange(first_id * length, (first_id + count) * length).reshape(count, length)
     segments = np.tile(np.array([1, 1, 1, 2, 2, 2, 2, 0, 0], np.uint8), (count, 1))
     return Blocks(ids, segments, first_id)
 
 
 def test_rows_hold_what_was_stored():
-    blocks = (fake(30, 0), fake(50, 30))
+    blocks = (fake_blocks(30, 0), fake_blocks(50, 30))
     order = Order((30, 50), (1.0, 1.0), seed=4)
     batch = rows(blocks, order, np.arange(160))
     assert np.array_equal(batch["input_ids"], batch["example_id"][:, None] * 9 + np.arange(9))
@@ -129,13 +131,13 @@ def test_rows_hold_what_was_stored():
     assert batch["weight"].dtype == np.float32
 
 
-def test_rows_beyond_the_limit_weigh_nothing():
-    blocks = (fake(5, 0),)
+def test_rows_beyond_the_limit_have_weight_0():
+    blocks = (fake_blocks(5, 0),)
     batch = rows(blocks, Order((5,), (1.0,), seed=0, shuffle=False), np.arange(8), limit=5)
     assert batch["weight"].tolist() == [1] * 5 + [0] * 3
     assert batch["example_id"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
 
 
-def test_too_many_blocks_for_int32_are_refused():
+def test_too_many_blocks_for_int32_are_rejected():
     with pytest.raises(UserError, match="2147483650"):
-        rows((fake(5, 2**31 - 2),), Order((5,), (1.0,), seed=0, shuffle=False), np.arange(5))
+        rows((fake_blocks(5, 2**31 - 2),), Order((5,), (1.0,), seed=0, shuffle=False), np.arange(5))

@@ -1,3 +1,5 @@
+"""Prefetching: order, depth, errors and the end of the thread."""
+
 import threading
 import time
 
@@ -11,32 +13,32 @@ def threads():
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 100])
-def test_items_come_in_order_and_all(depth):
+def test_all_items_come_in_order(depth):
     assert list(prefetch(lambda i: i * i, 3, 10, depth)) == [i * i for i in range(3, 10)]
     assert list(prefetch(lambda i: i, 5, 5, depth)) == []
     assert not threads()
 
 
-def test_works_ahead_but_not_further_than_depth_in_one_thread():
-    made, names = [], set()
+def test_runs_at_most_depth_ahead_in_one_thread():
+    items_made, names = [], set()
 
     def make(i):
         names.add(threading.current_thread().name)
-        made.append(i)
+        items_made.append(i)
         return i
 
     items = prefetch(make, 0, 100, depth=3)
     assert next(items) == 0
     for _ in range(200):
-        if len(made) == 4:
+        if len(items_made) == 4:
             break
         time.sleep(0.01)
     time.sleep(0.05)
-    assert made == [0, 1, 2, 3] and len(names) == 1
+    assert items_made == [0, 1, 2, 3] and len(names) == 1
     items.close()
 
 
-def test_an_exception_is_raised_in_its_turn():
+def test_exception_is_raised_in_turn():
     def make(i):
         if i == 2:
             raise KeyError("two")
@@ -65,8 +67,8 @@ def test_closing_early_ends_the_thread():
     assert not threads() and len(made) < 10
 
 
-def test_who_waits_is_told():
-    late = []
+def test_late_is_called_while_waiting():
+    calls = []
     release = threading.Event()
 
     def make(i):
@@ -74,10 +76,10 @@ def test_who_waits_is_told():
             release.wait()
         return i
 
-    def tell(item, seconds):
-        late.append((item, seconds))
-        if len(late) == 3:
+    def late(item, seconds):
+        calls.append((item, seconds))
+        if len(calls) == 3:
             release.set()
 
-    assert list(prefetch(make, 0, 4, late=tell, patience=0.02)) == [0, 1, 2, 3]
-    assert late[:3] == [(2, 0.02), (2, 0.04), (2, 0.06)] and {item for item, _ in late} == {2}
+    assert list(prefetch(make, 0, 4, late=late, patience=0.02)) == [0, 1, 2, 3]
+    assert calls[:3] == [(2, 0.02), (2, 0.04), (2, 0.06)] and {item for item, _ in calls} == {2}

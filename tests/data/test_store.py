@@ -1,4 +1,4 @@
-"""RowBuilder a store: its blocks, its counts, and files that are not what the manifest says."""
+"""Opening a store: its blocks, its counts, and files that differ from the manifest."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.preparation.text import prepare
 from flaxdistill.data.sources import Source
-from flaxdistill.data.store import FORMAT, open_store
+from flaxdistill.data.store import STORE_FORMAT, open_store
 from flaxdistill.errors import UserError
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -33,12 +33,13 @@ def store(tmp_path):
     return prepare(corpus, tmp_path / "stores")
 
 
-def test_counts_are_those_of_training_blocks_without_padding(store):
+def test_counts_cover_training_blocks_without_padding(store):
     one, two = (len(blocks) for blocks in store.train)
     assert (one, two) == (2, 1)
     counts = store.counts()
     assert counts.dtype == np.int64
-    # [PAD] [UNK] [CLS] [SEP] [MASK] red green blue never: a block's [CLS] and [SEP] each, and "rose" unknown
+    # [PAD] [UNK] [CLS] [SEP] [MASK] red green blue never: one [CLS] and [SEP] per block, and
+    # "rose" is unknown.
     assert counts.tolist() == [0, 1, 3, 3, 0, 25, 25, 29, 0]
     assert (store.train[1].ids == 0).sum() == 0 and (store.train[0].ids == 0).sum() == 10
     assert store.manifest["counts"]["shape"] == [9]
@@ -58,20 +59,20 @@ def damage(path):
 
 @pytest.mark.parametrize("kind", damage(Path()))
 @pytest.mark.parametrize("name", ["train-1.npy", "counts.npy"])
-def test_damaged_files_are_refused(store, name, kind):
+def test_damaged_files_are_rejected(store, name, kind):
     damage(store.path / name)[kind]()
     with pytest.raises(UserError, match=name):
         open_store(store.path)
 
 
-def test_what_is_no_store_is_refused(store):
+def test_other_folders_are_rejected(store):
     with pytest.raises(UserError, match="not a block store"):
         open_store(store.path.parent)
     manifest = store.path / "manifest.json"
     with pytest.raises(UserError, match="not a block store"):
         open_store(manifest)
     manifest.write_text(json.dumps(store.manifest | {"format": 99}))
-    with pytest.raises(UserError, match=f"format 99.* reads format {FORMAT}"):
+    with pytest.raises(UserError, match=f"format 99.* reads format {STORE_FORMAT}"):
         open_store(store.path)
     for broken in ("{", "[]", "{}", json.dumps(store.manifest | {"train": 3})):
         manifest.write_text(broken)

@@ -1,4 +1,4 @@
-"""The vocabulary: the ids Hugging Face gives, and files it can load."""
+"""The vocabulary: ids equal to those of Hugging Face, and files that it can load."""
 
 import json
 import pickle
@@ -77,7 +77,7 @@ def test_encode_gives_int32_without_special_tokens(trained):
     assert trained.special_ids == (0, 1, 2, 3, 4)
 
 
-def test_a_text_that_spells_special_tokens_gets_its_characters(trained, vocab_txt):
+def test_special_tokens_in_a_text_are_encoded_as_characters(trained, vocab_txt):
     from_file = load_vocabulary(vocab_txt)
     for vocabulary in (from_file, pickle.loads(pickle.dumps(from_file))):
         assert pieces(vocabulary, "a[PAD] b") == ["a", "[", "pad", "]", "b"]
@@ -86,7 +86,7 @@ def test_a_text_that_spells_special_tokens_gets_its_characters(trained, vocab_tx
         assert not set(ids) & (set(vocabulary.special_ids) - {vocabulary.unk})
 
 
-def test_not_even_where_they_are_ordinary_pieces(tmp_path):
+def test_special_tokens_that_are_ordinary_pieces_become_unk(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     tokenizer = Tokenizer(
@@ -124,7 +124,7 @@ def test_truncation_and_padding_are_switched_off(trained, tmp_path):
 # Files
 
 
-def test_vocab_txt_lowercases_unless_the_config_says_no(vocab_txt):
+def test_vocab_txt_lowercases_unless_the_config_disables_it(vocab_txt):
     assert pieces(load_vocabulary(vocab_txt), "Dogs Unable") == ["dog", "##s", "un", "##able"]
     (vocab_txt.parent / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     cased = load_vocabulary(vocab_txt.parent)
@@ -133,7 +133,7 @@ def test_vocab_txt_lowercases_unless_the_config_says_no(vocab_txt):
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_save_and_load_keep_everything(vocab_txt, tmp_path, lowercase):
+def test_save_and_load_preserve_everything(vocab_txt, tmp_path, lowercase):
     (vocab_txt.parent / "tokenizer_config.json").write_text(
         json.dumps({"do_lower_case": lowercase})
     )
@@ -173,7 +173,7 @@ def test_a_table_with_gaps_keeps_its_size_and_writes_no_vocab_txt(vocab_txt, tmp
     assert load_vocabulary(tmp_path / "b").digest == vocabulary.digest
 
 
-def test_digest_tells_vocabularies_apart(vocab_txt):
+def test_digest_distinguishes_vocabularies(vocab_txt):
     first = load_vocabulary(vocab_txt).digest
     vocab_txt.write_text("\n".join([*SPECIALS, *reversed(PIECES)]), encoding="utf-8")
     assert load_vocabulary(vocab_txt).digest != first
@@ -207,12 +207,13 @@ def test_export_leaks_no_local_paths(vocab_txt, tmp_path):
     load_vocabulary(vocab_txt).save(tmp_path / "b")
     assert json.loads((tmp_path / "b" / "tokenizer_config.json").read_text()) == {
         "model_max_length": 128, "tokenizer_class": "BertTokenizer", "do_lower_case": True,
-        "strip_accents": None, "tokenize_chinese_chars": True, "pad_token": "[PAD]", "unk_token": "[UNK]",
-        "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
+        "strip_accents": None, "tokenize_chinese_chars": True,
+        "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
+        "sep_token": "[SEP]", "mask_token": "[MASK]",
     }  # fmt: skip
 
 
-def test_mistakes_name_the_file(tmp_path):
+def test_errors_name_the_file(tmp_path):
     def error(path=tmp_path):
         with pytest.raises(UserError) as caught:
             load_vocabulary(path)
@@ -221,17 +222,17 @@ def test_mistakes_name_the_file(tmp_path):
     assert "nowhere does not exist" in error(tmp_path / "nowhere")
     assert "looked for tokenizer.json, vocab.txt, vocab.json with merges.txt" in error()
     (tmp_path / "vocab.json").write_text('{"<s>": 0}')
-    assert "vocab.json needs merges.txt beside it" in error()
+    assert "vocab.json needs merges.txt in the same folder" in error()
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")
     assert "vocab.txt has no mask token: looked for [MASK] and <mask> among 5 tokens" in error()
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff")
     assert "vocab.txt cannot be read as UTF-8 text" in error()
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0",\n"model": }')
-    assert "tokenizer.json is no valid JSON (Expecting value: line 2" in error()
+    assert "tokenizer.json is not valid JSON (Expecting value: line 2" in error()
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
     assert "tokenizer.json is not a tokenizer that `tokenizers` can read" in error()
     (tmp_path / "tokenizer_config.json").write_text("{")
-    assert "tokenizer_config.json is no valid JSON" in error()
+    assert "tokenizer_config.json is not valid JSON" in error()
     (tmp_path / "words.txt").write_text("a")
     assert "words.txt holds no tokenizer" in error(tmp_path / "words.txt")
 
@@ -273,7 +274,7 @@ def test_roberta_ids_equal_those_of_transformers(tmp_path):
     vocabulary.save(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert loaded(TEXTS)["input_ids"] == reference(TEXTS)["input_ids"]
-    # The mask takes the space before it, as in the tokenizer.json that was published with the model.
+    # The mask absorbs the space before it, as in the published tokenizer.json.
     a, b = lists(vocabulary.encode(["a", " b"]))
     assert loaded("a <mask> b")["input_ids"] == [0, *a, 50264, *b, 2]
 

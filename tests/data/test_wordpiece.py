@@ -1,4 +1,4 @@
-"""Training a vocabulary: the same one from the same texts, and the one that Hugging Face's trainer finds."""
+"""Training a vocabulary: reproducible, and equal to that of Hugging Face's trainer."""
 
 import json
 import os
@@ -17,7 +17,7 @@ TEXTS = [
 ] * 3
 
 
-def test_training_repeats_itself_in_any_process_and_order():
+def test_training_is_reproducible_in_any_process_and_order():
     code = (
         "import json, sys; from flaxdistill.data.wordpiece import train_wordpiece;"
         "print(train_wordpiece(json.load(sys.stdin), 80).digest)"
@@ -26,9 +26,13 @@ def test_training_repeats_itself_in_any_process_and_order():
     for seed, threads in [("1", "1"), ("2", "4"), ("3", "2")]:
         environment = os.environ | {"PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads}
         run = subprocess.run(
-            [sys.executable, "-c", code], input=json.dumps(TEXTS), env=environment, capture_output=True,
-            text=True, check=True,
-        )  # fmt: skip
+            [sys.executable, "-c", code],
+            input=json.dumps(TEXTS),
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         digests.add(run.stdout.strip())
     assert len(digests) == 1
 
@@ -36,7 +40,7 @@ def test_training_repeats_itself_in_any_process_and_order():
 def test_training_learns_what_the_rust_trainer_learns():
     from tokenizers import BertWordPieceTokenizer
 
-    # Pair counts without ties: there the Rust trainer has no choice to make.
+    # Pair counts without ties, where the result of the Rust trainer is unique.
     words = {"abcd": 101, "abce": 53, "fgab": 29, "fgh": 17, "éab": 7, "AB": 5}
     texts = [" ".join([word] * count) for word, count in words.items()]
     reference = BertWordPieceTokenizer()
@@ -44,8 +48,8 @@ def test_training_learns_what_the_rust_trainer_learns():
     assert set(train_wordpiece(texts, 30).tokenizer.get_vocab()) == set(reference.get_vocab())
 
 
-def test_training_keeps_to_the_size():
-    assert train_wordpiece(TEXTS, 200).size < 200  # all there is to learn from so little text
+def test_training_respects_the_size():
+    assert train_wordpiece(TEXTS, 200).size < 200  # so little text has no more pieces
     assert train_wordpiece(TEXTS, 80).size == 80
     with pytest.raises(
         UserError, match=r"Vocabulary size 40 is too small: .* are 45; raise the size"

@@ -1,4 +1,4 @@
-"""The work on shards, done by Apache Beam: Dataflow, Flink, Spark or this process."""
+"""Preparation tasks run by Apache Beam: on Dataflow, Flink, Spark or in this process."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from flaxdistill.data.preparation.folders import Task
+from flaxdistill.data.preparation.folders import PreparationTask
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs
-from flaxdistill.runtime.files import brief
+from flaxdistill.runtime.files import error_summary
 
 
-def run(tasks: Sequence[Task], options: Sequence[str]) -> None:
-    """Do all tasks in one pipeline; ``options`` are Beam's own, ``name=value`` each.
+def run_pipeline(tasks: Sequence[PreparationTask], options: Sequence[str]) -> None:
+    """Run all tasks in one pipeline; ``options`` are Beam's, ``name=value`` each.
 
-    Raises UserError for options that Beam does not have, for what a task tells, and where the runner fails.
+    Raises UserError for unknown options, for the error of a task, and if the runner fails.
     """
     try:
         import apache_beam as beam
@@ -26,42 +26,43 @@ def run(tasks: Sequence[Task], options: Sequence[str]) -> None:
             "engine.kind beam needs Apache Beam; run pip install 'flaxdistill[beam]'"
         ) from error
     folder = tasks[0].folder.parent
-    # The workers may be anywhere, and what an exception says reaches us wrapped or not at all.
-    refused = folder / f".refused-{uuid.uuid4().hex[:8]}"
+    # Workers may run anywhere, and exceptions arrive wrapped or not at all, so errors are files.
+    error_path = folder / f".refused-{uuid.uuid4().hex[:8]}"
     try:
-        told = PipelineOptions([f"--{option.removeprefix('--')}" for option in options])
-        known = told.get_all_options()
+        pipeline_options = PipelineOptions([f"--{option.removeprefix('--')}" for option in options])
+        known = pipeline_options.get_all_options()
         for option in options:
             name = option.removeprefix("--").partition("=")[0]
             if name not in known:
                 raise UserError(
-                    f"engine.options has {option}, but Beam has no option {name}: write name=value, such as "
-                    "runner=DirectRunner"
+                    f"engine.options has {option}, but Beam has no option {name}: write "
+                    "name=value, such as runner=DirectRunner"
                 )
         folder.mkdir(parents=True, exist_ok=True)
-        with beam.Pipeline(options=told) as pipeline:
-            _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(_do, refused)
-        gcs.refresh(folder, gcs.named(f"/{refused.name}*"))
-        found = [file.read_text() for file in folder.glob(f"{refused.name}*")]
+        with beam.Pipeline(options=pipeline_options) as pipeline:
+            _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(_run_task, error_path)
+        gcs.refresh(folder, gcs.name_filter(f"/{error_path.name}*"))
+        errors = [file.read_text() for file in folder.glob(f"{error_path.name}*")]
     except UserError:
         raise
-    except Exception as error:  # of whatever runner it is
+    except Exception as error:  # each runner has its own exceptions
         raise UserError(
-            f"Beam failed with engine.options {' '.join(options) or 'of its own'} ({brief(error)}); mend that, then run the "
-            "same command again: it goes on from the shards that are done"
+            f"Beam failed with engine.options {' '.join(options) or '(none)'} "
+            f"({error_summary(error)}); correct them, then run the same command again: it resumes "
+            "from the shards that are done"
         ) from error
     finally:
-        for file in folder.glob(f"{refused.name}*"):
+        for file in folder.glob(f"{error_path.name}*"):
             gcs.remove(file)
-    if found:
-        raise UserError(json.loads(min(found))[1])
+    if errors:
+        raise UserError(json.loads(min(errors))[1])
 
 
-def _do(task: Task, refused: Path) -> None:
-    """Do a task, or write down why it cannot be done."""
+def _run_task(task: PreparationTask, error_path: Path) -> None:
+    """Run a task, or write its UserError to a file."""
     try:
-        task.do()
+        task.run()
     except UserError as error:
-        file = refused.with_name(f"{refused.name}-{task.folder.name}")
+        file = error_path.with_name(f"{error_path.name}-{task.folder.name}")
         file.write_text(json.dumps([task.folder.name, str(error)]))
-        gcs.send(file)
+        gcs.upload(file)

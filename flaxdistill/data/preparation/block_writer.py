@@ -1,4 +1,4 @@
-"""Packs documents into the block files of one source."""
+"""Writing documents as packed blocks into the files of one source."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from flaxdistill.data.tokenizer import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class BlockWriter:
-    """Packs documents into two growing files and counts what it writes."""
+    """Packs documents into two growing files and counts their tokens."""
 
-    # Plain arrays, because training reads single rows in random order: from ArrayRecord that costs 32 us
-    # a row, a gather from a memory-mapped array 0.6 us.
+    # Plain arrays, because training reads single rows in random order: a row costs 32 us from
+    # ArrayRecord, and 0.6 us from a memory-mapped array.
     ids: ArrayFile  # [rows, T]
     segments: ArrayFile  # [rows, T]
     vocabulary: Vocabulary
-    counts: np.ndarray  # occurrences of each token id so far, padding left out: int64 [V]
+    counts: np.ndarray  # occurrences of each token id so far, without padding: int64 [V]
 
     def write(
-        self, batches: Iterable[Sequence[np.ndarray]], at_most: int | None = None
+        self, batches: Iterable[Sequence[np.ndarray]], max_blocks: int | None = None
     ) -> dict[str, int]:
-        """Append documents, beginning with a block of their own; returns what the manifest says of them."""
+        """Append documents, starting with a new block; return their manifest entries."""
         v, length = self.vocabulary, self.ids.row[0]
         rows = real_tokens = 0
         for ids, segments in pack(
             batches, length=length, cls=v.cls, sep=v.sep, pad=v.pad, vocab_size=v.size
         ):
-            if at_most is not None:
-                ids, segments = ids[: at_most - rows], segments[: at_most - rows]
+            if max_blocks is not None:
+                ids, segments = ids[: max_blocks - rows], segments[: max_blocks - rows]
             real = ids[segments > 0]
             rows += len(ids)
             real_tokens += len(real)
@@ -46,21 +46,21 @@ class BlockWriter:
         return {"rows": rows, "tokens": rows * length, "real_tokens": real_tokens}
 
     def append(self, folder: Path, name: str) -> None:
-        """Append the blocks, and their counts, that another writer has left in a folder under a name."""
+        """Append the blocks and counts that another writer stored in a folder as ``name``."""
         self.ids.append_file(folder / f"{name}.npy")
         self.segments.append_file(folder / f"{name}-segments.npy")
         self.counts[:] += np.load(folder / f"{name}-counts.npy", allow_pickle=False)
 
-    def entries(self) -> dict[str, Any]:
-        """Describe both files for the manifest, once they are closed."""
-        return {"ids": self.ids.entry(), "segments": self.segments.entry()}
+    def manifest_entries(self) -> dict[str, Any]:
+        """Describe both closed files for the manifest."""
+        return {"ids": self.ids.manifest_entry(), "segments": self.segments.manifest_entry()}
 
 
 @contextlib.contextmanager
 def block_writer(
     folder: Path, name: str, vocabulary: Vocabulary, length: int
 ) -> Iterator[BlockWriter]:
-    """Write blocks of ``length`` tokens into ``NAME.npy`` and ``NAME-segments.npy`` of a folder."""
+    """Write blocks of ``length`` tokens to ``NAME.npy`` and ``NAME-segments.npy`` of a folder."""
     with (
         ArrayFile(folder / f"{name}.npy", (length,), id_dtype(vocabulary.size)) as ids,
         ArrayFile(folder / f"{name}-segments.npy", (length,), segment_dtype(length)) as segments,

@@ -1,4 +1,4 @@
-"""Documents that stand in a corpus more than once: found over all shards, in memory that does not grow with them."""
+"""Exact duplicates of documents over all shards, found with constant memory."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxdistill.data.array_file import ArrayFile, writing
+from flaxdistill.data.array_file import ArrayFile, write_errors
 
-SORTED = 2**20  # hashes of a shard that are sorted at once
-COMPARED = 2**22  # hashes of all shards that are compared at once, or a few more
+RUN_LENGTH = 2**20
+"""Hashes of a shard that are sorted at once."""
+
+COMPARED = 2**22
+"""Hashes of all shards that are compared at once, approximately."""
 
 HASH, PLACE = np.dtype("<u8"), np.dtype("<i8")
 
 
 @dataclass(frozen=True, eq=False)
 class HashWriter:
-    """Collects the hashes of a shard's documents in runs that are sorted, each hash with its document's place."""
+    """Writes the document hashes of a shard in sorted runs, each with its document's index."""
 
-    hashes: ArrayFile  # [D] uint64, in runs of SORTED
+    hashes: ArrayFile  # [D] uint64, in runs of RUN_LENGTH
     places: ArrayFile  # [D] int64
     run: array.array = field(default_factory=lambda: array.array("Q"))
 
     def add(self, key: int) -> None:
-        """Take the hash of the next document."""
+        """Add the hash of the next document."""
         self.run.append(key)
-        if len(self.run) == SORTED:
+        if len(self.run) == RUN_LENGTH:
             self.flush()
 
     def flush(self) -> None:
-        """Write the run that is still open."""
+        """Write the current run."""
         hashes = np.array(self.run, HASH)
         order = np.argsort(hashes, kind="stable")
         self.places.append((order + self.hashes.rows).astype(PLACE))
@@ -54,46 +57,49 @@ def hash_writer(folder: Path) -> Iterator[HashWriter]:
 
 
 def find_duplicates(shards: Sequence[Path], out: Path) -> list[int]:
-    """Find the documents whose hash a document before them has, in the order of ``shards``, folders of hashes.
+    """Find the documents whose hash an earlier document has; ``shards`` are folders of hashes.
 
-    Writes the places of such documents into a file for each shard that has any, and returns how many each has.
+    Writes the indices of these documents into a file per shard that has any, and returns their
+    number for every shard.
     """
-    with writing(out):
+    with write_errors(out):
         out.mkdir()
-    documents = sum(len(_mapped(shard)[0]) for shard in shards)
+    documents = sum(len(_map_hashes(shard)[0]) for shard in shards)
     ranges = documents // COMPARED + 1
     bounds = [2**64 * n // ranges for n in range(ranges)]
-    found = [0] * len(shards)
+    counts = [0] * len(shards)
     for low, high in zip(bounds, [*bounds[1:], None], strict=True):
         runs = [
-            run for number, shard in enumerate(shards) for run in _within(number, shard, low, high)
+            run
+            for number, shard in enumerate(shards)
+            for run in _runs_within(number, shard, low, high)
         ]
         hashes, places, owners = (np.concatenate(parts) for parts in zip(*runs, strict=True))
-        # Stable, so of equal hashes the first is that of the first shard, and there of the first document.
+        # A stable sort: the first of equal hashes is that of the first document of the first shard.
         order = np.argsort(hashes, kind="stable")
-        again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
-        again = again[np.argsort(owners[again], kind="stable")]
-        numbers, starts = np.unique(owners[again], return_index=True)
-        for number, here in zip(numbers, np.split(places[again], starts[1:]), strict=False):
-            found[number] += len(here)
-            with writing(out), open(_file(out, number), "ab") as file:
-                file.write(here.tobytes())
-    return found
+        repeated = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
+        repeated = repeated[np.argsort(owners[repeated], kind="stable")]
+        numbers, starts = np.unique(owners[repeated], return_index=True)
+        for number, indices in zip(numbers, np.split(places[repeated], starts[1:]), strict=False):
+            counts[number] += len(indices)
+            with write_errors(out), open(_shard_file(out, number), "ab") as file:
+                file.write(indices.tobytes())
+    return counts
 
 
 def read_duplicates(out: Path, shard: int) -> np.ndarray:
-    """Read the places of a shard's documents that stand somewhere before: sorted int64 [n]."""
-    path = _file(out, shard)
+    """Read the indices of a shard's documents that repeat an earlier one: sorted int64 [n]."""
+    path = _shard_file(out, shard)
     return np.sort(np.fromfile(path, PLACE)) if path.exists() else np.zeros(0, PLACE)
 
 
-def _within(
+def _runs_within(
     number: int, shard: Path, low: int, high: int | None
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield of each run of a shard the hashes from ``low`` to below ``high``, their places and the shard's number."""
-    hashes, places = _mapped(shard)
-    for start in range(0, len(hashes), SORTED):
-        run = hashes[start : start + SORTED]
+    """Yield hashes in [low, high), their document indices and shard numbers for every run."""
+    hashes, places = _map_hashes(shard)
+    for start in range(0, len(hashes), RUN_LENGTH):
+        run = hashes[start : start + RUN_LENGTH]
         first = start + int(np.searchsorted(run, HASH.type(low)))
         last = start + (len(run) if high is None else int(np.searchsorted(run, HASH.type(high))))
         yield (
@@ -103,7 +109,7 @@ def _within(
         )
 
 
-def _mapped(shard: Path) -> tuple[np.ndarray, np.ndarray]:
+def _map_hashes(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     hashes, places = (
         np.load(shard / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in ("hashes", "places")
@@ -111,5 +117,5 @@ def _mapped(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     return hashes, places
 
 
-def _file(out: Path, shard: int) -> Path:
+def _shard_file(out: Path, shard: int) -> Path:
     return out / f"{shard:05d}"

@@ -1,4 +1,4 @@
-"""Which documents are held out, and the token ids of those that are trained on."""
+"""Held-out documents, and the token ids of the documents that remain for training."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator, Set
 
 import numpy as np
 
-from flaxdistill.data.prefetch import ahead
+from flaxdistill.data.prefetch import prefetch_iterable
 from flaxdistill.data.preparation.near_duplicates import HeldOutIndex
 from flaxdistill.data.sources import Shard
 from flaxdistill.data.tokenizer import Vocabulary
 
-# What is counted of the documents of a shard: trained on, held out, nearly repeating a held-out one and so dropped, and
-# repeating an earlier training document.
 COUNTS = ("documents", "held_out", "near_duplicates", "duplicates")
+"""Counts of a shard's documents: trained on, held out, dropped as near-duplicates of a held-out
+document, and repeating an earlier training document."""
 
-# Of a batch: large enough for the tokenizer's threads and small enough for flat memory.
-DOCUMENTS, CHARACTERS = 2000, 2_000_000
+# Large enough for the tokenizer's threads, and small enough for constant memory.
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 2000, 2_000_000
 
 
 def document_hash(document: str) -> int:
@@ -29,44 +29,47 @@ def document_hash(document: str) -> int:
 
 
 class Candidates:
-    """The documents with the lowest hashes within a share, up to some characters.
+    """The documents with the lowest hashes within a fraction, up to a number of characters.
 
-    Chosen by hash: a fair sample of all sources, and the same wherever a document stands. Those of several shards are
-    those among the candidates of each.
+    Selection by hash gives a fair sample of all sources that does not depend on where a document
+    is. The candidates of several shards are among the candidates of each.
     """
 
-    def __init__(self, share: float, characters: int) -> None:
-        self.bound, self.characters = share * 2**64, characters
+    def __init__(self, fraction: float, characters: int) -> None:
+        self.bound, self.characters = fraction * 2**64, characters
         self.texts: dict[int, str] = {}
-        self.highest: list[int] = []  # a heap of the negated hashes
-        self.kept = 0
+        self.heap: list[int] = []  # negated hashes, the highest hash first
+        self.total_characters = 0
 
     def add(self, key: int, document: str) -> None:
-        """Look at a document and its hash."""
+        """Consider a document with its hash."""
         if key >= self.bound or key in self.texts or not document.strip():
             return
         self.texts[key] = document
-        self.kept += len(document)
-        heapq.heappush(self.highest, -key)
-        while self.kept - len(self.texts[-self.highest[0]]) >= self.characters:
-            self.kept -= len(self.texts.pop(-heapq.heappop(self.highest)))
+        self.total_characters += len(document)
+        heapq.heappush(self.heap, -key)
+        while self.total_characters - len(self.texts[-self.heap[0]]) >= self.characters:
+            self.total_characters -= len(self.texts.pop(-heapq.heappop(self.heap)))
 
     def sorted(self) -> dict[int, str]:
-        """Give the chosen ones, hash to document, by their hashes."""
+        """Return the selected documents by hash, in the order of their hashes."""
         return {key: self.texts[key] for key in sorted(self.texts)}
 
 
 def first_tokens(
     texts: dict[int, str], vocabulary: Vocabulary, tokens: int
 ) -> tuple[set[int], list[np.ndarray]]:
-    """Take as many of the candidates as hold so many tokens: their hashes and their token ids, int32 [n] each."""
+    """Take candidates until they hold ``tokens`` tokens: hashes, and token ids int32 [n] each."""
     documents = [ids for batch in batched(texts.values()) for ids in vocabulary.encode(batch)]
     count = int(np.searchsorted(np.cumsum([len(ids) for ids in documents]), tokens)) + 1
     return set(list(texts)[:count]), documents[:count]
 
 
 class TrainingDocuments:
-    """The token ids of a shard's training documents in batches, counting what is left out on the way."""
+    """Batches of the token ids of a shard's training documents; counts what is left out.
+
+    ``duplicates`` are sorted document indices; ``drop`` leaves these documents out.
+    """
 
     def __init__(
         self,
@@ -74,16 +77,16 @@ class TrainingDocuments:
         vocabulary: Vocabulary,
         index: HeldOutIndex,
         held_out: Set[int],
-        duplicates: np.ndarray,  # places, sorted
-        drop: bool,  # those duplicates; or they are only counted
+        duplicates: np.ndarray,
+        drop: bool,
     ) -> None:
         self.shard, self.vocabulary, self.index, self.held_out = shard, vocabulary, index, held_out
         self.duplicates, self.drop = duplicates, drop
         self.counts = dict.fromkeys(COUNTS, 0)
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
-        # RowBuilder and tokenising go on in another thread while documents are compared and packed.
-        for documents in ahead(self._encoded()):
+        # Another thread reads and tokenizes while this one compares and packs.
+        for documents in prefetch_iterable(self._encoded()):
             near = self.index.near_duplicates(documents)
             self.counts["near_duplicates"] += int(near.sum())
             self.counts["documents"] += len(documents) - int(near.sum())
@@ -93,25 +96,25 @@ class TrainingDocuments:
         first = 0
         for batch in batched(self.shard.documents()):
             begin, end = np.searchsorted(self.duplicates, (first, first + len(batch)))
-            again = np.zeros(len(batch), bool)
-            again[self.duplicates[begin:end] - first] = True
+            repeated = np.zeros(len(batch), bool)
+            repeated[self.duplicates[begin:end] - first] = True
             first += len(batch)
             out = np.array([document_hash(document) in self.held_out for document in batch])
             self.counts["held_out"] += int(out.sum())
-            self.counts["duplicates"] += int((again & ~out).sum())
-            left_out = out | again if self.drop else out
+            self.counts["duplicates"] += int((repeated & ~out).sum())
+            left_out = out | repeated if self.drop else out
             yield self.vocabulary.encode(
                 [d for d, skip in zip(batch, left_out, strict=True) if not skip]
             )
 
 
 def batched(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Cut documents into lists that are tokenised at once."""
+    """Split documents into lists that are tokenized at once."""
     batch, characters = [], 0
     for document in documents:
         batch.append(document)
         characters += len(document)
-        if len(batch) == DOCUMENTS or characters > CHARACTERS:
+        if len(batch) == BATCH_DOCUMENTS or characters > BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:

@@ -1,274 +1,210 @@
-"""From labelled sources to a store: one row an example, its labels beside it."""
+"""Preparation of labelled sources: from rows to a store."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import itertools
-import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flaxdistill.data.array_file import ArrayFile, writing
+from flaxdistill.data.array_file import write_errors
 from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.labelled_rows import Row, RowBuilder
-from flaxdistill.data.preparation.folders import Report, stored
-from flaxdistill.data.preparation.held_out import document_hash
-from flaxdistill.data.preparation.packing import id_dtype
-from flaxdistill.data.preparation.text import closing
-from flaxdistill.data.sources import VARIED, Example, Shard, Source
-from flaxdistill.data.store import FORMAT, Store
+from flaxdistill.data.labelled_rows import RowBuilder
+from flaxdistill.data.preparation.folders import TextCallback, open_or_write_store
+from flaxdistill.data.preparation.labelled_split import LabelledSplit
+from flaxdistill.data.preparation.manifest import store_manifest
+from flaxdistill.data.preparation.row_writer import RowWriter
+from flaxdistill.data.sources import AUGMENTATION_FILE, Shard, Source
+from flaxdistill.data.store import STORE_FORMAT, Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 
-PIECE = 1000  # examples that are tokenised at once
-RULES = 3  # changes whenever the same labelled rows would give other bytes
+RULES = 3
+"""Changes whenever the same labelled rows would give other bytes."""
 
 
 def prepare_examples(
     corpus: Corpus,
-    reading: RowBuilder,
+    row_builder: RowBuilder,
     directory: Path,
     *,
     labels: tuple[str, ...] | None = None,
-    taught: bool = True,
-    report: Report = lambda text: None,
-    check: Report = lambda name: None,
+    has_teacher: bool = True,
+    report: TextCallback = lambda text: None,
+    check: TextCallback = lambda name: None,
 ) -> Store:
-    """Turn labelled sources into a store below ``directory``, or open it if it is there; as ``prepare`` does for text.
+    """Write the rows of labelled sources into a store below ``directory``, as ``prepare`` does.
 
-    Held-out rows are all of ``held_out_sources`` or, without these, a share of the examples chosen by the hash of their
-    text. Labels' names stand in the manifest; where ``labels`` gives them, only held-out rows are read. ``taught``: a
-    teacher answers for training rows that have no label. Raises UserError naming file and line of what cannot be read.
+    Held-out rows are all rows of ``held_out_sources`` or, without these, a fraction of the
+    examples, chosen by text hash. The manifest holds the label names; if ``labels`` gives them,
+    only held-out rows are read. ``has_teacher``: a teacher labels the unlabelled training rows.
+    Raises UserError naming file and line for invalid rows.
     """
     if corpus.tokenizer is None:
         raise UserError(
             "labelled rows need a vocabulary: start from a model, or set corpus.tokenizer"
         )
     sources = corpus.sources if labels is None else ()
-    for source in () if corpus.held_out_sources else sources:
-        if source.varied():
-            raise UserError(
-                f"source {source.path} reads variants of rows ({VARIED} lies beside them), so those of a held-out row would "
-                "be trained on; name corpus.held_out_sources, whose rows were not varied"
-            )
+    if not corpus.held_out_sources:
+        _check_not_augmented(sources)
     train = [source.labelled() for source in sources]
     held_out = [source.labelled() for source in corpus.held_out_sources]
     vocabulary = load_vocabulary(corpus.tokenizer)
-    settings = {
-        "format": FORMAT,
-        "rules": RULES,
-        "task": reading.meaning,
-        "length": corpus.max_length,
-        "tokenizer": {"digest": vocabulary.digest},
-        "sources": [
-            _described(source, shards) for source, shards in zip(sources, train, strict=True)
-        ],
-        "held_out": [
-            _described(source, shards)
-            for source, shards in zip(corpus.held_out_sources, held_out, strict=True)
-        ]
-        or (
-            corpus.held_out
-            if reading.together == "row"
-            else {"share": corpus.held_out, "of": reading.together}
-        ),
-    } | ({} if labels is None else {"labels": list(labels)})
+    settings = _settings(corpus, row_builder, vocabulary, train, held_out)
+    settings |= {} if labels is None else {"labels": list(labels)}
 
     def write(folder: Path) -> dict[str, Any]:
-        judged = [shard for shards in held_out for shard in shards]
-        written = _write(folder, corpus, train, judged, vocabulary, reading, labels, report)
-        _idle(written["train"], taught)
-        return written
+        manifest = _write(folder, corpus, train, held_out, vocabulary, row_builder, labels, report)
+        _check_labelled(manifest["train"], has_teacher)
+        return manifest
 
-    store = stored(directory, settings, write, report, check)
-    if said := _idle(store.manifest["train"], taught):
-        report(said)
+    store = open_or_write_store(directory, settings, write, report, check)
+    if warning := _check_labelled(store.manifest["train"], has_teacher):
+        report(warning)
     return store
 
 
-def _idle(sources: list[dict[str, Any]], taught: bool) -> str:
-    """Tell of training rows without labels that nobody answers for; raises UserError where none has one."""
+def _check_not_augmented(sources: tuple[Source, ...]) -> None:
+    for source in sources:
+        if source.is_augmented():
+            raise UserError(
+                f"source {source.path} reads variants of rows (its folder has {AUGMENTATION_FILE}),"
+                " so variants of held-out rows would be trained on; set corpus.held_out_sources "
+                "to rows that were not augmented"
+            )
+
+
+def _check_labelled(sources: list[dict[str, Any]], has_teacher: bool) -> str:
+    """Return a warning about useless rows; raise UserError if all training rows are useless."""
     read, labelled = (sum(source[name] for source in sources) for name in ("read", "labelled"))
-    if not (taught or labelled):
+    if not (has_teacher or labelled):
         raise UserError(
-            f"none of the {read:,} training rows has a label; name its column in source.label, or set teacher.path"
+            f"none of the {read:,} training rows has a label; name its column in source.label, "
+            "or set teacher.path"
         )
-    idle = 0 if taught else read - labelled
+    unused = 0 if has_teacher else read - labelled
     return (
-        f"{idle:,} of {read:,} rows have no label; without a teacher they teach nothing"
-        if idle
+        f"{unused:,} of {read:,} rows have no label; without a teacher they are not used"
+        if unused
         else ""
     )
 
 
-def _described(source: Source, shards: list[Shard]) -> dict[str, Any]:
-    columns = {
+def _settings(
+    corpus: Corpus,
+    row_builder: RowBuilder,
+    vocabulary: Vocabulary,
+    train: list[list[Shard]],
+    held_out: list[list[Shard]],
+) -> dict[str, Any]:
+    """Return everything that changes the bytes of the store, except given label names."""
+    fraction = (
+        corpus.held_out
+        if row_builder.hold_out_by == "row"
+        else {"share": corpus.held_out, "of": row_builder.hold_out_by}
+    )
+    return {
+        "format": STORE_FORMAT,
+        "rules": RULES,
+        "task": row_builder.settings,
+        "length": corpus.max_length,
+        "tokenizer": {"digest": vocabulary.digest},
+        # ``train`` is empty if the label names are given.
+        "sources": [
+            _source_settings(source, shards)
+            for source, shards in zip(corpus.sources, train, strict=False)
+        ],
+        "held_out": [
+            _source_settings(source, shards)
+            for source, shards in zip(corpus.held_out_sources, held_out, strict=True)
+        ]
+        or fraction,
+    }
+
+
+def _source_settings(source: Source, shards: list[Shard]) -> dict[str, Any]:
+    return {
         "column": source.column,
         "pair": source.pair,
         "label": source.label,
         "header": source.header,
+        "split": source.split,
+        "shards": [shard.fingerprint for shard in shards],
     }
-    return columns | {"split": source.split, "shards": [shard.fingerprint for shard in shards]}
 
 
 def _write(
     folder: Path,
     corpus: Corpus,
     train: list[list[Shard]],
-    held_out: list[Shard],
+    held_out: list[list[Shard]],
     vocabulary: Vocabulary,
-    reading: RowBuilder,
-    given: tuple[str, ...] | None,
-    report: Report,
+    row_builder: RowBuilder,
+    label_names: tuple[str, ...] | None,
+    report: TextCallback,
 ) -> dict[str, Any]:
-    with writing(folder):
+    """Write everything but the manifest, which is returned."""
+    with write_errors(folder):
         vocabulary.save(folder)
-
-    judged: set[int] = set()  # hashes of the share that is held out
-
-    def examples(shards: list[Shard], *, out: bool | None = None) -> Iterator[Example]:
-        for shard in shards:
-            for example in shard.documents():
-                key = 0 if out is None else _hash(example, reading.together)
-                # What has no label cannot be judged by; what is judged by is not taught by a teacher's answers either.
-                held = key < corpus.held_out * 2**64 and example.label is not None
-                if out and held:
-                    judged.add(key)
-                if out is None or (held if out else not held and key not in judged):
-                    yield example
-
-    for source, shards in zip(corpus.sources, train, strict=given is None):
-        _refuse_empty(source, shards)
-    if held_out:
-        _refuse_empty(corpus.held_out_sources[0], held_out)
-    part = None if held_out else False
-    seen = (e for shards in train for e in examples(shards, out=part) if e.label is not None)
-    declared = next((shard.classes for shards in train for shard in shards if shard.classes), ())
-    labels = reading.resolve_student(seen, declared) if given is None else list(given)
+    training_sources = list(zip(corpus.sources, train, strict=label_names is None))
+    held_out_shards = [shard for shards in held_out for shard in shards]
+    for source, shards in training_sources:
+        _check_not_empty(source, shards)
+    if held_out_shards:
+        _check_not_empty(corpus.held_out_sources[0], held_out_shards)
+    fraction = None if held_out_shards else corpus.held_out
+    split = LabelledSplit(fraction, row_builder.hold_out_by)
+    labels = _label_names(row_builder, split, train) if label_names is None else list(label_names)
     if labels:
         report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
+
+    writer = RowWriter(folder, row_builder, labels, vocabulary, corpus.max_length)
+    pool = held_out_shards or [shard for shards in train for shard in shards]
+    evaluation = writer.write(
+        "held_out", split.held_out(pool), np.zeros(vocabulary.size, np.int64), held_out=True
+    )
+    _check_held_out(evaluation, folder, corpus)
     counts = np.zeros(vocabulary.size, np.int64)
+    entries = []
+    for number, (source, shards) in enumerate(training_sources):
+        entry = writer.write(f"train-{number}", split.training(shards), counts)
+        if not entry["rows"]:
+            raise UserError(
+                f"source {source.path} holds no row to train on; add rows or remove the source"
+            )
+        report(
+            f"{source.path}: {entry['rows']} rows, {entry['cut']} of them full with "
+            f"{corpus.max_length} tokens"
+        )
+        entries.append({"path": source.path} | entry)
+    return {"labels": labels} | store_manifest(folder, vocabulary, counts, evaluation, entries)
 
-    def rows(name: str, found: Iterator[Example], *, held_out: bool) -> dict[str, Any]:
-        kept: list[str] = []
-        number = labelled = 0
 
-        def made() -> Iterator[Row]:
-            nonlocal number, labelled
-            while piece := list(itertools.islice(found, PIECE)):
-                for example in piece if held_out else ():
-                    if example.label is None:
-                        raise UserError(
-                            f"{example.place}: the label is missing; evaluation needs one for every row"
-                        )
-                    if reading.keep:
-                        kept.append(json.dumps(reading.keep(example)))
-                labelled += sum(example.label is not None for example in piece)
-                for windows in reading.rows(piece, labels, vocabulary, corpus.max_length):
-                    whose = {"example": np.array(number, np.int32)}
-                    yield from (row._replace(beside={**row.beside, **whose}) for row in windows)
-                    number += 1
+def _check_not_empty(source: Source, shards: list[Shard]) -> None:
+    if not any(True for shard in shards for _ in shard.documents()):
+        raise UserError(f"source {source.path} holds no row; add rows or use another source")
 
-        written = _write_rows(folder, name, made(), vocabulary, corpus.max_length, counts)
-        if kept:
-            path = folder / f"{name}-examples.jsonl"
-            with writing(path):
-                path.write_text("\n".join(kept) + "\n")
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            written["examples"] = {
-                "file": path.name,
-                "bytes": path.stat().st_size,
-                "sha256": digest,
-            }
-        return written | {"read": number, "labelled": labelled}
 
-    pool = held_out or [shard for shards in train for shard in shards]
-    evaluation = rows("held_out", examples(pool, out=None if held_out else True), held_out=True)
+def _label_names(
+    row_builder: RowBuilder, split: LabelledSplit, train: list[list[Shard]]
+) -> list[str]:
+    """Return the label names that the task finds in the training examples."""
+    labelled = (e for shards in train for e in split.training(shards) if e.label is not None)
+    declared = next((shard.classes for shards in train for shard in shards if shard.classes), ())
+    return row_builder.label_names(labelled, declared)
+
+
+def _check_held_out(evaluation: dict[str, Any], folder: Path, corpus: Corpus) -> None:
     if not evaluation["rows"]:
         raise UserError(
-            "no example is held out: name corpus.held_out_sources, add rows or raise corpus.held_out "
-            f"({corpus.held_out})"
+            "no example is held out: set corpus.held_out_sources, add rows or raise "
+            f"corpus.held_out ({corpus.held_out})"
         )
     numbers = np.load(folder / "held_out-labels.npy", mmap_mode="r")
     if numbers.dtype.kind == "f" and np.ptp(numbers) == 0:
-        where = ", ".join(source.path for source in corpus.held_out_sources or corpus.sources)
+        paths = ", ".join(source.path for source in corpus.held_out_sources or corpus.sources)
         raise UserError(
-            f"the held-out rows of {where} ({len(numbers):,}) all have the label {numbers.flat[0]:g}, with which nothing "
-            "can be correlated; hold out rows whose labels differ (published test sets hide theirs behind one number)"
+            f"the held-out rows of {paths} ({len(numbers):,}) all have the label "
+            f"{numbers.flat[0]:g}, with which nothing can be correlated; hold out rows whose "
+            "labels differ (published test sets hide their labels behind one number)"
         )
-    counts[:] = 0
-    sources = []
-    for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=given is None)):
-        written = rows(f"train-{number}", examples(shards, out=part), held_out=False)
-        if not written["rows"]:
-            raise UserError(
-                f"source {source.path} holds no row to train on; add rows or leave it out"
-            )
-        report(
-            f"{source.path}: {written['rows']} rows, {written['cut']} of them full with {corpus.max_length} tokens"
-        )
-        sources.append({"path": source.path} | written)
-    return {"labels": labels} | closing(folder, vocabulary, counts, evaluation, sources)
-
-
-def _refuse_empty(source: Source, shards: list[Shard]) -> None:
-    if not any(True for shard in shards for _ in shard.documents()):
-        raise UserError(f"source {source.path} holds no row; add rows or name another")
-
-
-def _hash(example: Example, together: str) -> int:
-    if together == "pair":
-        return document_hash(f"{example.pair}")
-    # A list of words is the same text as these words with blanks between them.
-    text = " ".join(map(str, example.text)) if isinstance(example.text, list) else example.text
-    return document_hash(f"{text}\0{example.pair}")
-
-
-def _write_rows(
-    folder: Path,
-    name: str,
-    rows: Iterable[Row],
-    vocabulary: Vocabulary,
-    length: int,
-    counts: np.ndarray,
-) -> dict[str, Any]:
-    """Write rows into four files and say what the manifest needs to know of them."""
-    rows = iter(rows)
-    first = next(rows, None)
-    if first is None:
-        return {"rows": 0, "tokens": 0, "real_tokens": 0, "cut": 0}
-    real = cut = 0
-    with contextlib.ExitStack() as files:
-
-        def file(suffix: str, row: tuple[int, ...], dtype: Any) -> ArrayFile:
-            return files.enter_context(
-                ArrayFile(folder / f"{name}{suffix}.npy", row, np.dtype(dtype))
-            )
-
-        ids = file("", (length,), id_dtype(vocabulary.size))
-        segments = file("-segments", (length,), np.uint8)
-        others = {array: file(f"-{array}", x.shape, x.dtype) for array, x in first.arrays().items()}
-        for row in itertools.chain([first], rows):
-            n = len(row.ids)
-            line = np.full((1, length), vocabulary.pad, ids.dtype)
-            line[0, :n] = row.ids
-            ids.append(line)
-            segments.append((np.arange(length) < n)[None].astype(np.uint8))
-            for array, x in row.arrays().items():
-                others[array].append(x[None])
-            counts += np.bincount(row.ids, minlength=len(counts))
-            real += n
-            cut += n == length
-    return {
-        "rows": ids.rows,
-        "tokens": ids.rows * length,
-        "real_tokens": real,
-        "cut": cut,
-        "ids": ids.entry(),
-        "segments": segments.entry(),
-        "beside": {name: file.entry() for name, file in others.items()},
-    }

@@ -1,4 +1,4 @@
-"""Training documents that say almost the same as a held-out one."""
+"""Training documents that nearly repeat a held-out document."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Tokens per shingle. Five in a row are rarely shared by chance and survive light editing.
 SHINGLE = 5
-# Shingles below which a text is too short to be told by a half of them: a heading, a greeting, a licence line.
+"""Tokens per shingle. Five in a row are rarely shared by chance and survive light editing."""
+
 SHORT = 20
+"""Shingles below which half of them do not identify a text, such as a heading or licence line."""
+
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FINISH = np.uint64(0xD6E8FEB86659FD93)
 _TABLE_BITS = 22
 
 
 def shingles(documents: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Hash every run of five tokens, and number the document that each one comes from.
+    """Hash every run of five tokens: hashes [S] uint64, and their document numbers [S] int64.
 
-    A shorter document is one shingle, an empty one has none. Repeated shingles are repeated.
-
-    Returns hashes [S] uint64 and documents [S] int64.
+    A shorter document is one shingle, an empty one has none. Repeated shingles occur repeatedly.
     """
     lengths = np.array([len(d) for d in documents], np.int64)
     flat = np.concatenate([*documents, np.zeros(0, np.int32)]).astype(np.uint64) + np.uint64(1)
@@ -41,7 +41,7 @@ def shingles(documents: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
             here = lengths[short] > k
             short_hashes[here] = short_hashes[here] * _MULTIPLIER + flat[starts[here] + k]
         hashes, owners = np.concatenate([hashes, short_hashes]), np.concatenate([owners, short])
-    # The lookups below read the high bits, so these must depend on every token.
+    # Lookups use the high bits, so these must depend on every token.
     hashes ^= hashes >> np.uint64(32)
     hashes *= _FINISH
     return hashes, owners
@@ -49,15 +49,18 @@ def shingles(documents: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class HeldOutIndex:
-    """Which held-out documents contain which shingle."""
+    """The held-out documents that contain each shingle."""
 
-    hashes: np.ndarray  # distinct, sorted [N] uint64
-    first: np.ndarray  # where the documents of each hash start in `documents` [N + 1] int64
-    documents: np.ndarray  # [P] int64
-    sizes: np.ndarray  # distinct shingles of each held-out document [H] int64
-    table: (
-        np.ndarray
-    )  # bool, by the high bits of a hash: may the index hold it? Spares most lookups.
+    hashes: np.ndarray
+    """Distinct hashes, sorted, [N] uint64."""
+    first: np.ndarray
+    """Start of each hash's documents in ``documents``, [N + 1] int64."""
+    documents: np.ndarray
+    """Document numbers, [P] int64."""
+    sizes: np.ndarray
+    """Number of distinct shingles of each held-out document, [H] int64."""
+    table: np.ndarray
+    """Whether a hash with these high bits may be in the index, bool; avoids most lookups."""
 
     @classmethod
     def of(cls, held_out: Sequence[np.ndarray]) -> HeldOutIndex:
@@ -82,9 +85,10 @@ class HeldOutIndex:
     def near_duplicates(self, documents: Sequence[np.ndarray]) -> np.ndarray:
         """Mark the documents that nearly repeat a held-out one: bool [len(documents)].
 
-        A document nearly repeats another when they share at least half of the distinct shingles of the
-        smaller of the two; of the larger one where the smaller has fewer than 20, lest a held-out heading drop
-        every book that holds it. Counted exactly, per pair.
+        A document nearly repeats another if they share at least half of the distinct shingles of
+        the smaller one. If the smaller one has fewer than 20, they must share half of those of
+        the larger one; otherwise a held-out heading would drop every book that contains it. The
+        counts are exact, per pair.
         """
         marked = np.zeros(len(documents), bool)
         hashes, owners = shingles(documents)
@@ -93,11 +97,11 @@ class HeldOutIndex:
             return marked
         place = np.searchsorted(self.hashes, hashes[maybe])
         place[place == len(self.hashes)] = 0
-        found = self.hashes[place] == hashes[maybe]
-        shared = np.unique(owners[maybe][found] * len(self.hashes) + place[found])
+        match = self.hashes[place] == hashes[maybe]
+        shared = np.unique(owners[maybe][match] * len(self.hashes) + place[match])
         owner, place = np.divmod(shared, len(self.hashes))
 
-        # One row per (document, shared shingle, held-out document with it), counted per pair of documents.
+        # One row per (document, shared shingle, held-out document), counted per pair of documents.
         copies = self.first[place + 1] - self.first[place]
         before = np.cumsum(copies) - copies
         held = self.documents[
@@ -118,11 +122,11 @@ class HeldOutIndex:
 def _distinct(
     hashes: np.ndarray, owners: np.ndarray, documents: int, only: np.ndarray
 ) -> np.ndarray:
-    """Count the distinct shingles of each document in ``only`` (0 for the others): int64 [documents]."""
-    wanted = np.zeros(documents, bool)
-    wanted[only] = True
-    rows = wanted[owners]
-    # The document's number takes the place of a few low bits of the hash: one sort of plain integers.
+    """Count the distinct shingles of the documents in ``only`` (else 0): int64 [documents]."""
+    selected = np.zeros(documents, bool)
+    selected[only] = True
+    rows = selected[owners]
+    # The document number replaces a few low bits of the hash, so one sort of integers suffices.
     bits = np.uint64(documents.bit_length())
     keys = (owners[rows].astype(np.uint64) << (np.uint64(64) - bits)) | (hashes[rows] >> bits)
     keys.sort()

@@ -1,4 +1,4 @@
-"""Documents become blocks: rows of a fixed number of tokens, laid end to end, with hardly any padding."""
+"""Packing: documents end to end in blocks of a fixed number of tokens, with little padding."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-# A piece with fewer content tokens teaches little and costs two special tokens, so a document is not
-# cut closer than this to either of its ends.
 MINIMUM_PIECE = 8
+"""Content tokens of the shortest piece of a longer document. A shorter piece has little to learn
+from and costs two special tokens."""
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
-    """Choose the narrowest dtype that holds every token id: uint16, or uint32 beyond 65,536 entries."""
+    """Return the narrowest dtype for token ids: uint16, or uint32 beyond 65,536 entries."""
     return np.dtype(np.uint16 if vocab_size <= 65536 else np.uint32)
 
 
 def segment_dtype(length: int) -> np.dtype:
-    """Choose the narrowest dtype that holds every segment id: uint8, or uint16 for blocks beyond 765 tokens.
+    """Return the narrowest dtype for segment numbers: uint8, or uint16 beyond 765 tokens.
 
     The shortest piece is [CLS] token [SEP], so a block has at most ``length // 3`` segments.
     """
@@ -33,18 +33,18 @@ def pack(
     pad: int,
     vocab_size: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Lay documents end to end in blocks of ``length`` tokens and yield the blocks as they fill up.
+    """Place documents end to end in blocks of ``length`` tokens and yield completed blocks.
 
-    Each batch is a sequence of documents (integer token ids [n], no special tokens). A block holds pieces,
-    each ``[CLS] ids [SEP]``, numbered 1, 2, ... in the segments; 0 is padding. A piece fills what is left of
-    its block and the document goes on in the next. The blocks depend on the order of the documents only,
-    not on how they are cut into batches.
+    Each batch is a sequence of documents (integer token ids [n], no special tokens). A block holds
+    pieces, each ``[CLS] ids [SEP]``, numbered 1, 2, ... in the segments; 0 is padding. A document
+    that does not fit into its block continues in the next. The blocks depend on the order of the
+    documents only, not on how they are batched.
 
     Yields ids [n, length] uint16 or uint32 and segments [n, length] uint8 or uint16, n >= 1.
     """
     ids_type, segments_type = id_dtype(vocab_size), segment_dtype(length)
     open_ids, open_segments = np.full(length, pad, ids_type), np.zeros(length, segments_type)
-    used = segment = 0  # positions and pieces in the block that is still open
+    used = segment = 0  # positions and pieces used in the open block
     for batch in batches:
         documents = [document for document in batch if len(document)]
         if not documents:
@@ -56,18 +56,16 @@ def pack(
         ids = np.full(blocks * length, pad, ids_type)
         segments = np.zeros(blocks * length, segments_type)
         ids[:length], segments[:length] = open_ids, open_segments
-        # Pieces take the tokens in order without gaps, so one running index places all of them at once.
+        # Pieces take the tokens in order without gaps, so one index array places all of them.
         before = np.cumsum(sizes) - sizes
-        ids[np.repeat(starts + 1 - before, sizes) + np.arange(sizes.sum())] = np.concatenate(
-            documents
-        )
+        targets = np.repeat(starts + 1 - before, sizes) + np.arange(sizes.sum())
+        ids[targets] = np.concatenate(documents)
         ids[starts] = cls
         ids[starts + sizes + 1] = sep
-        whole = sizes + 2
-        before = np.cumsum(whole) - whole
-        segments[np.repeat(starts - before, whole) + np.arange(whole.sum())] = np.repeat(
-            numbers, whole
-        )
+        lengths = sizes + 2
+        before = np.cumsum(lengths) - lengths
+        targets = np.repeat(starts - before, lengths) + np.arange(lengths.sum())
+        segments[targets] = np.repeat(numbers, lengths)
         ids, segments = ids.reshape(blocks, length), segments.reshape(blocks, length)
         open_ids, open_segments = ids[-1].copy(), segments[-1].copy()
         if blocks > 1:
@@ -79,8 +77,12 @@ def pack(
 def _plan(
     lengths: Sequence[int], length: int, used: int, segment: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Cut documents into pieces: each piece's [CLS] position, content tokens and segment number."""
-    # Half a block at most, else a document barely longer than a block could not be cut in two.
+    """Split documents into pieces.
+
+    Returns the [CLS] position, the content tokens and the segment number of each piece, and
+    ``used`` and ``segment`` after the last one.
+    """
+    # At most half a block, or a document slightly longer than a block could not be split.
     minimum = min(MINIMUM_PIECE, (length - 2) // 2)
     starts, sizes, numbers = [], [], []
     block = 0  # position of the open block

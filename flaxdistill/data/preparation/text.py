@@ -1,9 +1,8 @@
-"""From a corpus to a block store."""
+"""Preparation of a text corpus: from sources to a block store."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
 import os
 import shutil
@@ -14,36 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill.data.array_file import ArrayFile, writing
+from flaxdistill.data.array_file import write_errors
 from flaxdistill.data.corpus import Corpus, Engine
 from flaxdistill.data.preparation.block_writer import block_writer
-from flaxdistill.data.preparation.duplicates import find_duplicates
 from flaxdistill.data.preparation.folders import (
-    Report,
-    Task,
-    fill,
+    PreparationTask,
+    TextCallback,
     fingerprint,
+    open_or_write_store,
     read_facts,
     remove_abandoned,
-    stored,
-    unmade,
+    remove_new_folders_on_error,
+    write_folder,
 )
-from flaxdistill.data.preparation.held_out import COUNTS, Candidates, document_hash, first_tokens
-from flaxdistill.data.preparation.passes import (
-    BLOCKS,
-    DUPLICATES,
-    HELD_OUT,
-    blocks,
-    read_candidates,
-    read_plan,
-    survey,
-    write_plan,
-)
-from flaxdistill.data.preparation.workers import working
+from flaxdistill.data.preparation.held_out import COUNTS
+from flaxdistill.data.preparation.manifest import store_manifest
+from flaxdistill.data.preparation.passes import BLOCKS, HELD_OUT, pack_shard, read_plan, survey
+from flaxdistill.data.preparation.split import max_held_out_characters, split_corpus
+from flaxdistill.data.preparation.workers import task_runner
 from flaxdistill.data.sources import Shard, Source
-from flaxdistill.data.store import FORMAT, Store
+from flaxdistill.data.store import STORE_FORMAT, Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
-from flaxdistill.data.wordpiece import train_wordpiece
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs, gcs_paths
 
@@ -53,37 +43,39 @@ def prepare(
     directory: str | os.PathLike,
     *,
     engine: Engine = Engine(),
-    report: Report = lambda text: None,
-    check: Report = lambda name: None,
+    report: TextCallback = lambda text: None,
+    check: TextCallback = lambda name: None,
 ) -> Store:
-    """Turn a corpus into blocks in a folder of its own below ``directory``, or open it if it is there.
+    """Write the blocks of a corpus into a subfolder of ``directory``, or open it if it exists.
 
-    The folder is named after everything that changes its bytes: content of the sources, tokenizer, held-out
-    settings and block length, but not the weights of the sources. Held-out documents are never trained on,
-    and neither are training documents that nearly repeat one (they are counted in the manifest).
-    Of what is repeated in the sources the first copy stays, where ``corpus.duplicates`` is drop. ``engine`` does the
-    work; what has been done to whole shards is kept when it is cut short, and the next call goes on from there.
-    ``report`` is told, in one line each, what has been done; ``check`` is asked with the folder's name before it is made.
+    The subfolder is named by a hash of everything that changes its bytes: content of the sources,
+    tokenizer, held-out settings and block length, but not the weights of the sources. Held-out
+    documents are never trained on, and neither are near-duplicates of them (the manifest counts
+    these). If ``corpus.duplicates`` is drop, only the first copy of a document stays.
+
+    ``engine`` runs the work. If it is interrupted, completed shards are stored and the next call
+    resumes from them. ``report`` receives progress lines; ``check`` is called with the name of
+    the subfolder before it is written.
     """
-    directory = gcs_paths.here(directory).absolute()
+    directory = gcs_paths.local_path(directory).absolute()
     train = [source.shards() for source in corpus.sources]
     held_out = [shard for source in corpus.held_out_sources for shard in source.shards()]
     vocabulary = load_vocabulary(corpus.tokenizer) if corpus.tokenizer else None
     settings = _settings(corpus, train, held_out, vocabulary)
     parts = directory / f".{fingerprint(settings)}.parts"
-    remove_abandoned(parts, ".*-*")
+    remove_abandoned(parts, ".*.tmp")
 
     def write(folder: Path) -> dict[str, Any]:
         return _write(folder, parts, corpus, train, held_out, vocabulary, engine, report)
 
-    with unmade(directory):
+    with remove_new_folders_on_error(directory):
         try:
-            store = stored(directory, settings, write, report, check)
+            store = open_or_write_store(directory, settings, write, report, check)
         except BaseException:
-            with contextlib.suppress(OSError):  # not empty, or never made
+            with contextlib.suppress(OSError):  # not empty, or never created
                 parts.rmdir()
             if parts.exists():
-                report(f"kept what is done in {parts}: the same command goes on from there")
+                report(f"completed shards are in {parts}: run the same command again to resume")
             raise
     gcs.remove(parts)
     return store
@@ -97,149 +89,120 @@ def _write(
     held_out: list[Shard],
     vocabulary: Vocabulary | None,
     engine: Engine,
-    report: Report,
+    report: TextCallback,
 ) -> dict[str, Any]:
-    """Write everything but the manifest, and return what it says. What is made of single shards is kept in ``parts``."""
-    shards = [shard for own in train for shard in own]
-    share = 0.0 if held_out else corpus.held_out
-    surveys = [
-        Task(
-            parts / f"survey-{n:05d}", partial(survey, shard, part, _characters(corpus)), shard.size
-        )
-        for n, (shard, part) in enumerate(
-            [*((s, share) for s in shards), *((s, 1.0) for s in held_out)]
-        )
-    ]
-    plan, drop = parts / "plan", corpus.duplicates == "drop"
-    packing = [
-        Task(
-            parts / f"{BLOCKS}-{n:05d}",
-            partial(blocks, shard, n, plan, corpus.max_length, drop),
-            shard.size,
-        )
-        for n, shard in enumerate(shards)
-    ]
-    if done := sum(task.done() for task in (*surveys, *packing)):
+    """Write everything but the manifest, which is returned. Results per shard are in ``parts``."""
+    surveys = _survey_tasks(parts, corpus, train, held_out)
+    plan = parts / "plan"
+    packing = _packing_tasks(parts, corpus, train, plan)
+    if done := sum(task.is_done() for task in (*surveys, *packing)):
         report(
-            f"goes on in {parts}: {done} of {len(surveys)} + {len(packing)} passes over shards are done"
+            f"resumes in {parts}: {done} of {len(surveys)} + {len(packing)} passes over shards "
+            "are done"
         )
-
     places = [
-        f"{source.path}, shard {n} of {len(own)}"
-        for source, own in zip(corpus.sources, train, strict=True)
-        for n in range(1, len(own) + 1)
+        f"{source.path}, shard {n} of {len(shards)}"
+        for source, shards in zip(corpus.sources, train, strict=True)
+        for n in range(1, len(shards) + 1)
     ]
     packed = []
-    with working(engine, surveys, packing) as run:
-        # Every shard is looked at before any is packed: then it is known what is held out, and which copies are the first.
+    with task_runner(engine, surveys, packing) as run:
+        # All shards are surveyed before any is packed, because held-out documents and first
+        # copies are known only then.
         for _ in run(surveys):
             pass
-        with _refusing(parts):
-            fill(
-                plan,
-                partial(
-                    _settle, corpus, train, [task.folder for task in surveys], vocabulary, report
-                ),
-            )
+        with _remove_parts_on_user_error(parts):
+            folders = [task.folder for task in surveys]
+            split = partial(split_corpus, corpus, train, folders, vocabulary, report)
+            write_folder(plan, split)
         for place, task, facts in zip(places, packing, run(packing), strict=True):
             packed.append((task.folder, facts))
             report(
                 f"{place}: {facts['rows']} blocks of {facts['documents']} documents, "
                 f"{facts['near_duplicates']} near-duplicates dropped"
             )
+    return _join(folder, parts, plan, corpus, train, packed)
 
+
+def _survey_tasks(
+    parts: Path, corpus: Corpus, train: list[list[Shard]], held_out: list[Shard]
+) -> list[PreparationTask]:
+    """Return the tasks of the first pass: one per training shard, then per held-out shard."""
+    fraction = 0.0 if held_out else corpus.held_out
+    shards = [(shard, fraction) for shards in train for shard in shards]
+    shards += [(shard, 1.0) for shard in held_out]
+    characters = max_held_out_characters(corpus)
+    return [
+        PreparationTask(
+            parts / f"survey-{n:05d}", partial(survey, shard, part, characters), shard.size
+        )
+        for n, (shard, part) in enumerate(shards)
+    ]
+
+
+def _packing_tasks(
+    parts: Path, corpus: Corpus, train: list[list[Shard]], plan: Path
+) -> list[PreparationTask]:
+    """Return the tasks of the second pass, one per training shard."""
+    drop = corpus.duplicates == "drop"
+    return [
+        PreparationTask(
+            parts / f"{BLOCKS}-{n:05d}",
+            partial(pack_shard, shard, n, plan, corpus.max_length, drop),
+            shard.size,
+        )
+        for n, shard in enumerate(itertools.chain.from_iterable(train))
+    ]
+
+
+def _join(
+    folder: Path,
+    parts: Path,
+    plan: Path,
+    corpus: Corpus,
+    train: list[list[Shard]],
+    packed: list[tuple[Path, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Join the blocks of all shards per source, and return the manifest."""
     vocabulary = read_plan(plan).vocabulary
-    with writing(folder):
+    with write_errors(folder):
         vocabulary.save(folder)
         for path in plan.glob(f"{HELD_OUT}*.npy"):
             shutil.copy(path, folder)
-    counts, sources, left = np.zeros(vocabulary.size, np.int64), [], iter(packed)
-    for number, (source, own) in enumerate(zip(corpus.sources, train, strict=True)):
-        folders, entries = zip(*itertools.islice(left, len(own)), strict=True)
-        with _refusing(parts):
-            total = _total(source, entries)
+    counts, sources, remaining = np.zeros(vocabulary.size, np.int64), [], iter(packed)
+    for number, (source, shards) in enumerate(zip(corpus.sources, train, strict=True)):
+        folders, entries = zip(*itertools.islice(remaining, len(shards)), strict=True)
+        with _remove_parts_on_user_error(parts):
+            totals = _totals(source, entries)
         with block_writer(folder, f"train-{number}", vocabulary, corpus.max_length) as writer:
             for part in folders:
                 writer.append(part, BLOCKS)
         counts += writer.counts
-        sources.append({"path": source.path, **total, **writer.entries(), "shards": entries})
-    return closing(folder, vocabulary, counts, read_facts(plan), sources)
-
-
-def _settle(
-    corpus: Corpus,
-    train: list[list[Shard]],
-    surveys: list[Path],
-    vocabulary: Vocabulary | None,
-    report: Report,
-    folder: Path,
-) -> dict[str, Any]:
-    """Write what all surveys together say into a folder, and return what the manifest says of the held-out blocks."""
-    shards = sum(map(len, train))
-    pool = surveys[shards:] or surveys
-    candidates = Candidates(1.0 if surveys[shards:] else corpus.held_out, _characters(corpus))
-    for document in itertools.chain.from_iterable(map(read_candidates, pool)):
-        candidates.add(document_hash(document), document)
-    texts, documents = candidates.sorted(), sum(read_facts(part)["documents"] for part in pool)
-    if not texts:
-        raise UserError(
-            f"no document is held out of {documents} with held_out {corpus.held_out}: "
-            "add text, raise held_out or name held_out_sources"
+        sources.append(
+            {"path": source.path, **totals, **writer.manifest_entries(), "shards": entries}
         )
-    if vocabulary is None:
-        read = (document for own in train for shard in own for document in shard.documents())
-        vocabulary = train_wordpiece(
-            (d for d in read if document_hash(d) not in texts), corpus.vocab_size
-        )
-        report(f"trained a vocabulary of {vocabulary.size} entries")
-
-    # No block holds more tokens of documents.
-    chosen, ids = first_tokens(texts, vocabulary, corpus.held_out_blocks * (corpus.max_length - 2))
-    with block_writer(folder, HELD_OUT, vocabulary, corpus.max_length) as writer:
-        evaluation: dict[str, Any] = writer.write([ids], at_most=corpus.held_out_blocks)
-    evaluation |= writer.entries() | {"documents": len(chosen)}
-    if not evaluation["rows"]:
-        raise UserError(
-            f"the {len(chosen)} held-out documents (of {documents}) hold no token: "
-            "add text, raise held_out or name held_out_sources"
-        )
-    report(f"held out {len(chosen)} documents: {evaluation['rows']} blocks")
-    # Explicit held-out text is no part of the sources: what they repeat of it counts as near-duplicates.
-    write_plan(folder, vocabulary, ids, set() if corpus.held_out_sources else chosen)
-    duplicates = sum(find_duplicates(surveys[:shards], folder / DUPLICATES))
-    if duplicates:
-        done = (
-            "left out"
-            if corpus.duplicates == "drop"
-            else "kept; --corpus.duplicates drop leaves them out"
-        )
-        report(f"{duplicates} documents of the sources repeat one before them: {done}")
-    return evaluation
+    return store_manifest(folder, vocabulary, counts, read_facts(plan), sources)
 
 
-def _characters(corpus: Corpus) -> int:
-    # No language writes 16 characters per token, so texts beyond that are never needed.
-    return 16 * corpus.held_out_blocks * corpus.max_length
-
-
-def _total(source: Source, entries: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Add up what the manifest says of a source's shards; raises UserError where they give nothing to train on."""
-    total = {
+def _totals(source: Source, entries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Sum the counts of a source's shards; raise UserError if no block is left."""
+    totals = {
         key: sum(entry[key] for entry in entries)
         for key in (*COUNTS, "rows", "tokens", "real_tokens")
     }
-    if not total["rows"]:
+    if not totals["rows"]:
         raise UserError(
-            f"source {source.path} gives 0 training blocks: of its documents {total['held_out']} are held "
-            f"out, {total['duplicates']} repeat an earlier one, {total['near_duplicates']} nearly repeat a held-out one and "
-            f"{total['documents']} are left: add text or leave the source out"
+            f"source {source.path} gives 0 training blocks: of its documents {totals['held_out']} "
+            f"are held out, {totals['duplicates']} repeat an earlier one, "
+            f"{totals['near_duplicates']} nearly repeat a held-out one and {totals['documents']} "
+            "are left: add text or remove the source"
         )
-    return total
+    return totals
 
 
 @contextlib.contextmanager
-def _refusing(parts: Path) -> Iterator[None]:
-    """Remove all parts where a corpus is refused as a whole: the one in its place will share none of them."""
+def _remove_parts_on_user_error(parts: Path) -> Iterator[None]:
+    # The corpus itself is rejected, and a corrected one has other parts.
     try:
         yield
     except UserError:
@@ -247,39 +210,12 @@ def _refusing(parts: Path) -> Iterator[None]:
         raise
 
 
-def closing(
-    folder: Path,
-    vocabulary: Vocabulary,
-    counts: np.ndarray,
-    evaluation: dict[str, Any],
-    sources: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """Write the words' occurrences in training rows, and return what a manifest says of a store as a whole."""
-    with ArrayFile(folder / "counts.npy", (), counts.dtype) as counts_file:
-        counts_file.append(counts)
-    tokens, real_tokens = (
-        sum(e[key] for e in (evaluation, *sources)) for key in ("tokens", "real_tokens")
-    )
-    return {
-        "tokens": tokens,
-        "real_tokens": real_tokens,
-        "padding": 1 - real_tokens / tokens,
-        "tokenizer": {"digest": vocabulary.digest, "size": vocabulary.size},
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("numpy", "tokenizers", "pyarrow")
-        },
-        "held_out": evaluation,
-        "train": sources,
-        "counts": counts_file.entry(),
-    }
-
-
 def _settings(
     corpus: Corpus, train: list[list[Shard]], held_out: list[Shard], vocabulary: Vocabulary | None
 ) -> dict[str, Any]:
-    """Collect everything that changes the bytes of the store."""
+    """Return everything that changes the bytes of the store."""
     settings: dict[str, Any] = {
-        "format": FORMAT,
+        "format": STORE_FORMAT,
         "length": corpus.max_length,
         "held_out_blocks": corpus.held_out_blocks,
         "duplicates": corpus.duplicates,

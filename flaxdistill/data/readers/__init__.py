@@ -1,1 +1,1 @@
-"""File and dataset formats, read into records."""
+"""Readers of file and dataset formats."""

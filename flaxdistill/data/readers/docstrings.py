@@ -1,4 +1,4 @@
-"""The corpus that is always there: the English documentation of this package's own dependencies."""
+"""A corpus without downloads: the English docstrings of this package's dependencies."""
 
 import ast
 import hashlib
@@ -13,43 +13,43 @@ PACKAGES = (
     "jax", "flax", "optax", "orbax", "numpy", "pyarrow", "safetensors", "tokenizers",
     "huggingface_hub", "tyro", "rich", "tensorboardX",
 )  # fmt: skip
-SHORTEST = 200  # characters of a document after cleaning
-ENGLISH_SHARE = (
-    0.82  # least share of ASCII letters and spaces; below it a text is mostly code or tables
-)
+MIN_CHARACTERS = 200
+"""Characters of the shortest document, after cleaning."""
 
-WORTH_PARSING = (
-    0.15  # least share of a file in long strings; parsing the others costs more than it gives
-)
+MIN_ENGLISH = 0.82
+"""Minimum fraction of ASCII letters and spaces; a text below it is mostly code or tables."""
+
+MIN_STRINGS = 0.15
+"""Minimum fraction of a file in long strings; parsing other files costs more than it yields."""
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def read_docstrings(max_characters: int = 6_000_000) -> list[str]:
-    """Collect the dependencies' docstrings as documents, in the order of their sha256.
+    """Collect the docstrings of the dependencies as documents, ordered by sha256.
 
-    The packages are found and parsed, never imported. At most ``max_characters`` are returned: the
-    documents with the smallest hashes, so a smaller corpus is a prefix of a larger one. The same
-    installed versions give the same list.
+    The packages are located and parsed, never imported. At most ``max_characters`` are returned:
+    the documents with the smallest hashes, so a smaller corpus is a prefix of a larger one. The
+    same installed versions give the same list.
     """
     documents = {}
     for package in PACKAGES:
         for path in _python_files(package):
             for docstring in _docstrings(path):
-                text = clean(docstring) if len(docstring) >= SHORTEST else ""
-                if len(text) >= SHORTEST and _is_english(text):
+                text = clean(docstring) if len(docstring) >= MIN_CHARACTERS else ""
+                if len(text) >= MIN_CHARACTERS and _is_english(text):
                     documents[hashlib.sha256(text.encode()).hexdigest()] = text
-    kept, characters = [], 0
+    texts, characters = [], 0
     for digest in sorted(documents):
         characters += len(documents[digest])
         if characters > max_characters:
             break
-        kept.append(documents[digest])
-    return kept
+        texts.append(documents[digest])
+    return texts
 
 
 def _python_files(package: str) -> Iterator[Path]:
-    spec = PathFinder.find_spec(package)  # a top-level name: nothing is imported on the way
+    spec = PathFinder.find_spec(package)  # a top-level name, so nothing is imported
     for folder in (spec.submodule_search_locations if spec else None) or ():
         for path in sorted(Path(folder).rglob("*.py*")):
             is_test = (
@@ -64,28 +64,27 @@ def _python_files(package: str) -> Iterator[Path]:
 def _docstrings(path: Path) -> Iterator[str]:
     source = path.read_text(encoding="utf-8", errors="replace")
     strings = re.split(r"\"\"\"|'''", source)[1:-1:2]
-    if sum(len(string) for string in strings if len(string) >= SHORTEST) < max(
-        SHORTEST, WORTH_PARSING * len(source)
-    ):
+    characters = sum(len(string) for string in strings if len(string) >= MIN_CHARACTERS)
+    if characters < max(MIN_CHARACTERS, MIN_STRINGS * len(source)):
         return
     try:
-        with warnings.catch_warnings():  # other people's invalid escapes
+        with warnings.catch_warnings():  # invalid escapes in other packages
             warnings.simplefilter("ignore")
             module = ast.parse(source)
-    except (SyntaxError, ValueError):  # a template, or written for another Python
+    except (SyntaxError, ValueError):  # a template, or for another Python version
         return
-    waiting: list[ast.AST] = [module]
-    while waiting:
-        node = waiting.pop()
+    stack: list[ast.AST] = [module]
+    while stack:
+        node = stack.pop()
         if isinstance(node, DOCUMENTED) and (docstring := ast.get_docstring(node, clean=False)):
             yield docstring
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            yield from _added_documentation(node.value)
-        waiting.extend(getattr(node, "body", ()))
+            yield from _newdoc_strings(node.value)
+        stack.extend(getattr(node, "body", ()))
 
 
-def _added_documentation(call: ast.Call) -> Iterator[str]:
-    # numpy documents what is written in C with add_newdoc(module, name, text).
+def _newdoc_strings(call: ast.Call) -> Iterator[str]:
+    # numpy documents its C functions with add_newdoc(module, name, text).
     if isinstance(call.func, ast.Name) and call.func.id == "add_newdoc":
         for node in ast.walk(call):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -93,10 +92,10 @@ def _added_documentation(call: ast.Call) -> Iterator[str]:
 
 
 def clean(docstring: str) -> str:
-    """Keep the prose of a docstring: without examples to run, code blocks, headings' rules and markup."""
+    """Reduce a docstring to prose: remove examples, code blocks, heading rules and markup."""
     text = inspect.cleandoc(docstring)
     text = re.sub(r"(?ms)^ *```.*?^ *```[^\n]*$", "", text)  # Markdown code
-    text = re.sub(r"(?m)^ *>>>(.*\n?)(^ *\S.*\n?)*", "", text)  # an example and what it prints
+    text = re.sub(r"(?m)^ *>>>(.*\n?)(^ *\S.*\n?)*", "", text)  # an example and its output
     text = re.sub(r"(?m)^ *\.\. [\w-]+::.*$", "", text)  # directives
     text = re.sub(r"(?m)^[-=~^*#+| ]{3,}$", "", text)  # rules under headings and in tables
     text = re.sub(r":[\w:]+:`~?([^`<]*?)(?: <[^`]*>)?`", r"\1", text)  # roles
@@ -107,5 +106,5 @@ def clean(docstring: str) -> str:
 
 
 def _is_english(text: str) -> bool:
-    plain = sum(map(len, re.findall(r"[A-Za-z\s]+", text)))
-    return plain >= ENGLISH_SHARE * len(text)
+    letters = sum(map(len, re.findall(r"[A-Za-z\s]+", text)))
+    return letters >= MIN_ENGLISH * len(text)

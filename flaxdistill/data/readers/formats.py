@@ -1,4 +1,4 @@
-"""Readers of file formats: each yields (place, values of the columns asked for)."""
+"""Readers of file formats: each yields (place, values of the selected columns)."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from flaxdistill.data.readers.records import Columns, Record, check_columns, tex
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs
 
-LONGEST_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is less than a long article
+MAX_FIELD_SIZE = 2**31 - 1
+"""Characters of a CSV field; the default of 131,072 is less than a long article."""
 
 
 def format_of(path: Path) -> str | None:
-    """Tell a file's format, a key of ``READERS``, by its suffix; None where that says nothing."""
+    """Return the format of a file, a key of ``READERS``, from its suffix; None if unknown."""
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     return suffix if suffix in READERS else None
 
 
 def known_formats() -> str:
-    """Name the formats, as the end of an error's sentence."""
+    """List the formats, as the end of an error message."""
     return f"known suffixes are {', '.join(READERS)}, each also with .gz"
 
 
-def read_records(path: Path, form: str, columns: Columns, header: Columns = ()) -> Iterator[Record]:
-    """Stream the values of some columns, whatever they are; raises UserError naming file and line.
+def read_records(
+    path: Path, suffix: str, columns: Columns, header: Columns = ()
+) -> Iterator[Record]:
+    """Stream the values of some columns; raise UserError naming file and line.
 
-    ``header`` names the columns of a csv or tsv file that does not begin with a line of their names.
+    ``header`` names the columns of a csv or tsv file without a header line.
     """
-    gcs.reach(path)  # where another machine than the one that listed it reads
+    gcs.download(path)  # another machine than this one may have listed the files
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            yield from READERS[form](file, path, columns, header)
+            yield from READERS[suffix](file, path, columns, header)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} is not a complete gzip file ({error}); write or download it again"
@@ -50,7 +53,7 @@ def read_records(path: Path, form: str, columns: Columns, header: Columns = ()) 
 
 
 def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
-    """Split at blank lines; a document keeps its line breaks. Numbered columns are those of a word and its tag."""
+    """Split at blank lines; a document keeps its line breaks. Numbered columns select CoNLL."""
     if len(columns) > 1 or re.fullmatch(r"-?\d+", columns[0]):
         yield from read_tagged(file, path, columns)
         return
@@ -74,72 +77,80 @@ def _read_jsonl(file: BinaryIO, path: Path, columns: Columns, header: Columns) -
         place = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+        except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
             raise UserError(
                 f"{place}: not a JSON object on one line ({error}); write one object per line"
             ) from error
         if not isinstance(row, dict):
             raise UserError(
-                f"{place}: expected a JSON object but found {type(row).__name__}; write one per line"
+                f"{place}: expected a JSON object but found {type(row).__name__}; "
+                "write one per line"
             )
         check_columns(columns, list(row), place)
         yield place, tuple(row[column] for column in columns)
 
 
 def _read_json(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
-    """Read SQuAD's own layout, one object that holds ``data``, or else one object on each line."""
+    """Read one object in SQuAD's layout, which has ``data``, or one object per line."""
     try:
-        whole = json.loads(file.readline())
-    except (ValueError, RecursionError):  # one object over many lines, or nothing of ours
+        content = json.loads(file.readline())
+    except (ValueError, RecursionError):  # one object over many lines, or another layout
         file.seek(0)
-        whole = _over_lines(file, path)
-    if not (isinstance(whole, dict) and isinstance(whole.get("data"), list)):
+        content = _load_multiline(file, path)
+    if not (isinstance(content, dict) and isinstance(content.get("data"), list)):
         file.seek(0)
         yield from _read_jsonl(file, path, columns, header)
         return
     if file.read(2**16).strip():
         raise UserError(
-            f"{path}, line 2: there is more behind a whole file of SQuAD's layout; give each its own file"
+            f"{path}, line 2: more text follows a whole file in SQuAD's layout; "
+            "write one file per object"
         )
+    yield from _read_squad(content, path, columns)
+
+
+def _read_squad(content: dict[str, Any], path: Path, columns: Columns) -> Iterator[Record]:
     try:
-        for article in whole["data"]:
+        for article in content["data"]:
             for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    row = {name: asked[name] for name in ("id", "question")}
+                for question in paragraph["qas"]:
+                    row = {name: question[name] for name in ("id", "question")}
                     row["context"] = paragraph["context"]
                     place = f"{path}, question {row['id']}"
-                    if "answers" in asked:
-                        row["answers"] = asked["answers"]
+                    if "answers" in question:
+                        row["answers"] = question["answers"]
                     elif "answers" in columns:
                         raise UserError(
-                            f"{place}: there are no answers, which training and evaluation need; give them, leave "
-                            "source.label out where a teacher answers, or have predict answer"
+                            f"{place}: there are no answers, which training and evaluation need; "
+                            "add them, omit source.label to train on a teacher's answers, "
+                            "or use predict"
                         )
                     check_columns(columns, list(row), place)
                     yield place, tuple(row[column] for column in columns)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path} begins like a file of SQuAD's layout, but misses {error}; it holds data, paragraphs, qas, and of each "
-            "question id and question"
+            f"{path} begins like a file of SQuAD's layout, but misses {error}; it needs data, "
+            "paragraphs, qas, and for each question an id and a question"
         ) from None
 
 
-def _over_lines(file: BinaryIO, path: Path) -> Any:
+def _load_multiline(file: BinaryIO, path: Path) -> Any:
     try:
         return json.loads(file.read())
     except (ValueError, RecursionError) as error:
-        # Of what breaks in the first line, or stands in many lines, the reader of lines tells more.
+        # For an error in the first line, or one object per line, the line reader's message is
+        # more precise.
         if getattr(error, "lineno", 1) == 1 or getattr(error, "msg", "") == "Extra data":
             return None
         raise UserError(
-            f"{path}: not JSON ({error}); mend it, or write one object on each line"
+            f"{path}: not JSON ({error}); correct it, or write one object on each line"
         ) from error
 
 
 def _read_csv(
     file: BinaryIO, path: Path, columns: Columns, header: Columns, **dialect
 ) -> Iterator[Record]:
-    csv.field_size_limit(LONGEST_FIELD)
+    csv.field_size_limit(MAX_FIELD_SIZE)
     rows = csv.reader((line for _, line in text_lines(file, path)), strict=True, **dialect)
     try:
         names = list(header) or next(rows, [])
@@ -166,11 +177,11 @@ def _read_parquet(
     import pyarrow
     from pyarrow import parquet
 
-    if isinstance(file, gzip.GzipFile):  # parquet is read from its end, which gzip cannot seek to
-        with tempfile.TemporaryFile() as plain:
-            while piece := file.read(2**20):
-                plain.write(piece)
-            yield from _read_parquet(plain, path, columns, header)
+    if isinstance(file, gzip.GzipFile):  # parquet is read from its end, and gzip cannot seek there
+        with tempfile.TemporaryFile() as uncompressed:
+            while chunk := file.read(2**20):
+                uncompressed.write(chunk)
+            yield from _read_parquet(uncompressed, path, columns, header)
         return
     try:
         table = parquet.ParquetFile(file)
@@ -180,10 +191,8 @@ def _read_parquet(
             for values in zip(*(batch.column(column) for column in columns), strict=True):
                 number += 1
                 place = f"{path}, row {number}"
-                yield (
-                    place,
-                    tuple(_as_python(*one, place) for one in zip(values, columns, strict=True)),
-                )
+                row = zip(values, columns, strict=True)
+                yield place, tuple(_to_python(value, column, place) for value, column in row)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -191,20 +200,18 @@ def _read_parquet(
         ) from error
 
 
-def _as_python(value: Any, column: str, place: str) -> Any:
+def _to_python(value: Any, column: str, place: str) -> Any:
     try:
         return value.as_py()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{place}, column {column!r}: {error.reason} (UTF-8); write the file again as text"
         ) from None
-    except (
-        ValueError,
-        OverflowError,
-        LookupError,
-    ) as error:  # a year or a time zone that Python does not know
+    # A year or a time zone that Python does not know.
+    except (ValueError, OverflowError, LookupError) as error:
         raise UserError(
-            f"{place}, column {column!r}: this {value.type} cannot be read ({error}); write the column again as text"
+            f"{place}, column {column!r}: this {value.type} cannot be read ({error}); "
+            "write the column again as text"
         ) from None
 
 
@@ -213,7 +220,7 @@ READERS: dict[str, Callable[[Any, Path, Columns, Columns], Iterator[Record]]] = 
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    # A TSV field cannot hold a tab or a line break, so a quotation mark in it is only a quotation mark.
+    # A TSV field cannot hold a tab or a line break, so quotation marks have no special meaning.
     ".tsv": partial(_read_csv, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".parquet": _read_parquet,
 }

@@ -1,4 +1,4 @@
-"""What readers yield, and what they share: lines of text with their numbers, columns that are there."""
+"""What all readers share: records, numbered lines of text, and checks of columns and texts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from flaxdistill.errors import UserError
 
 Columns = tuple[str, ...]
 Record = tuple[str, tuple[Any, ...]]
-"""A place, to be named in an error, and the values there."""
+"""A place to name in an error message, and the values of the columns."""
 
 
 def text_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of every line; raises UserError for what is not UTF-8."""
+    """Yield the number and the text of every line; raise UserError for invalid UTF-8."""
     for number, line in enumerate(file, 1):
         if b"\0" in line:
             raise UserError(
@@ -32,7 +32,7 @@ def text_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def check_columns(columns: Columns, present: list[str], place: str) -> None:
-    """Raise UserError, naming what there is, unless all columns are present, each of them once."""
+    """Raise UserError unless every column is present exactly once."""
     for column in columns:
         if column not in present:
             names = ", ".join(map(repr, present[:20])) or "none"
@@ -42,5 +42,21 @@ def check_columns(columns: Columns, present: list[str], place: str) -> None:
             )
         if present.count(column) > 1:
             raise UserError(
-                f"{place}: {present.count(column)} columns are called {column!r}; rename all but one"
+                f"{place}: {present.count(column)} columns are called {column!r}; "
+                "rename all but one"
             )
+
+
+def check_text(value: Any, place: str) -> None:
+    """Raise UserError unless ``value`` is a string that can be encoded as UTF-8."""
+    if not isinstance(value, str):
+        raise UserError(
+            f"{place}: expected text but found {type(value).__name__} {value!r:.80}; make it a "
+            "string, or set `column` (and `pair`, for two texts) to a field of text"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can encode half of a surrogate pair
+        raise UserError(
+            f"{place}: {value!r:.80} holds half a surrogate pair, which is no character; remove it"
+        ) from None

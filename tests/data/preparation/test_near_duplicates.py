@@ -1,3 +1,5 @@
+"""Near-duplicates of held-out documents, compared with the definition."""
+
 import numpy as np
 
 from flaxdistill.data.preparation.near_duplicates import SHINGLE, SHORT, HeldOutIndex, shingles
@@ -9,14 +11,14 @@ def document(n):
     return RANDOM.integers(0, 30000, n, dtype=np.int32)
 
 
-def exact(one, other):
-    """Is `one` a near-duplicate of `other`? The definition, with Python sets."""
+def is_near_duplicate(first, second):
+    """The definition, with Python sets."""
 
     def grams(d):
         size = min(SHINGLE, len(d))
         return {tuple(d[i : i + size]) for i in range(len(d) - size + 1)} if len(d) else set()
 
-    a, b = grams(one), grams(other)
+    a, b = grams(first), grams(second)
     smaller, larger = sorted((len(a), len(b)))
     return bool(smaller) and 2 * len(a & b) >= (smaller if smaller >= SHORT else larger)
 
@@ -27,15 +29,15 @@ def test_planted_near_duplicates_are_found_and_others_are_not():
     edited[::50] = 7
     training = [
         document(500),
-        edited,  # a few words changed
-        np.concatenate([document(5000), held_out[1]]),  # quoted whole in a long text
+        edited,  # a few tokens changed
+        np.concatenate([document(5000), held_out[1]]),  # quoted completely in a long text
         held_out[2][100:180],  # a passage of it
         np.concatenate([held_out[2][:60], document(400)]),  # shares a paragraph only
         document(3),
         document(0),
     ]
-    found = HeldOutIndex.of(held_out).near_duplicates(training)
-    assert found.tolist() == [False, True, True, True, False, False, False]
+    marked = HeldOutIndex.of(held_out).near_duplicates(training)
+    assert marked.tolist() == [False, True, True, True, False, False, False]
 
 
 def test_short_documents_match_whole_only():
@@ -52,7 +54,7 @@ def test_short_documents_match_whole_only():
     ]
 
 
-def test_a_held_out_heading_does_not_drop_the_books_that_hold_it():
+def test_held_out_heading_does_not_drop_books_that_contain_it():
     heading = document(12)
     index = HeldOutIndex.of([heading])
     book = np.concatenate([heading, document(2000)])
@@ -60,11 +62,11 @@ def test_a_held_out_heading_does_not_drop_the_books_that_hold_it():
 
 
 def test_agrees_with_the_definition():
-    # Few words, so that shingles are shared all the time and counts lie on both sides of one half.
+    # Few tokens, so shingles are shared often and counts are on both sides of one half.
     random = np.random.default_rng(1)
     texts = [random.integers(0, 3, n) for n in random.integers(0, 80, 300)]
     held_out, training = texts[:60], texts[60:]
-    expected = [any(exact(d, h) for h in held_out) for d in training]
+    expected = [any(is_near_duplicate(d, h) for h in held_out) for d in training]
     assert 20 < sum(expected) < 220
     assert HeldOutIndex.of(held_out).near_duplicates(training).tolist() == expected
 
@@ -72,9 +74,9 @@ def test_agrees_with_the_definition():
 def test_shingles_do_not_cross_documents():
     documents = [document(7), document(5), document(0), document(2)]
     together, owners = shingles(documents)
-    apart = [shingles([d])[0] for d in documents]
-    assert [together[owners == i].tolist() for i in range(4)] == [a.tolist() for a in apart]
-    assert [len(a) for a in apart] == [3, 1, 0, 1]
+    separate = [shingles([d])[0] for d in documents]
+    assert [together[owners == i].tolist() for i in range(4)] == [a.tolist() for a in separate]
+    assert [len(a) for a in separate] == [3, 1, 0, 1]
 
 
 def test_nothing_held_out_matches_nothing():

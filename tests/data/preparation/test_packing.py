@@ -1,3 +1,5 @@
+"""Packing: every token once and in order, with little padding."""
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ def packed(docs, length, batch=7, vocab_size=1000):
 
 
 def pieces(ids, segments):
-    """Reads blocks back, block by block, by what the format promises and nothing else."""
+    """Read the pieces of blocks, using only what the format guarantees."""
     for block, numbers in zip(ids, segments, strict=True):
         real = numbers > 0
         end = int(real.sum())
@@ -62,11 +64,11 @@ def test_every_token_appears_once_and_in_order(name, length):
 
 def test_blocks_do_not_depend_on_batches():
     docs = documents(LENGTHS["mixed"])
-    for one, other in zip(packed(docs, 64, batch=1), packed(docs, 64, batch=1000), strict=True):
-        assert np.array_equal(one, other)
+    for small, large in zip(packed(docs, 64, batch=1), packed(docs, 64, batch=1000), strict=True):
+        assert np.array_equal(small, large)
 
 
-def test_hardly_any_padding():
+def test_little_padding():
     docs = documents(np.random.default_rng(3).integers(50, 2000, 500))
     _, segments = packed(docs, 128)
     assert (segments == 0).mean() < 0.005
@@ -80,6 +82,6 @@ def test_dtypes_follow_vocabulary_and_length():
     assert (ids.dtype, segments.dtype) == (np.uint32, np.uint16)
 
 
-def test_nothing_comes_of_nothing():
+def test_no_documents_give_no_blocks():
     empty = np.zeros(0, np.int32)
     assert list(pack([[], [empty]], length=32, cls=CLS, sep=SEP, pad=PAD, vocab_size=9)) == []

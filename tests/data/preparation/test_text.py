@@ -1,4 +1,4 @@
-"""From a corpus to a store: what is in it, when it is made anew, and what goes wrong on the way."""
+"""Preparing a text corpus: the contents of a store, when it is reused, and errors."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def write(path, documents):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two files of documents, a vocabulary of whole words, and room for stores."""
+    """Two files of documents, a vocabulary of whole words, and a place for stores."""
     write(tmp_path / "one.jsonl", [text(i) for i in range(200)])
     write(tmp_path / "two.jsonl", [text(1000 + i, 30) for i in range(100)])
     (tmp_path / "vocab.txt").write_text(
@@ -44,7 +44,11 @@ def folder(tmp_path):
 
 def corpus(folder, *names, **settings):
     sources = tuple(Source(path=str(folder / name)) for name in names or ("one.jsonl", "two.jsonl"))
-    settings = {"tokenizer": str(folder / "vocab.txt"), "length": 32, "held_out": 0.1} | settings
+    settings = {
+        "tokenizer": str(folder / "vocab.txt"),
+        "max_length": 32,
+        "held_out": 0.1,
+    } | settings
     return Corpus(sources=sources, **settings)
 
 
@@ -58,7 +62,7 @@ def files(path):
     return {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_a_store_holds_the_documents_once_on_one_side(folder):
+def test_store_holds_every_document_once_on_one_side(folder):
     store = prepare(corpus(folder), folder / "stores")
     vocabulary = store.vocabulary()
     train = [documents(blocks, vocabulary) for blocks in store.train]
@@ -80,13 +84,13 @@ def test_a_store_holds_the_documents_once_on_one_side(folder):
     assert manifest["tokens"] == 32 * blocks
     assert manifest["padding"] == pytest.approx((np.concatenate(segments) == 0).mean())
     assert manifest["tokenizer"]["digest"] == vocabulary.digest
-    # Ids of blocks are unique over everything, and held-out ones do not move with the amount of training text.
+    # Block ids are unique, and held-out ones do not depend on the amount of training text.
     held_out = len(store.held_out)
     assert store.held_out.first_id == 0
     assert [b.first_id for b in store.train] == [held_out, held_out + len(store.train[0])]
 
 
-def test_shards_of_a_source_stand_one_after_the_other(folder):
+def test_shards_of_a_source_are_in_order(folder):
     (folder / "many").mkdir()
     for i in range(3):
         write(folder / "many" / f"{i}.jsonl", [text(i * 50 + j) for j in range(20 + i)])
@@ -96,24 +100,24 @@ def test_shards_of_a_source_stand_one_after_the_other(folder):
     assert sum(shard["rows"] for shard in source["shards"]) == source["rows"] == len(blocks)
     first = 0
     for i, shard in enumerate(source["shards"]):
-        # Every shard begins with a block of its own.
+        # Every shard begins with a new block.
         ids = blocks.ids[first : (first := first + shard["rows"])]
         read = store.vocabulary().decode(ids[~np.isin(ids, store.vocabulary().special_ids)])
-        kept = [text(i * 50 + j) for j in range(20 + i) if text(i * 50 + j) in read]
-        assert read.split() == " ".join(kept).split() and len(kept) == shard["documents"] > 0
-    # A map holds a file descriptor, so shards must not have files of their own.
+        train = [text(i * 50 + j) for j in range(20 + i) if text(i * 50 + j) in read]
+        assert read.split() == " ".join(train).split() and len(train) == shard["documents"] > 0
+    # A map holds a file descriptor, so shards must not have separate files.
     assert len(list(store.path.glob("train-*.npy"))) == 2
 
 
-def test_reused_until_something_changes(folder):
-    said = []
+def test_store_is_reused_until_something_changes(folder):
+    lines = []
     first = prepare(corpus(folder), folder / "stores")
     before = files(first.path)
-    again = prepare(corpus(folder), folder / "stores", report=said.append)
+    again = prepare(corpus(folder), folder / "stores", report=lines.append)
     assert again.path == first.path and files(again.path) == before
-    assert len(said) == 1 and said[0].startswith("reused")
+    assert len(lines) == 1 and lines[0].startswith("reused")
     weighted = tuple(Source(path=s.path, weight=3.0) for s in corpus(folder).sources)
-    settings = {"tokenizer": str(folder / "vocab.txt"), "length": 32, "held_out": 0.1}
+    settings = {"tokenizer": str(folder / "vocab.txt"), "max_length": 32, "held_out": 0.1}
     assert prepare(Corpus(sources=weighted, **settings), folder / "stores").path == first.path
 
     paths = {first.path}
@@ -128,7 +132,7 @@ def test_reused_until_something_changes(folder):
     assert sorted(p.name for p in (folder / "stores").iterdir()) == sorted(p.name for p in paths)
 
 
-def test_a_tokenizer_that_only_cuts_differently_gives_another_store(folder):
+def test_tokenizer_that_only_splits_differently_gives_another_store(folder):
     with (folder / "vocab.txt").open("a") as file:
         file.write("don\n")
     first = prepare(corpus(folder), folder / "stores")
@@ -155,23 +159,23 @@ def test_near_duplicates_of_held_out_text_are_dropped(folder):
     held_out = documents(plain.held_out, plain.vocabulary())
     chosen = [d for d in original if d in held_out]
     assert chosen and plain.manifest["train"][0]["near_duplicates"] == 0
-    # Held out explicitly, so that adding text cannot move the split.
+    # Held out explicitly, so the split does not depend on the added text.
     write(folder / "held.jsonl", chosen)
     edited = [d.replace(d.split()[30], "waa") for d in chosen]
-    kept = [d for d in original if d not in chosen]
-    write(folder / "one.jsonl", kept + edited + chosen)
+    others = [d for d in original if d not in chosen]
+    write(folder / "one.jsonl", others + edited + chosen)
     explicit = corpus(
         folder, "one.jsonl", held_out_sources=(Source(path=str(folder / "held.jsonl")),)
     )
     store = prepare(explicit, folder / "stores")
     counts = store.manifest["train"][0]
     assert counts["near_duplicates"] == 2 * len(chosen)
-    assert counts["documents"] == len(kept)
-    assert documents(store.train[0], store.vocabulary()).split() == " ".join(kept).split()
+    assert counts["documents"] == len(others)
+    assert documents(store.train[0], store.vocabulary()).split() == " ".join(others).split()
     assert store.manifest["held_out"]["documents"] == len(chosen)
 
 
-def test_held_out_blocks_are_at_most_as_many_as_asked(folder):
+def test_held_out_blocks_are_limited(folder):
     write(folder / "one.jsonl", [text(i) for i in range(500)] * 2)  # each document twice
     store = prepare(corpus(folder, "one.jsonl", held_out=0.4, held_out_blocks=7), folder / "stores")
     assert len(store.held_out) == 7
@@ -185,7 +189,7 @@ def test_held_out_blocks_are_at_most_as_many_as_asked(folder):
 
 
 @pytest.mark.parametrize(
-    ("names", "settings", "words"),
+    ("names", "settings", "message"),
     [
         (["tiny.jsonl"], {"held_out": 0.001}, "no document is held out of 2 with held_out 0.001"),
         (["same.jsonl"], {"held_out": 0.499999}, "gives 0 training blocks|no document is held out"),
@@ -196,18 +200,18 @@ def test_held_out_blocks_are_at_most_as_many_as_asked(folder):
         ),
     ],
 )
-def test_a_corpus_that_is_too_small_is_refused(folder, names, settings, words):
+def test_too_small_corpus_is_rejected(folder, names, settings, message):
     write(folder / "tiny.jsonl", [text(1), text(2)])
     write(folder / "same.jsonl", [text(3)] * 10)
     write(folder / "held.jsonl", [text(2000 + i) for i in range(3)])
     if explicit := settings.pop("explicit", None):
         settings["held_out_sources"] = (Source(path=str(folder / explicit)),)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         prepare(corpus(folder, *names, **settings), folder / "stores")
     assert not (folder / "stores").exists()
 
 
-def test_a_damaged_store_is_told_and_not_reused(folder):
+def test_damaged_store_is_rejected_and_not_reused(folder):
     store = prepare(corpus(folder), folder / "stores")
     path = store.path / store.manifest["train"][1]["ids"]["file"]
     path.write_bytes(path.read_bytes()[:-100])
@@ -222,12 +226,12 @@ from flaxdistill.data.preparation.text import prepare
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 folder, slow = sys.argv[1], "slow" in sys.argv
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
-if "full" in sys.argv:  # set here, as a fork of a process that has loaded jax may deadlock
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in background processes
+if "full" in sys.argv:  # not in the parent: forking after loading jax may deadlock
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[-1]),) * 2)
 def report(text):
     print(text, flush=True)
-    time.sleep(60 * (slow and not text.startswith("kept")))
+    time.sleep(60 * (slow and not text.startswith("completed")))
 sources = (Source(path=folder + "/one.jsonl"), Source(path=folder + "/two.jsonl"))
 try:
     corpus = Corpus(sources=sources, tokenizer=folder + "/vocab.txt", max_length=32, held_out=0.1)
@@ -244,20 +248,20 @@ def start(folder, *arguments):
     )
 
 
-def test_a_killed_prepare_leaves_nothing_that_looks_like_a_store(folder):
+def test_killed_prepare_leaves_no_store(folder):
     process = start(folder, "slow")
-    assert process.stdout.readline().startswith("held out")  # in the middle of writing
+    assert process.stdout.readline().startswith("held out")  # while it is writing
     process.kill()
     process.communicate()
-    left = list((folder / "stores").iterdir())
-    assert all(path.name.startswith(".") for path in left)
-    for path in left:
+    paths = list((folder / "stores").iterdir())
+    assert all(path.name.startswith(".") for path in paths)
+    for path in paths:
         with pytest.raises(UserError, match="not a block store"):
             open_store(path)
     assert len(prepare(corpus(folder), folder / "stores").train) == 2
 
 
-def test_what_killed_runs_left_is_removed_after_a_day(folder):
+def test_incomplete_folders_are_removed_after_a_day(folder):
     fingerprint = prepare(corpus(folder), folder / "stores").path.name
     shutil.rmtree(folder / "stores" / fingerprint)
 
@@ -270,21 +274,21 @@ def test_what_killed_runs_left_is_removed_after_a_day(folder):
         return name
 
     leave(f".{fingerprint}-0000dead", 25, 25)
-    kept = {
+    expected = {
         fingerprint,
         leave(f".{fingerprint}-00000new", 23, 23),
-        leave(f".{fingerprint}-0growing", 25, 1),  # no file is added to it, but one grows
+        leave(f".{fingerprint}-0growing", 25, 1),  # an old folder with a growing file
         leave(".0123456789abcdef-other", 25, 25),
     }
     prepare(corpus(folder), folder / "stores")
-    assert {path.name for path in (folder / "stores").iterdir()} == kept
+    assert {path.name for path in (folder / "stores").iterdir()} == expected
     leave(f".{fingerprint}-0000dead", 25, 25)
     prepare(corpus(folder), folder / "stores")  # reused
-    assert {path.name for path in (folder / "stores").iterdir()} == kept
+    assert {path.name for path in (folder / "stores").iterdir()} == expected
 
 
 @pytest.mark.slow
-def test_an_interrupted_prepare_keeps_what_is_whole(folder):
+def test_interrupted_prepare_preserves_complete_folders(folder):
     process = start(folder, "slow")
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
@@ -293,7 +297,7 @@ def test_an_interrupted_prepare_keeps_what_is_whole(folder):
     assert sorted(path.name for path in parts.iterdir()) == ["survey-00000", "survey-00001"]
 
 
-def test_two_at_once_both_end_well(folder):
+def test_two_processes_at_once_both_succeed(folder):
     both = [start(folder), start(folder)]
     outputs = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
@@ -302,43 +306,43 @@ def test_two_at_once_both_end_well(folder):
     assert len(list((folder / "stores").iterdir())) == 1
 
 
-def test_the_slower_of_two_takes_the_store_of_the_faster(folder):
-    made = []
+def test_slower_process_uses_the_store_of_the_faster(folder):
+    stores = []
 
-    def report(said):
-        if said.startswith("held out"):
-            made.append(prepare(corpus(folder), folder / "stores"))
+    def report(line):
+        if line.startswith("held out"):
+            stores.append(prepare(corpus(folder), folder / "stores"))
 
     store = prepare(corpus(folder), folder / "stores", report=report)
-    assert store.path == made[0].path and len(list((folder / "stores").iterdir())) == 1
+    assert store.path == stores[0].path and len(list((folder / "stores").iterdir())) == 1
 
 
-@pytest.mark.parametrize(("limit", "whole"), [(100, 0), (4000, 0), (12000, 3)])
-def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_half_written(folder, limit, whole):
+@pytest.mark.parametrize(("limit", "complete"), [(100, 0), (4000, 0), (12000, 3)])
+def test_full_disk_is_one_error_and_leaves_no_incomplete_folder(folder, limit, complete):
     process = start(folder, "full", str(limit))
-    said, error = process.communicate()
+    output, error = process.communicate()
     assert process.returncode == 1 and error.startswith("UserError "), error
     assert str(folder / "stores") in error and "File too large" in error
-    left = sorted(path.name for path in (folder / "stores").glob(".*.parts/*"))
-    assert left == ["plan", "survey-00000", "survey-00001"][:whole]
+    names = sorted(path.name for path in (folder / "stores").glob(".*.parts/*"))
+    assert names == ["plan", "survey-00000", "survey-00001"][:complete]
     assert all(path.name.endswith(".parts") for path in (folder / "stores").glob("*"))
-    assert (folder / "stores").exists() == (whole > 0)
-    assert ("kept what is done in" in said) == (whole > 0)
-    again = []
-    store = prepare(corpus(folder), folder / "stores", report=again.append)
-    assert again[0].startswith("goes on in") == (whole > 0)
+    assert (folder / "stores").exists() == (complete > 0)
+    assert ("completed shards are in" in output) == (complete > 0)
+    lines = []
+    store = prepare(corpus(folder), folder / "stores", report=lines.append)
+    assert lines[0].startswith("resumes in") == (complete > 0)
     assert files(store.path) == files(prepare(corpus(folder), folder / "others").path)
 
 
-def test_a_folder_that_cannot_be_made_is_told(folder):
+def test_folder_that_cannot_be_created_is_an_error(folder):
     with pytest.raises(UserError, match=r"one.jsonl.* cannot be written"):
         prepare(corpus(folder), folder / "one.jsonl")
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
-        ({"length": 8}, "length is 8"),
+        ({"max_length": 8}, "max_length is 8"),
         ({"held_out": 0.5}, "held_out is 0.5"),
         ({"held_out": float("nan")}, "held_out is nan"),
         ({"held_out_blocks": 0}, "held_out_blocks is 0"),
@@ -346,12 +350,12 @@ def test_a_folder_that_cannot_be_made_is_told(folder):
         ({"sources": ()}, "sources is empty"),
     ],
 )
-def test_impossible_settings_are_refused(settings, words):
-    with pytest.raises(UserError, match=words):
+def test_invalid_settings_are_rejected(settings, message):
+    with pytest.raises(UserError, match=message):
         Corpus(**settings)
 
 
-def test_real_text_has_hardly_any_padding(shared, tmp_path):
+def test_real_text_has_little_padding(shared, tmp_path):
     began = time.perf_counter()
     store = prepare(
         Corpus(

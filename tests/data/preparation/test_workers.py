@@ -1,4 +1,4 @@
-"""Processes, Beam and a preparation that was killed: the same bytes, whatever did the work and in how many goes."""
+"""Processes, Beam and resumed preparations write the same bytes."""
 
 import json
 import os
@@ -13,9 +13,8 @@ import pytest
 from helpers.paths import ROOT
 
 from flaxdistill.data.corpus import Corpus, Engine
-from flaxdistill.data.preparation import duplicates, held_out
-from flaxdistill.data.preparation import text as preparing
-from flaxdistill.data.preparation import workers as engine
+from flaxdistill.data.preparation import duplicates, held_out, workers
+from flaxdistill.data.preparation import text as text_preparation
 from flaxdistill.data.preparation.held_out import COUNTS
 from flaxdistill.data.preparation.text import prepare
 from flaxdistill.data.sources import Source
@@ -36,7 +35,7 @@ def write(path, documents):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three files of one source and one of another; some documents stand twice in a file, or in two files."""
+    """Three files of one source and one of another, with duplicates within and across files."""
     write(tmp_path / "a0.jsonl", [text(n) for n in (*range(60), 7)])
     write(tmp_path / "a1.jsonl", [text(n) for n in (*range(50, 110), 200, 200, 200)])
     write(tmp_path / "a2.jsonl", [text(n) for n in (*range(110, 150), 3)])
@@ -50,8 +49,8 @@ def folder(tmp_path):
 
 def corpus(folder, **settings):
     sources = tuple(Source(path=str(folder / name)) for name in ("a*.jsonl", "b.jsonl"))
-    usual = {"length": 32, "held_out": 0.1, "duplicates": "drop"}
-    return Corpus(sources=sources, tokenizer=str(folder / "vocab.txt"), **usual | settings)
+    defaults = {"max_length": 32, "held_out": 0.1, "duplicates": "drop"}
+    return Corpus(sources=sources, tokenizer=str(folder / "vocab.txt"), **defaults | settings)
 
 
 def files(path):
@@ -63,7 +62,7 @@ def held(folder):
 
 
 @pytest.mark.parametrize("explicit", [False, True])
-def test_any_number_of_processes_writes_the_same_bytes(folder, explicit):
+def test_processes_write_the_same_bytes(folder, explicit):
     settings = {"held_out_sources": held(folder)} if explicit else {"held_out": 0.4}
     stores = [
         prepare(corpus(folder, **settings), folder / str(number), engine=Engine(processes=number))
@@ -71,8 +70,8 @@ def test_any_number_of_processes_writes_the_same_bytes(folder, explicit):
     ]
     assert stores[0].path.name == stores[1].path.name
     assert files(stores[0].path) == files(stores[1].path)
-    counted = [sum(source[name] for name in COUNTS) for source in stores[0].manifest["train"]]
-    assert counted == [61 + 63 + 41, 41]  # every document once, whatever became of it
+    counts = [sum(source[name] for name in COUNTS) for source in stores[0].manifest["train"]]
+    assert counts == [61 + 63 + 41, 41]  # every document is counted once
     assert [p.name for p in (folder / "2").iterdir()] == [stores[1].path.name]
 
 
@@ -88,7 +87,7 @@ def test_beam_writes_the_same_bytes(folder):
 @pytest.mark.beam
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         (
             ("runner=Nobody",),
@@ -100,23 +99,23 @@ def test_beam_writes_the_same_bytes(folder):
         ),
     ],
 )
-def test_options_that_beam_does_not_have(folder, options, words):
-    with pytest.raises(UserError, match=words):
+def test_unknown_beam_options(folder, options, message):
+    with pytest.raises(UserError, match=message):
         prepare(corpus(folder), folder / "stores", engine=Engine(kind="beam", options=options))
     assert not list(folder.glob("stores/*"))
 
 
 @pytest.mark.beam
 @pytest.mark.filterwarnings("ignore")
-def test_workers_of_beam_that_see_other_folders(folder, monkeypatch):
-    monkeypatch.setattr("flaxdistill.data.preparation.beam.Task.do", lambda task: None)
+def test_beam_workers_without_the_shared_folder(folder, monkeypatch):
+    monkeypatch.setattr("flaxdistill.data.preparation.beam.PreparationTask.run", lambda task: None)
     with pytest.raises(
         UserError, match=r"Beam has finished, but .*survey-00000 is not there: .* same paths"
     ):
         prepare(corpus(folder), folder / "stores", engine=DIRECT)
 
 
-def test_a_missing_beam_says_what_to_install(folder, monkeypatch):
+def test_missing_beam_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"pip install 'flaxdistill\[beam\]'"):
         prepare(corpus(folder), folder / "stores", engine=DIRECT)
@@ -124,18 +123,18 @@ def test_a_missing_beam_says_what_to_install(folder, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "by",
+    "engine",
     [Engine(processes=1), Engine(processes=2), pytest.param(DIRECT, marks=pytest.mark.beam)],
     ids=["1", "2", "beam"],
 )
-def test_what_a_shard_gets_wrong_is_one_sentence_and_the_others_stay(folder, by):
+def test_error_in_a_shard_preserves_the_others(folder, engine):
     with (folder / "a2.jsonl").open("a") as file:
         file.write("broken\n")
-    said = []
-    with pytest.raises(UserError) as told:
-        prepare(corpus(folder), folder / "stores", engine=by, report=said.append)
-    assert str(told.value).startswith(f"{folder}/a2.jsonl, line 42: not a JSON object on one line")
-    assert str(told.value).endswith("write one object per line")
+    lines = []
+    with pytest.raises(UserError) as error:
+        prepare(corpus(folder), folder / "stores", engine=engine, report=lines.append)
+    assert str(error.value).startswith(f"{folder}/a2.jsonl, line 42: not a JSON object on one line")
+    assert str(error.value).endswith("write one object per line")
     (parts,) = (folder / "stores").iterdir()
     names = {path.name for path in parts.iterdir() if not path.name.startswith(".")}
     assert (
@@ -143,7 +142,7 @@ def test_what_a_shard_gets_wrong_is_one_sentence_and_the_others_stay(folder, by)
         <= names
         <= {"survey-00000", "survey-00001", "survey-00003"}
     )
-    assert said == [f"kept what is done in {parts}: the same command goes on from there"]
+    assert lines == [f"completed shards are in {parts}: run the same command again to resume"]
 
 
 SCRIPT = """
@@ -157,7 +156,9 @@ def report(text):
     print(text, flush=True)
     time.sleep(60 * ("shard 2" in text))
 sources = tuple(Source(path=folder + "/" + name) for name in ("a*.jsonl", "b.jsonl"))
-corpus = Corpus(sources=sources, tokenizer=folder + "/vocab.txt", max_length=32, duplicates="drop", held_out=0.1)
+corpus = Corpus(
+    sources=sources, tokenizer=folder + "/vocab.txt", max_length=32, duplicates="drop", held_out=0.1
+)
 prepare(corpus, folder + "/stores", engine=Engine(processes=int(sys.argv[2])), report=report)
 """
 
@@ -176,69 +177,76 @@ def alive(process):
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_killed_preparation_goes_on_with_the_shards_that_are_whole(folder, monkeypatch, number):
+def test_killed_preparation_resumes_with_the_complete_shards(folder, monkeypatch, number):
     command = [sys.executable, "-c", SCRIPT, str(folder), str(number)]
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
     while "shard 2" not in process.stdout.readline():
         assert process.poll() is None
-    workers = children(process.pid)
-    assert len(workers) >= number * (number > 1)
+    processes = children(process.pid)
+    assert len(processes) >= number * (number > 1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    process.stdout.close()  # not communicate(): a worker that stays has it open too
+    process.stdout.close()  # not communicate(): a remaining worker would hold it open
     for _ in range(100):
-        if not any(map(alive, workers)):
+        if not any(map(alive, processes)):
             break
         time.sleep(0.1)
-    left = [worker for worker in workers if alive(worker)]
-    for worker in left:
+    survivors = [worker for worker in processes if alive(worker)]
+    for worker in survivors:
         os.kill(worker, signal.SIGKILL)
-    assert not left, "what nobody waits for goes on"
+    assert not survivors, "workers outlive their parent"
 
     (parts,) = (path for path in (folder / "stores").iterdir() if path.name.endswith(".parts"))
-    whole = sorted(path.name for path in parts.iterdir() if path.name.startswith("blocks"))
-    assert whole[:2] == ["blocks-00000", "blocks-00001"] and len(whole) >= 2
-    asked, pack = [], preparing.blocks
-    monkeypatch.setattr(
-        preparing, "blocks", lambda shard, *args: (asked.append(shard.name), pack(shard, *args))[1]
-    )
-    monkeypatch.setattr(preparing, "survey", lambda *args: pytest.fail("every shard was surveyed"))
-    said = []
+    complete = sorted(path.name for path in parts.iterdir() if path.name.startswith("blocks"))
+    assert complete[:2] == ["blocks-00000", "blocks-00001"] and len(complete) >= 2
+    packed, pack = [], text_preparation.pack_shard
+
+    def pack_shard(shard, *args):
+        packed.append(shard.name)
+        return pack(shard, *args)
+
+    def survey(*args):
+        pytest.fail("every shard was surveyed")
+
+    monkeypatch.setattr(text_preparation, "pack_shard", pack_shard)
+    monkeypatch.setattr(text_preparation, "survey", survey)
+    lines = []
     store = prepare(
-        corpus(folder), folder / "stores", engine=Engine(processes=1), report=said.append
+        corpus(folder), folder / "stores", engine=Engine(processes=1), report=lines.append
     )
-    assert said[0] == f"goes on in {parts}: {4 + len(whole)} of 4 + 4 passes over shards are done"
-    assert asked == ["a2.jsonl", "b.jsonl"][len(whole) - 2 :]
+    done = 4 + len(complete)
+    assert lines[0] == f"resumes in {parts}: {done} of 4 + 4 passes over shards are done"
+    assert packed == ["a2.jsonl", "b.jsonl"][len(complete) - 2 :]
     assert not parts.exists()
     monkeypatch.undo()
     assert files(store.path) == files(prepare(corpus(folder), folder / "others").path)
 
 
-def test_a_process_that_ends_early_is_told(folder, monkeypatch):
-    monkeypatch.setattr(engine, "_begin", os._exit)
+def test_process_that_ends_early_is_an_error(folder, monkeypatch):
+    monkeypatch.setattr(workers, "_initialize_worker", os._exit)
     with pytest.raises(
         UserError, match=r"one of the 2 processes .* has ended.* fewer --engine.processes"
     ):
         prepare(corpus(folder), folder / "stores", engine=Engine(processes=2))
 
 
-def test_processes_are_as_many_as_there_is_work_for(folder, monkeypatch):
+def test_number_of_processes_follows_the_work(folder, monkeypatch):
     numbers = []
     monkeypatch.setattr(
-        engine, "_pool", lambda number: numbers.append(number) or pytest.fail("asked")
+        workers, "_pool", lambda number: numbers.append(number) or pytest.fail("started")
     )
-    monkeypatch.setattr(engine, "_cores", lambda: 3)
-    prepare(corpus(folder), folder / "small")  # not worth a process
-    for worth, cores, most in ((1, 3, 3), (1, 64, 4)):
-        monkeypatch.setattr(engine, "WORTH", worth)
-        monkeypatch.setattr(engine, "_cores", lambda cores=cores: cores)
+    monkeypatch.setattr(workers, "_cores", lambda: 3)
+    prepare(corpus(folder), folder / "small")  # too small for processes
+    for size, cores, expected in ((1, 3, 3), (1, 64, 4)):
+        monkeypatch.setattr(workers, "MIN_PARALLEL_BYTES", size)
+        monkeypatch.setattr(workers, "_cores", lambda cores=cores: cores)
         with pytest.raises(pytest.fail.Exception):
             prepare(corpus(folder), folder / "large")
-        assert numbers.pop() == most
+        assert numbers.pop() == expected
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({"processes": 0}, "engine.processes is 0"),
         (
@@ -251,31 +259,31 @@ def test_processes_are_as_many_as_there_is_work_for(folder, monkeypatch):
         ),
     ],
 )
-def test_engines_that_cannot_be(fields, words):
-    with pytest.raises(UserError, match=words):
+def test_invalid_engines(fields, message):
+    with pytest.raises(UserError, match=message):
         Engine(**fields)
 
 
 def read(store):
-    """Every document of the training blocks, in order, of each source."""
+    """Return the documents of the training blocks of each source, in order."""
     vocabulary = store.vocabulary()
     ids = [
         blocks.ids[~(blocks.ids[..., None] == vocabulary.special_ids).any(-1)]
         for blocks in store.train
     ]
-    found = [vocabulary.decode(own).split() for own in ids]
-    return [[" ".join(own[n : n + 40]) for n in range(0, len(own), 40)] for own in found]
+    sources = [vocabulary.decode(source).split() for source in ids]
+    return [[" ".join(s[n : n + 40]) for n in range(0, len(s), 40)] for s in sources]
 
 
-@pytest.mark.parametrize("at_once", [2**20, 8])
-def test_of_documents_that_are_repeated_the_first_stays(folder, monkeypatch, at_once):
-    """Within a file, between files of a source and between sources; also where not all hashes are looked at at once."""
-    monkeypatch.setattr(duplicates, "SORTED", at_once)
-    monkeypatch.setattr(duplicates, "COMPARED", at_once)
-    monkeypatch.setattr(held_out, "DOCUMENTS", at_once)
-    said = []
+@pytest.mark.parametrize("chunk", [2**20, 8])
+def test_first_of_repeated_documents_stays(folder, monkeypatch, chunk):
+    """Within a file, across files and across sources; also if hashes are compared in chunks."""
+    monkeypatch.setattr(duplicates, "RUN_LENGTH", chunk)
+    monkeypatch.setattr(duplicates, "COMPARED", chunk)
+    monkeypatch.setattr(held_out, "BATCH_DOCUMENTS", chunk)
+    lines = []
     explicit = {"held_out_sources": held(folder)}
-    store = prepare(corpus(folder, **explicit), folder / "stores", report=said.append)
+    store = prepare(corpus(folder, **explicit), folder / "stores", report=lines.append)
     assert read(store) == [
         [text(n) for n in (*range(110), 200, *range(110, 150))],
         [text(n) for n in range(150, 180)],
@@ -285,18 +293,18 @@ def test_of_documents_that_are_repeated_the_first_stays(folder, monkeypatch, at_
         (151, 14),
         (30, 11),
     ]
-    assert "25 documents of the sources repeat one before them: left out" in said
+    assert "25 documents of the sources repeat an earlier one: left out" in lines
 
-    kept = prepare(corpus(folder, duplicates="keep", **explicit), folder / "stores")
-    assert kept.path != store.path
-    assert [(s["documents"], s["duplicates"]) for s in kept.manifest["train"]] == [
+    keep = prepare(corpus(folder, duplicates="keep", **explicit), folder / "stores")
+    assert keep.path != store.path
+    assert [(s["documents"], s["duplicates"]) for s in keep.manifest["train"]] == [
         (165, 14),
         (41, 11),
     ]
-    assert read(kept)[1] == [text(n) for n in (*range(140, 180), 200)]
+    assert read(keep)[1] == [text(n) for n in (*range(140, 180), 200)]
 
 
-def test_a_source_that_only_repeats_another_is_refused(folder):
+def test_source_that_only_repeats_another_is_rejected(folder):
     write(folder / "b.jsonl", [text(n) for n in range(10)])
     with pytest.raises(UserError, match=r"b.jsonl gives 0 training blocks.* repeat an earlier one"):
         prepare(corpus(folder), folder / "stores")

@@ -1,4 +1,4 @@
-"""The embedded corpus: prose from installed packages, without importing them."""
+"""The docstring corpus: prose of installed packages, without importing them."""
 
 import hashlib
 import subprocess
@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
+from flaxdistill.data.readers import docstrings
 from flaxdistill.data.readers.docstrings import clean, read_docstrings
-from flaxdistill.data.readers.formats import docstrings
 
 PROSE = "The optimizer keeps a moving average of every gradient that it has seen so far. " * 4
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package to read in place of the real ones; importing it would fail."""
+    """A package that replaces the real ones; importing it would fail."""
     folder = tmp_path / "wordy"
     folder.mkdir()
     monkeypatch.syspath_prepend(tmp_path)
@@ -86,7 +86,8 @@ def test_clean_keeps_prose_and_drops_code():
     ```
     """
     assert clean(text) == (
-        "Return the sum.\n\nParameters\n\nx : array\n    See numpy.add and axis, never both:\n\nAfterwards."
+        "Return the sum.\n\nParameters\n\nx : array\n    See numpy.add and axis, never both:\n\n"
+        "Afterwards."
     )
 
 
