@@ -1,8 +1,11 @@
-"""Attention forward and backward by every kernel of this device: ``python benchmarks/attention_speed.py --preset cpu``.
+"""Attention forward and backward with every kernel of this device.
 
-Beside PyTorch's SDPA, eager or compiled, whichever is faster, which gets the same boolean mask for packed rows and none
-for full ones, of one sequence without padding. Before anything is timed every kernel, and PyTorch, must agree with
-``xla`` on the real tokens of packed and of padded rows, result and gradients. On a TPU PyTorch is the host's.
+    python benchmarks/attention_speed.py --preset cpu
+
+Compares with PyTorch's SDPA, eager or compiled, whichever is faster. PyTorch gets the same boolean
+mask for packed rows and no mask for full rows of one sequence. Every kernel, and PyTorch, must
+first agree with ``xla`` on the real tokens of packed and padded rows, in outputs and gradients. On
+a TPU, PyTorch runs on the host.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ Inputs = tuple[jax.Array, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Sizes: rows, tokens of a row, heads, width of one."""
+    """Sizes: rows, tokens per row, heads, width of a head."""
 
     B: int
     T: int
@@ -41,7 +44,9 @@ class Case:
     D: int
 
     def inputs(self, layout: str, dtype: Any) -> Inputs:
-        """Draw rows ``full`` of one sequence, ``padded`` with zeros behind it, or ``packed`` with three and zeros."""
+        """Draw rows that are ``full`` (one sequence), ``padded`` or ``packed`` (three sequences and
+        padding).
+        """
         random, at = np.random.default_rng(0), np.arange(self.T)
         ends = np.sort(random.integers(1, self.T, (self.B, 3)), 1)
         number = 1 + np.sum(at >= ends[..., None], 1)
@@ -63,7 +68,7 @@ PRESETS = {
 
 
 def ours(kernel: Attention, *, packed: bool) -> Callable[..., Inputs]:
-    """Compile what gives the result and the gradients of query, key and value."""
+    """Compile attention and its gradients with respect to query, key and value."""
 
     def run(q, k, v, g, segments) -> Inputs:
         out, pull = jax.vjp(
@@ -75,7 +80,7 @@ def ours(kernel: Attention, *, packed: bool) -> Callable[..., Inputs]:
 
 
 def by_torch(inputs: Inputs, device: str) -> tuple[Callable[..., Any], ...]:
-    """Make PyTorch's attention, and what gives its result and gradients."""
+    """Return PyTorch's attention with its outputs and gradients."""
     q, k, v, g, segments = (bench.tensor(x, device) for x in inputs)
     full = bool((segments == 1).all())
     mask = None if full else segments[:, None, :, None] == segments[:, None, None, :]
@@ -96,7 +101,7 @@ def by_torch(inputs: Inputs, device: str) -> tuple[Callable[..., Any], ...]:
 
 
 def check_equal(case: Case, dtype: Any, device: str) -> float:
-    """Compare every kernel and PyTorch with XLA's, on real tokens."""
+    """Compare every kernel and PyTorch with XLA on real tokens."""
     off = []
     for layout in ("packed", "padded"):
         inputs, packed = case.inputs(layout, dtype), layout == "packed"
@@ -119,7 +124,7 @@ def check_equal(case: Case, dtype: Any, device: str) -> float:
 
 
 def measure(case: Case, options: Any, device: str) -> Iterator[bench.Row]:
-    """Compare, then time in turns: a row of the table for each layout and kernel."""
+    """Check equality, then time in turns: one row of the table per layout and kernel."""
     dtype, kernels = operand_dtype("auto"), KERNELS[jax.default_backend()]
     off = check_equal(case, dtype, device)
     for layout in ("packed", "full"):
@@ -132,7 +137,7 @@ def measure(case: Case, options: Any, device: str) -> Iterator[bench.Row]:
         torch_setting, seconds = bench.against_torch(calls, *by_torch(inputs, device), options)
         for kernel in kernels:
             pair = {"ours": seconds[kernel], "torch": seconds["torch"]}
-            yield bench.compared(pair, case.B * case.T, "tokens") | {
+            yield bench.throughput(pair, case.B * case.T, "tokens") | {
                 "name": f"{case.B} x {case.T}, {case.H} heads of {case.D}, {layout}, {kernel}",
                 "dtype": dtype.name,
                 "torch": torch_setting,
@@ -148,7 +153,7 @@ def main() -> None:
         "torch": "", "difference": ".0e",
     }  # fmt: skip
     bench.show("attention, forward and backward", rows, columns)
-    bench.keep(options, rows, where, bars=("ours_tokens_per_second", "torch_tokens_per_second"))
+    bench.save(options, rows, where, bars=("ours_tokens_per_second", "torch_tokens_per_second"))
 
 
 if __name__ == "__main__":

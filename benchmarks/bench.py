@@ -1,4 +1,6 @@
-"""What every benchmark here shares: where it ran, interleaved pairs, and the table, JSON and plot it leaves."""
+"""What the benchmarks share: the environment, interleaved pairs, and the table, JSON and plot of
+results.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Make a parser with what all benchmarks take: where the rows and the plot go."""
+    """Create a parser with the options of all benchmarks."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--json", type=Path, help="write the rows of the table to this file")
     made.add_argument("--plot", type=Path, help="draw them into this PNG file")
@@ -29,7 +31,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def begin(
     description: str | None, presets: dict[str, list[Any]], *, least: float = 1.0
 ) -> tuple[list[Any], argparse.Namespace, str, Row]:
-    """Start a comparison with PyTorch: cases, options, PyTorch's device (all cores of a CPU), surroundings, printed."""
+    """Start a comparison with PyTorch: return cases, options, PyTorch's device and the environment."""
     import jax
     import torch
 
@@ -42,14 +44,14 @@ def begin(
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     if device == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-    where = surroundings()
+    where = environment()
     print(describe(where), flush=True)
     cases = [case for case in presets[options.preset] if options.only in str(case)]
     return cases, options, device, where
 
 
-def surroundings() -> Row:
-    """Tell where and with what is measured: device, cores, versions, commit."""
+def environment() -> Row:
+    """Return device, cores, versions and commit."""
     import jax
 
     git = [
@@ -95,9 +97,11 @@ def _processor() -> str:
 def interleave(
     runs: dict[str, Callable[[], None]], pairs: int, *, least: float = 1.0
 ) -> dict[str, list[float]]:
-    """Time calls in turns, ``pairs`` times each, so that a drifting machine drifts for all: seconds a call.
+    """Time calls in turns, ``pairs`` times each, so that a change of machine speed affects all:
+    seconds per call.
 
-    Every turn repeats a call until ``least`` seconds have passed. A call must wait for its own result.
+    Every turn repeats a call until ``least`` seconds have passed. A call must wait for its own
+    result.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for (
@@ -120,7 +124,9 @@ def against_torch(
     use: Callable[[Callable[..., Any]], Any],
     options: argparse.Namespace,
 ) -> tuple[str, dict[str, list[float]]]:
-    """Time calls in turns with PyTorch's ``use(forward)``, eager or compiled, whichever is faster: which, and seconds."""
+    """Time calls in turns with PyTorch's ``use(forward)``, eager or compiled, whichever is faster:
+    return which, and seconds.
+    """
     import torch
 
     def waiting(forward: Callable[..., Any]) -> Callable[[], None]:
@@ -138,8 +144,10 @@ def against_torch(
     return best, interleave({**calls, "torch": theirs[best]}, options.pairs, least=options.least)
 
 
-def reference_models(seconds: dict[str, list[float]], amount: float, unit: str) -> Row:
-    """Give what each does in a second, where a call does ``amount``, and how many times faster ours is than PyTorch."""
+def throughput(seconds: dict[str, list[float]], amount: float, unit: str) -> Row:
+    """Return the throughput of each call, where a call processes ``amount``, and the speedup over
+    PyTorch.
+    """
     rates = {
         f"{name}_{unit}_per_second": amount / statistics.median(s) for name, s in seconds.items()
     }
@@ -147,7 +155,7 @@ def reference_models(seconds: dict[str, list[float]], amount: float, unit: str) 
 
 
 def tensor(x: Any, device: str) -> Any:
-    """Copy an array to PyTorch, its type kept."""
+    """Copy an array to PyTorch with the same dtype."""
     import numpy as np
     import torch
 
@@ -158,16 +166,17 @@ def tensor(x: Any, device: str) -> Any:
 
 
 def numbers(x: Any) -> Any:
-    """Copy an array of either side to numpy's float32."""
+    """Copy an array of either library to numpy's float32."""
     import numpy as np
 
     return np.asarray(x.detach().float().cpu() if hasattr(x, "detach") else x, np.float32)
 
 
 def difference(name: str, ours: Iterable[Any], theirs: Iterable[Any], *, tolerance: float) -> float:
-    """Give the largest difference of two rows of arrays, as a share of an array's largest entry.
+    """Return the largest difference of two lists of arrays, relative to the largest entry of an
+    array.
 
-    Raises SystemExit where it is above ``tolerance``, or no number.
+    Raises SystemExit if it exceeds ``tolerance`` or is not a number.
     """
     import numpy as np
 
@@ -181,12 +190,12 @@ def difference(name: str, ours: Iterable[Any], theirs: Iterable[Any], *, toleran
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Give the median over pairs of how many times faster ours is."""
+    """Return the median speedup over pairs."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
 def show(title: str, rows: Iterable[Row], columns: dict[str, str]) -> None:
-    """Print rows as a table; ``columns`` maps a field to how it is formatted, such as ``{",.0f"}``."""
+    """Print rows as a table; ``columns`` maps a field to its format, such as ``{",.0f"}``."""
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -205,7 +214,7 @@ def show(title: str, rows: Iterable[Row], columns: dict[str, str]) -> None:
     Console(width=None if os.isatty(1) else 180).print(table)
 
 
-def keep(
+def save(
     options: argparse.Namespace,
     rows: list[Row],
     where: Row,
@@ -213,9 +222,9 @@ def keep(
     bars: Sequence[str] = (),
     curves: str = "",
 ) -> None:
-    """Write the rows with their surroundings as JSON, and draw the fields ``bars`` side by side, where asked to.
+    """Write the rows and the environment as JSON, and plot the fields ``bars``, if requested.
 
-    ``curves`` names a field that holds a list, drawn as one line a row instead.
+    ``curves`` names a field that holds a list, plotted as one line per row.
     """
     if options.json:
         options.json.write_text(json.dumps([row | where for row in rows], indent=1) + "\n")
@@ -253,6 +262,6 @@ def keep(
 
 
 def describe(where: Row) -> str:
-    """Write the surroundings on one line."""
+    """Return the environment as one line."""
     versions = " ".join(f"{name} {version}" for name, version in where["versions"].items())
     return f"{where['device']}; {versions}; commit {where['commit']}"

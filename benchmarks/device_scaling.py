@@ -1,10 +1,13 @@
-"""What one device of n computes, holds and sends in a step, without running it: ``python benchmarks/device_scaling.py``.
+"""What one of n devices computes, stores and sends in a step, without running it.
 
-The real step on a fixed global batch, float32, is compiled from shapes alone for 1, 2, 4 and 8 virtual CPU devices, data
-parallel, with parameters split over all of them (fsdp), and with every row shared by two of them (tensor). XLA counts a
-loop's body once, whatever its number of turns, so that FLOP are only comparable where these numbers are equal: the
-vocabulary loss is cut into the same number of chunks for every n, and shares are of one device's with the same number of
-micro-batches. For the same reason FLOP are not the whole step's. Bytes sent inside loops stand in a column of their own.
+    python benchmarks/device_scaling.py
+
+The step on a fixed global batch, float32, is compiled from shapes alone for 1, 2, 4 and 8 virtual
+CPU devices: data parallel, with parameters split over all devices (fsdp), and with every row split
+over two devices (tensor). XLA counts the body of a loop once, so FLOP are comparable only if trip
+counts are equal: the vocabulary loss uses the same number of chunks for every n, and percentages
+are relative to one device with the same number of micro-batches. For the same reason FLOP are not
+those of the whole step. Bytes sent inside loops have a column of their own.
 """
 
 from __future__ import annotations
@@ -72,7 +75,9 @@ def compile_step(
     losses: dict[str, Loss] | None = None,
     dtype: DType = "float32",
 ) -> Any:
-    """Compile a step of a case on a mesh, nothing allocated; with the triple loss if no others are given."""
+    """Compile a step of a case on a mesh without allocating anything; the default losses are the
+    triple loss.
+    """
     stepped, view = (
         untied(case.student) if accumulate > 1 else (case.student, lambda params: params)
     )
@@ -89,18 +94,20 @@ def compile_step(
         view,
     )
     row = abstract_batch(case.length)
-    said = [
+    outputs = [
         jax.eval_shape(lambda p, b, apply=apply: apply(p, b, None), shapes_of(config), row)
         for apply, config in ((student, stepped), (teacher, case.teacher))
     ]
     own = {
-        name: jax.eval_shape(lambda loss=loss: loss.init(jax.random.key(0), said[0], (said[1],)))
+        name: jax.eval_shape(
+            lambda loss=loss: loss.init(jax.random.key(0), outputs[0], (outputs[1],))
+        )
         for name, loss in losses.items()
     }
     params = {"student": shapes_of(case.student), "losses": own}
     state = jax.eval_shape(lambda params: make_state(params, tx), params)
     shardings = sharding.state_shardings(state, mesh)
-    copies, rows = sharding.replicated(mesh), sharding.rows_sharding(mesh)
+    copies, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     state = jax.tree.map(lambda x, place: x.update(sharding=place), state, shardings)
     low = operand_dtype(dtype)
     theirs = jax.tree.map(lambda x: x.update(dtype=low, sharding=copies), shapes_of(case.teacher))
@@ -110,7 +117,9 @@ def compile_step(
 
 
 def most_rows(text: str, vocabulary: int, *, besides: int) -> int:
-    """Find how many rows the largest buffer with a vocabulary axis has, kernels of ``besides`` columns aside."""
+    """Return the rows of the largest buffer with a vocabulary axis, except kernels of ``besides``
+    columns.
+    """
     found = {
         tuple(map(int, filter(None, sizes.split(","))))
         for sizes in re.findall(r"\w\[([\d,]+)\]", text)
@@ -145,7 +154,7 @@ def main() -> None:
     parser = bench.parser(__doc__)
     parser.add_argument("--preset", choices=PRESETS, default="base")
     options = parser.parse_args()
-    case, where = PRESETS[options.preset], bench.surroundings()
+    case, where = PRESETS[options.preset], bench.environment()
     print(bench.describe(where), flush=True)
     rows = list(measure(case))
     columns = {
@@ -153,7 +162,7 @@ def main() -> None:
         "collectives_mib": ",.2f", "collectives_in_loops_mib": ",.2f",
     }  # fmt: skip
     bench.show(f"{case.name}, {case.rows} x {case.length} tokens: a device's part", rows, columns)
-    bench.keep(options, rows, where, bars=("argument_gib", "temp_gib"))
+    bench.save(options, rows, where, bars=("argument_gib", "temp_gib"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Every optimisation on and off gives the same training: ``python benchmarks/equivalence.py [--plot FILE]``.
+"""Do optimizations change the training?
 
-Each variant of the step against the plainest one (one chunk of logits, no remat, one micro-batch, float32): the gradient
-of one step, the parameters after 20 steps of SGD, and 60 losses under AdamW, which the plot shows.
+    python benchmarks/equivalence.py [--plot FILE]
+
+Compares each variant of the step with the plainest one (one chunk of logits, no remat, one
+micro-batch, float32): the gradient of one step, the parameters after 20 steps of SGD, and 60 losses
+with AdamW, which the plot shows.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from flaxdistill.train.optimizer import AdamW
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
 
-# A schedule that stands still is no Python float: the square of exp(z / 2) is not taken.
+# A constant Schedule is not a Python float: exp(z / 2) is not squared.
 MOVING = Schedule(2.0, 2.0000001, 1)
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"chunk": 10**6, "temperature": MOVING},
@@ -42,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def runner(
     ours: train_step_speed.Ours, tx: optax.GradientTransformation, how: dict[str, Any]
 ) -> Callable[[int], Any]:
-    """Make ``run(steps) -> (state, losses)`` of one variant."""
+    """Return ``run(steps) -> (state, losses)`` of one variant."""
     how = {"dtype": "float32", "remat": False, "accumulate": 1, "temperature": constant(2.0)} | how
     teacher = make_apply(ours.case.teacher, how["dtype"])
     student = make_apply(ours.case.student, how["dtype"], remat=how["remat"])
@@ -70,7 +73,9 @@ def runner(
 
 
 def far(a: Any, b: Any) -> float:
-    """Give the largest difference of a tensor, as a share of its largest entry, or of a thousandth of all tensors'."""
+    """Return the largest difference of a tensor, relative to its largest entry or to a thousandth
+    of the largest of all tensors.
+    """
     a, b = param_paths.flatten(a), param_paths.flatten(b)
     largest = max(np.abs(x).max() for x in b.values())
     return max(
@@ -79,7 +84,7 @@ def far(a: Any, b: Any) -> float:
 
 
 def measure(case: Case) -> list[bench.Row]:
-    """Run every variant: a row each, with its losses under AdamW."""
+    """Run every variant: one row each, with its losses under AdamW."""
     ours = train_step_speed.Ours(case, "float32")
     adamw = AdamW(learning_rate=1e-3, warmup=0.0, decay="constant").build(1000)
     rows: list[bench.Row] = []
@@ -109,12 +114,12 @@ def measure(case: Case) -> list[bench.Row]:
 def main() -> None:
     parser = bench.parser(__doc__)
     options = parser.parse_args()
-    where = bench.surroundings()
+    where = bench.environment()
     print(bench.describe(where))
     rows = measure(train_step_speed.PRESETS["cpu-quick"][0])
     differences = dict.fromkeys(("gradient", "after_20_sgd_steps", "adamw_losses"), ".1e")
     bench.show("largest relative difference from the plain step", rows, {"name": ""} | differences)
-    bench.keep(options, rows, where, curves="curve")
+    bench.save(options, rows, where, curves="curve")
 
 
 if __name__ == "__main__":

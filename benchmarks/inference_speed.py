@@ -1,8 +1,11 @@
-"""The encoders' forward pass, teacher and student, ours against PyTorch: ``python benchmarks/inference_speed.py --preset cpu``.
+"""Forward pass of teacher and student against PyTorch.
 
-To the last hidden state of one row and of 32 rows of 128 tokens without padding. PyTorch runs `transformers` models with
-SDPA, without gradients, eager or compiled, whichever is faster, on weights of the same type as ours; in float32 the two
-must give the same hidden states before they are timed in turns.
+    python benchmarks/inference_speed.py --preset cpu
+
+To the last hidden state of 1 and of 32 rows of 128 tokens without padding. PyTorch runs
+transformers models with SDPA and without gradients, eager or compiled, whichever is faster, on
+weights of the same dtype. In float32 both must give the same hidden states before they are timed in
+turns.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ PRESETS = {  # the pairs of teacher and student of train_step_speed.py
 
 
 class Pair:
-    """One encoder on both sides."""
+    """One encoder in both libraries."""
 
     def __init__(self, ours: Ours, side: str, device: str, dtype: Any):
         config, family, params, apply = {
@@ -44,7 +47,9 @@ class Pair:
         )
         kind = torch.bfloat16 if dtype == jnp.bfloat16 else torch.float32
         self.model = (
-            train_step_speed._transformers(config, family, params).base_model.to(device, kind).eval()
+            train_step_speed._transformers(config, family, params)
+            .base_model.to(device, kind)
+            .eval()
         )
         self.ids = bench.tensor(ours.batch.input_ids, device).long()
         self.name = f"{config.num_layers} x {config.hidden_size} {family}, batch {ours.case.rows}"
@@ -61,7 +66,7 @@ class Pair:
 
 
 def measure(case: Case, options: Any, device: str) -> Iterator[bench.Row]:
-    """Compare, then time in turns: a row of the table for teacher and student and each batch."""
+    """Check equality, then time in turns: one row of the table per model and batch."""
     for rows in BATCHES:
         sized = dataclasses.replace(case, rows=rows, length=LENGTH)
         exact, fast = Ours(sized, "float32"), Ours(sized, "auto")
@@ -75,7 +80,7 @@ def measure(case: Case, options: Any, device: str) -> Iterator[bench.Row]:
             torch_setting, seconds = bench.against_torch(
                 {"ours": pair.ours}, pair.forward, pair.theirs, options
             )
-            row = bench.compared(seconds, rows, "sentences")
+            row = bench.throughput(seconds, rows, "sentences")
             yield row | {
                 "name": pair.name,
                 "ours_ms": 1e3 * rows / row["ours_sentences_per_second"],
@@ -94,7 +99,7 @@ def main() -> None:
         "ours_ms": ",.2f", "torch_ms": ",.2f", "dtype": "", "torch": "", "difference": ".0e",
     }  # fmt: skip
     bench.show("one forward pass to the last hidden state", rows, columns)
-    bench.keep(
+    bench.save(
         options, rows, where, bars=("ours_sentences_per_second", "torch_sentences_per_second")
     )
 

@@ -1,4 +1,7 @@
-"""Tokens per second from a block store to a placed batch: ``python benchmarks/input_pipeline.py [--json FILE]``."""
+"""Tokens per second from stored blocks to a placed batch.
+
+python benchmarks/input_pipeline.py [--json FILE]
+"""
 
 import tempfile
 import time
@@ -18,7 +21,9 @@ from flaxdistill.runtime.sharding import make_mesh, place_rows
 
 
 def random_blocks(folder: Path, length: int, count: int) -> tuple[Blocks, ...]:
-    """Make two sources of random blocks, memory-mapped as a store's are: ids [., T] uint16, segments uint8."""
+    """Create two sources of random blocks, memory-mapped as in a store: ids [N, T] uint16, segments
+    uint8.
+    """
     random = np.random.default_rng(0)
     blocks = []
     for number in range(2):
@@ -37,7 +42,7 @@ def random_blocks(folder: Path, length: int, count: int) -> tuple[Blocks, ...]:
 def measure(
     blocks: tuple[Blocks, ...], length: int, batch: int, mesh: Mesh, seconds: float
 ) -> dict[str, Any]:
-    """Take prefetched batches, placed as training places them, for some seconds: one row of the table."""
+    """Take prefetched and placed batches for some seconds: one row of the table."""
     order = Order(sizes=tuple(map(len, blocks)), weights=(1.0, 0.5), seed=0)
 
     def make(step: int) -> Batch:
@@ -64,7 +69,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=200_000)
     options = parser.parse_args()
     mesh = make_mesh()
-    where = bench.surroundings()
+    where = bench.environment()
     print(bench.describe(where), flush=True)
     table = []
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +78,7 @@ def main() -> None:
             table += [measure(blocks, length, batch, mesh, options.seconds) for batch in (64, 256)]
     columns = {"name": "", "tokens_per_second": ",.0f", "us_per_row": ".2f"}
     bench.show("from blocks to a placed batch", table, columns)
-    bench.keep(options, table, where, bars=("tokens_per_second",))
+    bench.save(options, table, where, bars=("tokens_per_second",))
 
 
 if __name__ == "__main__":

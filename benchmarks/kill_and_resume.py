@@ -1,9 +1,12 @@
-"""Does a run survive being killed, and go on as if nothing had been? ``python benchmarks/kill_and_resume.py --seed 0``.
+"""Does a killed run resume as if nothing had happened?
 
-A distillation of 23M parameters (280 MB a checkpoint, dropout on, every step logged) runs once to its end, and once more
-killed again and again: while a checkpoint is being written, while the step is being compiled, and anywhere, by SIGKILL or
-SIGTERM, as drawn from the seed. Every logged figure of the two is compared, speed aside, and the step that each start goes
-on from with the newest checkpoint that had been complete.
+    python benchmarks/kill_and_resume.py --seed 0
+
+A distillation of 23M parameters (280 MB per checkpoint, dropout on, every step logged) runs once
+undisturbed, and once killed repeatedly: while a checkpoint is written, while the step is compiled,
+and anywhere, by SIGKILL or SIGTERM, as drawn from the seed. Every logged metric of the two runs is
+compared, except speed, and the step that each start resumes from is compared with the newest
+complete checkpoint.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ config = {"teacher": teacher, "student": student}
 
 @dataclasses.dataclass
 class Child:
-    """One start of the command, and what it prints."""
+    """One start of the command and its output."""
 
     workdir: Path
     process: subprocess.Popen[bytes]
@@ -72,20 +75,22 @@ class Child:
             "--workdir",
             str(workdir),
         ]
-        told = os.environ | {
+        environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_LOG_COMPILES": "1",
             "XDG_CACHE_HOME": str(cache),
         }
         with log.open("wb") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=told)
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
         return cls(workdir, process, log)
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def until(self, what: Callable[[], bool]) -> bool:
-        """Wait for something; False where the process ended before it."""
+        """Wait for a condition; return False if the process ended first."""
         while not what():
             if self.process.poll() is not None:
                 return False
@@ -93,25 +98,30 @@ class Child:
         return True
 
     def complete(self) -> int:
-        """The newest complete checkpoint of the student."""
+        """Return the newest complete checkpoint of the student."""
         folder = self.workdir / "student" / "checkpoints"
         return max((int(f.name) for f in folder.glob("*") if f.name.isdigit()), default=0)
 
     def stepping(self) -> bool:
-        return "student step" in self.said()
+        return "student step" in self.output()
 
     def writing(self) -> bool:
-        """Tell whether it is at a checkpoint; what those before it left half-written is gone once it steps."""
+        """Return whether a checkpoint is being written; incomplete earlier ones are removed when
+        the run steps.
+        """
         folder = self.workdir / "student" / "checkpoints"
         return self.stepping() and any(folder.glob("*.orbax-checkpoint-tmp*"))
 
     def compiling(self) -> bool:
-        said = self.said().rpartition("jit(make_examine")[2]
-        return "Compiling jit(step)" in said and "Finished XLA compilation of jit(step)" not in said
+        output = self.output().rpartition("jit(make_examine")[2]
+        return (
+            "Compiling jit(step)" in output
+            and "Finished XLA compilation of jit(step)" not in output
+        )
 
 
 def kill(child: Child, where: str, number: int, draw: random.Random) -> dict[str, object] | None:
-    """Kill a child where it is to be killed; None where it was done before."""
+    """Kill a child at the drawn place; return None if it finished before."""
     if where == "save":
         found, wait = child.until(child.writing), draw.uniform(0, 0.6)
     elif where == "compilation":
@@ -133,7 +143,7 @@ def kill(child: Child, where: str, number: int, draw: random.Random) -> dict[str
         "signal": signal.Signals(number).name,
         "complete": complete,
         "code": code,
-        "stopped": "which is saved" in child.said(),
+        "stopped": "which is saved" in child.output(),
     }
 
 
@@ -156,7 +166,7 @@ def main() -> None:
     parser.add_argument("--compilations", type=int, default=7)
     parser.add_argument("--anywhere", type=int, default=12)
     options = parser.parse_args()
-    where = bench.surroundings()
+    where = bench.environment()
     print(f"{bench.describe(where)}; seed {options.seed}", flush=True)
     draw = random.Random(options.seed)
     wanted = (
@@ -168,7 +178,7 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="crash-"))
     whole = Child.start(root / "whole", 0, root / "cache")
     if whole.process.wait():
-        sys.exit(whole.said())
+        sys.exit(whole.output())
     shutil.copytree(root / "whole" / "data", root / "killed" / "data")  # blocks are the same
     rows: list[bench.Row] = []
     differences = lost = 0
@@ -177,23 +187,23 @@ def main() -> None:
         fresh = root / f"cache-{number}" if spot == "compilation" else root / "cache"
         child = Child.start(root / "killed", number, fresh)
         how = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
-        told = kill(child, spot, how, draw) if spot else None
-        if told is None:
+        death = kill(child, spot, how, draw) if spot else None
+        if death is None:
             child.process.wait()
-        said = child.said()
-        went_on = (
-            int(said.partition("goes on from step ")[2].split(" ")[0] or 0)
-            if "goes on from" in said
+        output = child.output()
+        resumed = (
+            int(output.partition("resumes from step ")[2].split(" ")[0] or 0)
+            if "resumes from" in output
             else 0
         )
-        lost += went_on < before or "damaged" in said
-        if told is None:
+        lost += resumed < before or "damaged" in output
+        if death is None:
             if spot or child.process.returncode:
-                sys.exit(f"ended before it was killed, or wrongly: {said[-2000:]}")
+                sys.exit(f"ended before it was killed, or wrongly: {output[-2000:]}")
             break
         before = child.complete()
         rows.append(
-            {"name": f"kill {number + 1}", "from": went_on, **told, "complete_after": before}
+            {"name": f"kill {number + 1}", "from": resumed, **death, "complete_after": before}
         )
         print(rows[-1], flush=True)
         shutil.rmtree(root / f"cache-{number}", ignore_errors=True)
@@ -220,7 +230,7 @@ def main() -> None:
     }
     columns = {name: "" if name == "name" else ",.0f" for name in total}
     bench.show("Killed again and again", [total], columns)
-    bench.keep(options, [total, *rows], where)
+    bench.save(options, [total, *rows], where)
     shutil.rmtree(root)
     sys.exit(1 if differences or lost else 0)
 

@@ -1,8 +1,11 @@
-"""How fast answers come: ``python benchmarks/predict_throughput.py MODEL FILE --column sentence --json FILE``.
+"""Throughput of `predict`.
 
-``predict`` reads texts, cuts them into tokens, and gives an answer for each; the bare forward has the same rows in batches
-of one length already. Both in turns. Then, each in a process of its own: peak memory with few texts and with all, and the
-first answer of ``flaxdistill predict`` from a cold start, what was compiled before kept on the disk.
+    python benchmarks/predict_throughput.py MODEL FILE --column sentence --json FILE
+
+``predict`` reads texts, tokenizes them and returns a prediction for each. The bare forward pass has
+the same rows in batches already. Both are timed in turns. Then, each in a separate process: peak
+memory with few texts and with all, and the time to the first answer of ``flaxdistill predict`` from
+a cold start with a warm compilation cache.
 """
 
 from __future__ import annotations
@@ -24,14 +27,14 @@ BATCH = 32
 
 
 def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
-    """Make what is timed: all answers, and all forwards."""
+    """Return the timed calls: all predictions, and all forward passes."""
     import jax
 
     from flaxdistill.data.tokenizer import load_vocabulary
     from flaxdistill.experiment import workdir
     from flaxdistill.hub import frozen
     from flaxdistill.inference import predictor
-    from flaxdistill.inference.answers import make_asking
+    from flaxdistill.inference.answers import make_preprocess
     from flaxdistill.runtime import sharding
     from flaxdistill.train import batches as feed
 
@@ -41,11 +44,11 @@ def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
     vocabulary = load_vocabulary(read.directory)
     rows = [
         row
-        for question in make_asking(read.config, vocabulary, length)(examples)
+        for question in make_preprocess(read.config, vocabulary, length)(examples)
         for row in question.rows
     ]
-    blocks = predictor.blocks_of(rows, vocabulary, length)
-    batches = list(feed.bucketed(blocks, BATCH, mesh))
+    blocks = predictor.make_blocks(rows, vocabulary, length)
+    batches = list(feed.batches_by_length(blocks, BATCH, mesh))
     apply, params = frozen.freeze(read, mesh, dtype="float32")
     forward = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
     return {
@@ -55,7 +58,7 @@ def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
 
 
 def read(options, number: int) -> list:
-    """Read the first texts of the file, over and over where it has fewer."""
+    """Return the first texts of the file, repeated if it has fewer."""
     from flaxdistill.data.sources import Source
 
     (shard,) = Source(path=options.file, column=options.column).labelled()
@@ -63,7 +66,7 @@ def read(options, number: int) -> list:
 
 
 def peak(options, number: int) -> int:
-    """Answer so many texts in this process and give its peak of memory, MiB."""
+    """Predict in this process and return its peak memory in MiB."""
     from flaxdistill.experiment import workdir
     from flaxdistill.inference import predictor
 
@@ -89,7 +92,7 @@ def main() -> None:
     if options.peak:
         print(peak(options, options.peak))
         return
-    where = bench.surroundings()
+    where = bench.environment()
     print(bench.describe(where), flush=True)
     examples = read(options, options.texts)
     seconds = bench.interleave(calls(options.model, examples), options.pairs)
@@ -128,7 +131,7 @@ def main() -> None:
         "first_answer_seconds": ".1f",
     }  # fmt: skip
     bench.show("answers", [row], columns)
-    bench.keep(options, [row], where)
+    bench.save(options, [row], where)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
-"""Tokens per second from text to blocks against the tokenizer alone, and peak memory at two sizes of a corpus:
-``python benchmarks/prepare_throughput.py [--json FILE]``, on the text of ../shared where it lies, else on docstrings."""
+"""Tokens per second from text to blocks against the tokenizer alone, and peak memory at two corpus
+sizes.
+
+    python benchmarks/prepare_throughput.py [--json FILE]
+
+Uses the text of ../shared if it is present, else docstrings.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +41,7 @@ def source() -> Source:
 
 
 def cut(folder: Path, shards: int, characters: int) -> None:
-    """Write files of at least so many characters each, of different documents."""
+    """Write files of at least this many characters each, of different documents."""
     documents = (d for shard in source().shards() for d in shard.documents())
     for number in range(shards):
         with open(folder / f"{number:03d}.jsonl", "w") as file:
@@ -48,7 +53,7 @@ def cut(folder: Path, shards: int, characters: int) -> None:
 
 
 def vocabulary_in(folder: Path) -> Vocabulary:
-    """Make the tokenizer's files in a folder: BERT's, or trained ones."""
+    """Write the tokenizer's files to a folder: BERT's, or trained ones."""
     given = SHARED / "tokenizers/bert-base-uncased"
     if given.exists():
         load_vocabulary(given).save(folder)
@@ -58,7 +63,7 @@ def vocabulary_in(folder: Path) -> Vocabulary:
 
 
 def processor_seconds() -> float:
-    """Sum up what this process and those that it has waited for have used."""
+    """Return the CPU seconds of this process and of finished child processes."""
     use = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in use)
 
@@ -66,7 +71,7 @@ def processor_seconds() -> float:
 def in_turns(
     calls: dict[str, Callable[[], Any]], pairs: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """Time calls in turns: seconds each, and seconds of all cores together, which others on the machine change less."""
+    """Time calls in turns: wall seconds each, and CPU seconds, which other processes affect less."""
     used: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(pairs):
         for name, call in calls.items():
@@ -77,14 +82,14 @@ def in_turns(
 
 
 def prepared(texts: Path, tokenizer: Path, out: Path, processes: int | None) -> dict[str, Any]:
-    """Prepare a folder of texts from the beginning; returns the manifest."""
+    """Prepare a folder of texts from the beginning; return the manifest."""
     shutil.rmtree(out, ignore_errors=True)
     corpus = Corpus(sources=(Source(path=str(texts)),), tokenizer=str(tokenizer))
     return prepare(corpus, out, engine=Engine(processes=processes)).manifest
 
 
 def peaks(texts: Path, tokenizer: Path, out: Path, processes: int | None) -> tuple[int, int]:
-    """Prepare in a process of its own: the peak MiB that it held, and that the largest of its own processes held."""
+    """Prepare in a separate process: return its peak MiB, and that of its largest child process."""
     arguments = [str(path) for path in (texts, tokenizer, out)] + [str(processes or 0)]
     done = subprocess.run(
         [sys.executable, __file__, "--alone", *arguments],
@@ -96,7 +101,7 @@ def peaks(texts: Path, tokenizer: Path, out: Path, processes: int | None) -> tup
 
 
 def alone(texts: str, tokenizer: str, out: str, processes: str) -> None:
-    """What ``peaks`` runs."""
+    """Run one preparation for ``peaks``."""
     prepared(Path(texts), Path(tokenizer), Path(out), int(processes) or None)
     # Not ru_maxrss, which begins with what the parent held; of the workers there is no other.
     own = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -105,7 +110,7 @@ def alone(texts: str, tokenizer: str, out: str, processes: str) -> None:
 
 
 def measure(folder: Path, shards: int, options: Any) -> dict[str, Any]:
-    """Compare a corpus of so many files with the tokenizer alone: one row of the table."""
+    """Compare a corpus of several files with the tokenizer alone: one row of the table."""
     texts = {times: folder / f"texts-{times}" for times in (1, TIMES)}
     for times, path in texts.items():
         path.mkdir()
@@ -164,7 +169,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
-    where = bench.surroundings()
+    where = bench.environment()
     print(bench.describe(where), flush=True)
     table = []
     for shards in options.shards:
@@ -181,7 +186,7 @@ def main() -> None:
         f"{who}_mib{more}": ",d" for who in ("main", "worker") for more in ("", f"_{TIMES}_times")
     }
     bench.show("from text to blocks", table, columns)
-    bench.keep(options, table, where, bars=("ours_tokens_per_second", "bare_tokens_per_second"))
+    bench.save(options, table, where, bars=("ours_tokens_per_second", "bare_tokens_per_second"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What relations between tokens cost to hold: ``python benchmarks/relation_memory.py``.
+"""Memory of losses on relations between tokens.
 
-The step of ``configs/tinybert_general.py`` and of ``configs/minilm_v2.py`` on rows of 512 tokens, one device, float32,
-compiled from shapes alone: temporaries by the package, which holds no scores [T, T] of two models and their difference,
-beside the same step by the plain formulas and autodiff. Everything else is alike.
+    python benchmarks/relation_memory.py
+
+The step of ``configs/tinybert_general.py`` and ``configs/minilm_v2.py`` on rows of 512 tokens, one
+device, float32, compiled from shapes alone: temporaries of the package, which never stores scores
+[T, T], and of the same step with plain formulas and automatic differentiation.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def _scores(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def plain_kl(student, teacher, segments, weight):
-    """Compute what ``ops.relation.relation_kl`` does, as its formula reads."""
+    """Compute ``ops.relation.relation_kl`` by its formula."""
     same = (segments[0][:, :, None] == segments[1][:, None, :])[:, None]
     ours, theirs = (
         jax.nn.log_softmax(jnp.where(same, _scores(*sides), -1e30)) for sides in (student, teacher)
@@ -44,7 +46,7 @@ def plain_kl(student, teacher, segments, weight):
 
 
 def plain_mse(student, teacher, segments, weight):
-    """Compute what ``ops.relation.score_mse`` does, as its formula reads."""
+    """Compute ``ops.relation.score_mse`` by its formula."""
     same = (segments[0][:, :, None] == segments[1][:, None, :]) & (segments[0] > 0)[:, :, None]
     off = jnp.where(same[:, None], jnp.square(_scores(*student) - _scores(*teacher)), 0.0)
     square = jnp.mean(jnp.sum(off, -1), 1)
@@ -52,7 +54,7 @@ def plain_mse(student, teacher, segments, weight):
 
 
 def temporaries(case: train_step_speed.Case, losses: dict[str, Loss]) -> float:
-    """Compile one step: GiB of its temporaries."""
+    """Compile one step and return its temporaries in GiB."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     program = device_scaling.compile_step(case, mesh, 1, losses=losses)
     return program.memory_analysis().temp_size_in_bytes / 2**30
@@ -61,7 +63,7 @@ def temporaries(case: train_step_speed.Case, losses: dict[str, Loss]) -> float:
 def measure() -> Iterator[bench.Row]:
     """Compile each recipe twice: one row each."""
     for name in RECIPES:
-        config = config_file.load(config_file.find(name))
+        config = config_file.load_config(config_file.find_config(name))
         sizes = {
             n: getattr(config.student, n)
             for n in ("num_layers", "hidden_size", "num_heads", "intermediate_size")
@@ -82,12 +84,12 @@ def measure() -> Iterator[bench.Row]:
 
 def main() -> None:
     options = bench.parser(__doc__).parse_args()
-    where = bench.surroundings()
+    where = bench.environment()
     print(bench.describe(where), flush=True)
     rows = list(measure())
     bars = ("ours_gib", "plain_gib")
     bench.show("temporaries of a step", rows, {"name": ""} | dict.fromkeys(bars, ".2f"))
-    bench.keep(options, rows, where, bars=bars)
+    bench.save(options, rows, where, bars=bars)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What the runs of ``tasks.py`` keep of their teachers: ``python benchmarks/retention.py runs/tasks --json FILE``.
+"""How much of the teacher's score do students retain?
 
-One row for each finished teacher and student: parameters and size of its export, its figure on the development rows
-(the median of its seeds) with a 95 % interval, the share of the teacher's figure, how far distilled students are above
-plain ones on the same rows, and sentences a second on this machine's CPU, one at a time and 32 at a time (of about one
-length), in turns with the teacher. Every export is loaded by `transformers` and must score the same on these rows, to
-0.1 of a hundred, as its run has logged or, of several seeds, as each of them is judged anew.
+    python benchmarks/retention.py runs/tasks --json FILE
+
+One row per finished teacher and student of ``experiments/tasks.py``: parameters and size of its
+export, its metric on the development rows (the median over seeds) with a 95 % interval, its ratio
+to the teacher's metric, the lead of distilled over plain students on the same rows, and sentences
+per second on this machine's CPU, 1 and 32 at a time (of similar length), in turns with the teacher.
+Every export is loaded in transformers and must have the same score on these rows to 0.1 points: the
+logged score of a run with one seed, or a new evaluation of each seed.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ from flaxdistill.data.store import Store, open_store
 from flaxdistill.experiment import evaluate, workdir
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.hub import checkpoint, frozen
-from flaxdistill.hub.families import base
-from flaxdistill.metrics import Score, interval
+from flaxdistill.hub.families import shapes
+from flaxdistill.metrics import Score, bootstrap_interval
 from flaxdistill.pytrees import Batch
 from flaxdistill.runtime import sharding
 from flaxdistill.train import batches as feed
@@ -45,7 +48,7 @@ CLASSES = {
 
 
 def in_transformers(export: Path, e: Experiment, store: Store) -> Score:
-    """Score an export, loaded by `transformers`, on a store's held-out rows."""
+    """Score an export in transformers on a store's held-out rows."""
     model = getattr(transformers, CLASSES[e.task.head]).from_pretrained(export).eval()
     knows_types = "token_type_ids" in inspect.signature(model.forward).parameters
 
@@ -53,35 +56,37 @@ def in_transformers(export: Path, e: Experiment, store: Store) -> Score:
     def predict(params: Any, batch: Batch) -> tuple[Any, ...]:
         rows = {"input_ids": batch.input_ids, "attention_mask": batch.segment_ids}
         rows |= {"token_type_ids": batch.token_type_ids} if knows_types else {}
-        said = model(
+        outputs = model(
             **{name: torch.tensor(np.asarray(value)).long() for name, value in rows.items()}
         )
         if e.task.head == "span":
-            logits = torch.stack([said.start_logits, said.end_logits], 1)
+            logits = torch.stack([outputs.start_logits, outputs.end_logits], 1)
         else:
-            logits = said.logits if said.logits.ndim == 3 else said.logits[:, None]
+            logits = outputs.logits if outputs.logits.ndim == 3 else outputs.logits[:, None]
         return logits.numpy(), batch.example_id, batch.weight, batch.labels
 
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    (said,), labels = answers.collect(
-        [predict], [None], feed.bucketed(store.held_out, e.eval_batch_size, mesh)
+    (logits,), labels = answers.collect_logits(
+        [predict], [None], feed.batches_by_length(store.held_out, e.eval_batch_size, mesh)
     )
-    return e.task.score(said, labels, store)
+    return e.task.score(logits, labels, store)
 
 
 def logged(path: Path, e: Experiment) -> float:
-    """Read the figure of what a run of one seed has exported."""
+    """Return the logged metric of the exported student of a run with one seed."""
     log = read_rows(path / "metrics.jsonl")
     figures = [row[e.task.metric] for row in log if row.get("split") == "held_out"]
     return max(figures) if e.select == "best" else figures[-1]
 
 
 def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
-    """Make a call that answers ``SENTENCES`` held-out rows, ``size`` at a time, each batch as long as its longest bucket."""
+    """Return a call that predicts ``SENTENCES`` held-out rows, ``size`` at a time, each batch
+    padded to its longest bucket.
+    """
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     apply, params = frozen.freeze(checkpoint.read_model(str(export)), mesh)
     predict = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
-    batches = list(feed.bucketed(store.held_out, size, mesh))
+    batches = list(feed.batches_by_length(store.held_out, size, mesh))
     # Spread over all lengths, as they occur.
     batches = batches[:: max(len(batches) * size // SENTENCES, 1)][: SENTENCES // size]
 
@@ -92,8 +97,8 @@ def speed(export: Path, store: Store, size: int) -> Callable[[], None]:
     return call
 
 
-def judged(names: list[str], root: Path) -> Iterator[bench.Row]:
-    """Evaluator a task's teacher, which comes first, and its students."""
+def evaluated(names: list[str], root: Path) -> Iterator[bench.Row]:
+    """Evaluate a task's teacher, which comes first, and its students."""
     scored: dict[str, list[Score]] = {}
     whole = 0.0
     for name in names:
@@ -104,7 +109,8 @@ def judged(names: list[str], root: Path) -> Iterator[bench.Row]:
         theirs = in_transformers(export, e, store)
         several = len(e.lanes()) > 1
         lanes = sorted(
-            evaluate.alone(path) if several else [theirs], key=lambda lane: lane.metrics[metric]
+            evaluate.evaluate_students(path) if several else [theirs],
+            key=lambda lane: lane.metrics[metric],
         )
         scored[name], parts = lanes, [lane.per_example[metric] for lane in lanes]
         scores = [lane.metrics[metric] for lane in lanes]
@@ -117,19 +123,19 @@ def judged(names: list[str], root: Path) -> Iterator[bench.Row]:
         row: bench.Row = {
             "name": name,
             "metric": metric,
-            "parameters": base.count(checkpoint.read_model(str(export)).config),
+            "parameters": shapes.count_parameters(checkpoint.read_model(str(export)).config),
             "mb": sum(file.stat().st_size for file in export.glob("*.safetensors")) / 1e6,
             "score": middle,
-            "interval": interval([parts[scores.index(middle)]]),
+            "interval": bootstrap_interval([parts[scores.index(middle)]]),
             "scores": scores,
             "transformers": theirs.metrics[metric],
-            "kept": middle / whole,
+            "retention": middle / whole,
         }
         if plain in scored and plain != name:  # it comes before others of its size
             above = statistics.mean(scores) - statistics.mean(
                 s.metrics[metric] for s in scored[plain]
             )
-            apart = interval(parts, [s.per_example[metric] for s in scored[plain]])
+            apart = bootstrap_interval(parts, [s.per_example[metric] for s in scored[plain]])
             row |= {"above_plain": above, "above_plain_interval": apart}
         print(f"{name}: {metric} {middle:.4f}, in transformers as well", flush=True)
         yield row
@@ -150,7 +156,7 @@ def timed(path: Path, teacher: Path, pairs: int) -> bench.Row:
 
 
 def store_of(path: Path) -> Store:
-    """Open the rows that a run was judged on."""
+    """Open the rows that a run was evaluated on."""
     return open_store(path.parent / "data" / workdir.read_inputs(path)["blocks"])
 
 
@@ -160,30 +166,30 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the task of this name")
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
-    where = bench.surroundings()
+    where = bench.environment()
     print(bench.describe(where), flush=True)
     runs = (path.parent.name for path in options.root.glob(f"*/{stages.EXPORT}"))
     names = sorted(filter(re.compile(r"[^_]+_(teacher|\d+x\d+_[a-z]+)").fullmatch, runs), key=order)
     rows = []
     for task, members in itertools.groupby(names, lambda name: name.partition("_")[0]):
         if options.only in task:
-            rows += judged(list(members), options.root)
+            rows += evaluated(list(members), options.root)
     print("timing from here on: let nothing else run", flush=True)
     for row in rows:
         teacher = options.root / f"{row['name'].partition('_')[0]}_teacher"
         row |= timed(options.root / row["name"], teacher, options.pairs)
     columns = {
         "name": "", "figure": "", "parameters": ",d", "mb": ".1f", "score": ".4f", "low": ".4f", "high": ".4f",
-        "kept": ".1%", "above_plain": "+.4f", "sentences_per_second_1": ",.0f", "times_teacher_1": ".1f",
+        "retention": ".1%", "above_plain": "+.4f", "sentences_per_second_1": ",.0f", "times_teacher_1": ".1f",
         "sentences_per_second_32": ",.0f", "times_teacher_32": ".1f",
     }  # fmt: skip
     shown = [row | dict(zip(("low", "high"), row["interval"], strict=True)) for row in rows]
-    bench.show("what is kept of a teacher", shown, columns)
-    bench.keep(options, rows, where)
+    bench.show("retention", shown, columns)
+    bench.save(options, rows, where)
 
 
 def order(name: str) -> tuple[Any, ...]:
-    """Sort runs by task: the teacher, then the largest students, a plain one before others of its size."""
+    """Sort runs by task: the teacher, then students by size, plain ones first."""
     task, _, rest = name.partition("_")
     size, _, how = rest.partition("_")
     sizes = [-int(n) for n in reversed(size.split("x"))] if how else []

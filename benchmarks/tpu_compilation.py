@@ -1,8 +1,12 @@
-"""The real step compiled for TPU pods that are not there: ``pip install libtpu`` and ``python benchmarks/tpu_compilation.py``.
+"""The step compiled for TPU pods, without TPUs.
 
-DistilBERT's step, bfloat16, 16 x 512 tokens a chip, KL on all tokens, compiled ahead of time by the TPU compiler. For each
-topology: memory of a chip, FLOP of a chip against those of a chip that has its rows alone (what is shared fairly, XLA
-counts alike; see device_scaling.py), the largest buffer with a vocabulary axis, what crosses the links, and what of it in loops.
+    pip install libtpu
+    python benchmarks/tpu_compilation.py
+
+DistilBERT's step, bfloat16, 16 x 512 tokens per chip, KL on all tokens, compiled ahead of time by
+the TPU compiler. For each topology: memory per chip, FLOP of a chip relative to a chip that
+computes its rows alone (see device_scaling.py), the largest buffer with a vocabulary axis, and
+communication, in total and inside loops.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ def compile_step(name: str, fsdp: int, accumulate: int, *, alone: bool = False) 
 
 
 def measure(name: str, fsdp: int, accumulate: int) -> bench.Row:
-    """Compile for one topology: a row of the table."""
+    """Compile for one topology: one row of the table."""
     program = compile_step(name, fsdp, accumulate)
     alone = compile_step(name, 1, accumulate, alone=True)
     memory, text = program.memory_analysis(), program.as_text()
@@ -62,7 +66,7 @@ def measure(name: str, fsdp: int, accumulate: int) -> bench.Row:
 def main() -> None:
     parser = bench.parser(__doc__)
     options = parser.parse_args()
-    where = bench.surroundings()
+    where = bench.environment()
     print(bench.describe(where), flush=True)
     rows = []
     for name in TOPOLOGIES:
@@ -74,7 +78,7 @@ def main() -> None:
         "vocabulary_rows": ",d", "chunk_rows": ",d", "collectives_mib": ",.0f", "collectives_in_loops_mib": ",.1f",
     }  # fmt: skip
     bench.show(f"BERT-base to DistilBERT, {ROWS} x {LENGTH} tokens a chip", rows, columns)
-    bench.keep(options, rows, where, bars=("hbm_gib",))
+    bench.save(options, rows, where, bars=("hbm_gib",))
 
 
 if __name__ == "__main__":

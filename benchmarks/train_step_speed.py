@@ -1,9 +1,12 @@
-"""One distillation step, ours against PyTorch, side by side: ``python benchmarks/train_step_speed.py --preset cpu``.
+"""One distillation step against PyTorch.
 
-Same weights, batch, masks, loss (5 x KL at T = 2, 2 x MLM, 1 x cosine), AdamW and clipping on both sides, dropout off.
-Before anything is timed both must give the same loss and gradients in float32. PyTorch runs `transformers` models with
-SDPA, eager and compiled, in float32 and bfloat16, with nothing read back in the loop; its best setting on this machine
-is the one that counts, in interleaved pairs with ours. Rows hold no padding, which spares PyTorch its masks and not us.
+    python benchmarks/train_step_speed.py --preset cpu
+
+Same weights, batch, masks, loss (5 x KL at T = 2, 2 x MLM, 1 x cosine), AdamW and clipping in both,
+dropout off. Before anything is timed, both must give the same loss and gradients in float32.
+PyTorch runs transformers models with SDPA, eager and compiled, in float32 and bfloat16, without
+reading anything back in the loop. Its best setting on this machine is compared, in interleaved
+pairs. Rows have no padding, which spares PyTorch its masks.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ KEEP = optax.GradientTransformation(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is trained: sizes of both models, rows, tokens of a row, and the tokens that the KL looks at."""
+    """What is trained: sizes of both models, rows, tokens per row, and the tokens of the KL."""
 
     name: str
     teacher: EncoderConfig
@@ -69,10 +72,10 @@ class Case:
     tokens: Any  # "real" or "masked"
 
     def flops(self) -> float:
-        """Count the multiply-adds of one step, twice: products of the models and of the vocabulary heads only.
+        """Count the FLOP of one step: products of the models and the vocabulary heads only.
 
-        A forward pass of the teacher, three of the student; heads on every token or on the masked ones, one product
-        for the teacher and three for the student.
+        A forward pass of the teacher, three of the student; heads on every token or on the masked
+        ones, one product for the teacher and three for the student.
         """
         total = 0.0
         share = 1.0 if self.tokens == "real" else -(-15 * self.length // 100) / self.length
@@ -151,11 +154,11 @@ class Ours:
         self.batch = sharding.place_rows(columns, self.mesh)
 
     def masked(self) -> Batch:
-        """Give the batch as the step sees it after masking."""
+        """Return the batch after masking."""
         return jax.jit(self.prepare)(self.batch)
 
     def gradient(self) -> tuple[float, dict[str, np.ndarray]]:
-        """Take the loss and its gradient, by Hugging Face's tensor names."""
+        """Return the loss and its gradient by tensor name."""
         state, metrics = jax.jit(self._step(KEEP))(
             self._state(KEEP), (self.teacher_params,), self.batch
         )
@@ -165,7 +168,7 @@ class Ours:
         )
 
     def compile(self) -> None:
-        """Compile the training step, and make its state."""
+        """Compile the train step and create its state."""
         tx = AdamW(learning_rate=RATE, clip=CLIP, warmup=0.0, decay="constant").build(1000)
         shapes = jax.eval_shape(lambda: self._state(tx))
         shardings = sharding.state_shardings(shapes, self.mesh)
@@ -191,7 +194,7 @@ class Ours:
 
 
 class Torch:
-    """The same step by PyTorch and transformers."""
+    """The same step in PyTorch and transformers."""
 
     def __init__(self, ours: Ours, device: str, *, low: bool, compiled: bool):
         self.name = f"{'bfloat16' if low else 'float32'}, {'compiled' if compiled else 'eager'}"
@@ -216,7 +219,7 @@ class Torch:
         )
 
     def gradient(self) -> tuple[float, dict[str, np.ndarray]]:
-        """Take the loss and its gradient by tensor name."""
+        """Return the loss and its gradient by tensor name."""
         self.student.zero_grad()
         loss = self.objective()
         loss.backward()
@@ -250,7 +253,7 @@ class Torch:
         return KL * TEMPERATURE**2 * kl + MLM_WEIGHT * mlm + cosine
 
     def _forward(self, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the last hidden state and the logits of every token, or of the masked ones."""
+        """Return the last hidden state and the logits of every token, or of the masked ones."""
         hidden = model.base_model(self.ids).last_hidden_state.flatten(0, 1)
         seen = hidden if self.tokens == "real" else hidden[self.at]
         if hasattr(model, "cls"):
@@ -260,7 +263,7 @@ class Torch:
 
 
 def _transformers(config: EncoderConfig, family: str, params: Any) -> Any:
-    """Load our parameters into transformers, through files as anybody would."""
+    """Load our parameters in transformers, through files."""
     from transformers import AutoModelForMaskedLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -275,7 +278,7 @@ def _transformers(config: EncoderConfig, family: str, params: Any) -> Any:
 
 
 def check_equal(ours: Ours, theirs: Torch) -> bench.Row:
-    """Compare loss and gradients; raises SystemExit where they are not those of one step."""
+    """Compare loss and gradients; raises SystemExit if they differ."""
     with jax.default_matmul_precision("highest"):
         our_loss, mine = ours.gradient()
     their_loss, their = theirs.gradient()
@@ -294,7 +297,7 @@ def check_equal(ours: Ours, theirs: Torch) -> bench.Row:
 
 
 def peak_memory(call: Callable[[], None], device: str) -> float:
-    """Measure what one call needs beside what lies there before it, GiB."""
+    """Measure the memory of one call in addition to what is allocated before it, in GiB."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -322,7 +325,7 @@ def peak_memory(call: Callable[[], None], device: str) -> float:
 
 
 def peak_flops(dtype: Any, device: str) -> float:
-    """Measure the fastest large matrix product that either side can do here, FLOP/s: what 100 % would be."""
+    """Measure the fastest large matrix product of either library in FLOP/s."""
     n = 8192 if device == "cuda" else 2048
     a = jnp.ones((n, n), dtype)
     product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32).astype(dtype))
@@ -342,7 +345,7 @@ def peak_flops(dtype: Any, device: str) -> float:
 
 
 def measure(case: Case, options: Any, device: str) -> bench.Row:
-    """Compare, choose PyTorch's best setting, and time the pairs: one row of the table."""
+    """Check equality, choose PyTorch's best setting, and time the pairs: one row of the table."""
     print(f"{case.name} ...", flush=True)
     same = check_equal(
         Ours(case, "float32"), Torch(Ours(case, "float32"), device, low=False, compiled=False)
@@ -396,7 +399,7 @@ def main() -> None:
         "gradient_difference": ".0e",
     }  # fmt: skip
     bench.show("one distillation step", rows, columns)
-    bench.keep(options, rows, where, bars=("ours_tokens_per_second", "torch_tokens_per_second"))
+    bench.save(options, rows, where, bars=("ours_tokens_per_second", "torch_tokens_per_second"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""The vocabulary objective alone, value and gradient: ``python benchmarks/vocab_loss_speed.py --preset cpu``.
+"""The vocabulary loss alone, value and gradient.
 
-5 x KL at T = 2 of every token and 2 x cross-entropy of 15 % of them, from hidden states, a kernel and a bias, by this
-package chunk by chunk, by plain JAX with autodiff over whole logits, and by PyTorch, eager or compiled, whichever is
-faster. All three must agree in float32 before they are timed in turns, in the type that suits the device.
+    python benchmarks/vocab_loss_speed.py --preset cpu
+
+5 x KL at T = 2 of every token and 2 x cross-entropy of 15 % of them, from hidden states, a kernel
+and a bias: by this package chunk by chunk, by plain JAX with automatic differentiation over whole
+logits, and by PyTorch, eager or compiled, whichever is faster. All three must agree in float32
+before they are timed in turns, in the dtype that suits the device.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ Inputs = tuple[VocabProjection, VocabProjection, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Sizes: tokens, width of the hidden states, and words."""
+    """Sizes: tokens, width of the hidden states, vocabulary."""
 
     tokens: int
     width: int
@@ -60,14 +63,14 @@ PRESETS = {
 
 
 def ours(student: VocabProjection, teacher: VocabProjection, labels: jax.Array) -> jax.Array:
-    """Compute the objective by the package."""
+    """Compute the loss with the package."""
     masked = (labels >= 0).astype(jnp.float32)
     weights = jnp.full(labels.shape, KL / labels.size), MLM_WEIGHT * masked / jnp.sum(masked)
     return vocab_objective(student, (teacher,), labels, *weights, TEMPERATURE)[0]
 
 
 def plain(student: VocabProjection, teacher: VocabProjection, labels: jax.Array) -> jax.Array:
-    """Compute it as the formula reads."""
+    """Compute it by its formula."""
     z, t = ((x.hidden @ x.kernel.T + x.bias).astype(jnp.float32) for x in (student, teacher))
     log_q, log_p = jax.nn.log_softmax(z / TEMPERATURE), jax.nn.log_softmax(t / TEMPERATURE)
     kl = TEMPERATURE**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
@@ -76,7 +79,7 @@ def plain(student: VocabProjection, teacher: VocabProjection, labels: jax.Array)
 
 
 def by_torch(inputs: Inputs, device: str) -> tuple[Callable[..., Any], ...]:
-    """Make PyTorch's objective, and what gives its value and gradients."""
+    """Return PyTorch's loss with its value and gradients."""
     student, teacher = (
         [bench.tensor(x, device) for x in jax.tree.leaves(head)] for head in inputs[:2]
     )
@@ -118,7 +121,7 @@ def measure(case: Case, options: Any, device: str) -> bench.Row:
     }
     calls = {name: lambda p=p: jax.block_until_ready(p(*inputs)) for name, p in programs.items()}
     torch_setting, seconds = bench.against_torch(calls, *by_torch(inputs, device), options)
-    row = bench.compared(seconds, case.tokens, "tokens")
+    row = bench.throughput(seconds, case.tokens, "tokens")
     # Four products: logits of both, and the gradients of the student's hidden states and kernel.
     flops = 8 * case.width * case.vocab * row["ours_tokens_per_second"]
     memory = {name: p.memory_analysis().temp_size_in_bytes / 2**30 for name, p in programs.items()}
@@ -143,7 +146,7 @@ def main() -> None:
         "torch": "", "gflops": ",.0f", "ours_temp_gib": ".3f", "plain_temp_gib": ".3f", "difference": ".0e",
     }  # fmt: skip
     bench.show("the vocabulary objective and its gradient", rows, columns)
-    bench.keep(options, rows, where, bars=speeds)
+    bench.save(options, rows, where, bars=speeds)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Does distillation beat training from the same start? A config: three seeds, equal steps, equal time, a random start.
+"""Does distillation beat training from the same start? Three seeds, equal steps, equal time, a
+random start.
 
     flaxdistill distill benchmarks/experiments/distillation.py --workdir runs/distillation
 
-Reads a masked-LM teacher of 6 x 384 and the Wikipedia and novel texts from ../shared, beside the checkout. ``student``
-is 3 of the teacher's layers distilled; ``control`` the same layers trained on the same masks without the teacher for as
-many steps; ``longer`` the control for as long as the student took; ``random`` distilled without the teacher's layers.
+Reads a masked-LM teacher of 6 x 384 and the Wikipedia and novel texts from ../shared. ``student``
+has 3 of the teacher's layers and is distilled. ``control`` has the same layers and is trained on
+the same masks without the teacher, for as many steps. ``longer`` is the control for as much time as
+the student. ``random`` is distilled from a random start.
 """
 
 from dataclasses import replace

