@@ -128,10 +128,11 @@ def place_rows(
 ) -> Batch:
     """Create a global batch from the rows of this process and a teacher's cached ``targets``.
 
-    With several lanes, the columns have a leading lane axis. Label columns are still empty.
+    With several lanes, the columns have a leading lane axis. ``label_positions`` are zeros if
+    ``rows`` has none; a task sets them.
     """
     sharding = batch_sharding(mesh, lanes=rows["weight"].ndim == 2)
-    columns: dict[str, Any] = {**rows, "label_positions": np.zeros(rows["labels"].shape, np.int32)}
+    columns: dict[str, Any] = {"label_positions": np.zeros(rows["labels"].shape, np.int32), **rows}
     columns["targets"] = dict(targets or {})
     batch = Batch(**columns)
     if jax.process_count() == 1:
