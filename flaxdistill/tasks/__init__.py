@@ -1,1 +1,1 @@
-"""What a batch asks of the student: masking, labels, metric."""
+"""Tasks: how a batch is prepared for the student, its labels and its metrics."""

@@ -1,4 +1,4 @@
-"""What every task is: which head it needs, and what a batch asks of it."""
+"""The interface of a task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from flaxdistill.data.labelled_rows import RowBuilder
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.metrics import Score
@@ -15,30 +16,31 @@ from flaxdistill.pytrees import Batch
 
 
 class Task(abc.ABC):
-    """One thing that a student is trained for; subclasses are frozen dataclasses."""
+    """What a student is trained for; subclasses are frozen dataclasses."""
 
-    head: ClassVar[Any]  # a ``models.config.Head``
+    head: ClassVar[Any]
+    """The head that the task needs, a ``models.config.Head``."""
 
     @property
     @abc.abstractmethod
     def metric(self) -> str:
-        """Name the figure by which evaluations are ranked."""
+        """The metric by which evaluations are ranked."""
 
     @abc.abstractmethod
     def make_prepare(
         self, vocabulary: Vocabulary, counts: Callable[[], np.ndarray], seed: int
     ) -> Callable[[Batch], Batch]:
-        """Make the pure function that turns stored rows into what the step sees, such as masked ones.
+        """Make the pure function that prepares a stored batch for the step, e.g. by masking.
 
-        ``counts`` gives the occurrences of the words in the training rows, int64 [V].
+        ``counts()`` returns the occurrences of each token in the training rows, int64 [V].
         """
 
 
 class Labelled(Task):
-    """A task whose rows have labels; logits are float32 [B, N, C] and labels [B, N]: N questions, C answers each.
+    """A task with labelled rows: N predictions of C classes in each row.
 
-    An int32 label is -1 where nothing is asked and -2 where the answer is not known; a float32 one that is not known is
-    NaN.
+    Logits are float32 [B, N, C] and labels [B, N]. An int32 label is -1 where there is no
+    prediction, and -2 if it is unknown; an unknown float32 label is NaN.
     """
 
     def make_prepare(
@@ -48,13 +50,13 @@ class Labelled(Task):
 
     @property
     def known_labels(self) -> tuple[str, ...] | None:
-        """Name what each logit answers; () where these are places of a text, None where the rows have to tell."""
+        """The name of each logit; () if logits are positions, None if the rows determine them."""
         return getattr(self, "labels", ()) or None
 
     @abc.abstractmethod
-    def row_builder(self) -> Any:
-        """Tell how examples become rows, a ``data.examples.RowBuilder``."""
+    def row_builder(self) -> RowBuilder:
+        """Return the functions that build rows from examples."""
 
     @abc.abstractmethod
     def score(self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store) -> Score:
-        """Score the answers of each held-out row of a store, [N, C], against its labels, [N]."""
+        """Compare the logits [N, C] of each held-out row of a store with its labels [N]."""

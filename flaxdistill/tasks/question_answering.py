@@ -1,4 +1,4 @@
-"""Answers that stand in a text: SQuAD 1.1 and 2, by sliding windows and the n best spans."""
+"""Extractive question answering: SQuAD 1.1 and 2.0, with sliding windows over the text."""
 
 from __future__ import annotations
 
@@ -6,56 +6,52 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.labelled_rows import Row, RowBuilder, check_text
+from flaxdistill.data.labelled_rows import Row, RowBuilder
+from flaxdistill.data.readers.records import check_text
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Blocks, Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
+from flaxdistill.tasks.answer_spans import Span, Window, best_spans, null_score_difference
 from flaxdistill.tasks.base import Labelled
-from flaxdistill.tasks.metrics import question_answering
+from flaxdistill.tasks.metrics.question_answering import best_threshold, squad_metrics
 
-NOWHERE, UNKNOWN = 0, -2
-"""The place of an answer that is not in a window, [CLS], and of one that nobody has given."""
-
-Window = tuple[np.ndarray, slice, np.ndarray]
-"""Logits [2, T] of a row, which of its tokens are the text's, and the places [T, 2] of all of them in it, in characters."""
-
-
-class Span(NamedTuple):
-    """A part of a text, in characters, and the sum of the logits of its two ends."""
-
-    start: int
-    end: int
-    score: float
+NULL_POSITION, UNKNOWN = 0, -2
+"""Labels of a window without the answer (the position of [CLS]) and of an unknown answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(Labelled):
-    """Find the answer to a question in a text, by where it begins and ends (Devlin et al., 2019).
+    """Find the start and the end of the answer to a question in a text (Devlin et al., 2019).
 
-    Sources name the question (``column``), the text (``pair``) and the answers (``label``), as in ``datasets``' squad or in
-    files of SQuAD's own layout, where these are question, context and answers. A text too long for a row is cut into
-    windows that share ``stride`` tokens. Of the ``n_best`` beginnings and ends of each window the likeliest pair of at
-    most ``longest`` tokens is the answer. ``unanswerable``: a question may have none (SQuAD 2), which is the answer where
-    the score of [CLS], the sum of its two logits, is more than ``null_threshold`` above the likeliest span's (BERT's own
-    ``null_score_diff_threshold``).
+    Sources name the question (``column``), the text (``pair``) and the answers (``label``), as in
+    squad of ``datasets``, or are files in SQuAD's layout, where these columns are question,
+    context and answers. A text that is too long for a row is split into overlapping windows.
     """
 
     head = "span"
     known_labels = ()
 
     stride: int = 128
+    """Number of tokens that consecutive windows share."""
     longest_question: int = 64
+    """Tokens to which a question is truncated."""
     n_best: int = 20
+    """Number of start and of end positions of each window that are combined to spans."""
     longest: int = 30
+    """Largest number of tokens of an answer."""
     unanswerable: bool = False
+    """Questions may have no answer (SQuAD 2.0)."""
     null_threshold: float = 0.0
-    metric: Literal["f1", "exact"] = "f1"  # by which evaluations are ranked
+    """The answer is none if the score of [CLS] (start plus end logit) exceeds the score of the
+    best span by more than this (null_score_diff_threshold of BERT)."""
+    metric: Literal["f1", "exact"] = "f1"
+    """Metric by which evaluations are ranked."""
 
     def __post_init__(self):
         for name in ("longest_question", "n_best", "longest"):
@@ -67,45 +63,95 @@ class QuestionAnswering(Labelled):
             )
         if not math.isfinite(self.null_threshold):
             raise UserError(
-                f"task.null_threshold is {self.null_threshold}; it is a difference of scores, such as 0"
+                f"task.null_threshold is {self.null_threshold}; it is a difference of scores, "
+                "such as 0"
             )
         if self.null_threshold and not self.unanswerable:
             raise UserError(
-                f"task.null_threshold is {self.null_threshold}, but without task.unanswerable no question is left without "
-                "an answer; set task.unanswerable too"
+                f"task.null_threshold is {self.null_threshold}, but without task.unanswerable "
+                "every question has an answer; set task.unanswerable too"
             )
 
     def row_builder(self) -> RowBuilder:
-        def rows(
-            examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
-        ) -> Iterable[list[Row]]:
-            for example in examples:
-                _text(example, "question", example.text)
-                _text(example, "text", example.pair)
-            questions = vocabulary.encode([example.text for example in examples])
-            contexts = vocabulary.encode_places([example.pair for example in examples])
-            for example, question, (ids, places) in zip(examples, questions, contexts, strict=True):
-                yield self._windows(example, question, ids, places, vocabulary, length)
-
-        def keep(example: Example) -> Any:
-            _text(example, "text", example.pair)
-            return {"text": example.pair, "answers": [text for text, _ in _answers(example) or []]}
-
-        meaning = {"task": "span", "stride": self.stride, "longest_question": self.longest_question}
+        settings = {
+            "task": "span",
+            "stride": self.stride,
+            "longest_question": self.longest_question,
+            "unanswerable": self.unanswerable,
+        }
         return RowBuilder(
-            meaning | {"unanswerable": self.unanswerable},
-            lambda examples, declared: [],
-            rows,
-            keep,
-            "pair",
+            settings, lambda examples, declared: [], self._rows, _scoring_record, "pair"
         )
+
+    def score(
+        self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store
+    ) -> metrics.Score:
+        examples = store.examples()
+        best = self._best_answers(logits, store.held_out, examples)
+        predictions = {str(n): prediction for n, prediction in best.items()}
+        references = {str(n): example["answers"] for n, example in enumerate(examples)}
+        answers = {n: self._answer(*prediction) for n, prediction in predictions.items()}
+        score = squad_metrics(answers, references, unanswerable=self.unanswerable)
+        if not self.unanswerable:
+            return score
+        return score._replace(metrics=score.metrics | best_threshold(predictions, references))
+
+    def answers(
+        self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
+    ) -> dict[int, str]:
+        """Return the answer of each example, by number, from the logits [2, T] of its windows."""
+        best = self._best_answers(logits, rows, examples)
+        return {n: self._answer(*prediction) for n, prediction in best.items()}
+
+    def spans(self, windows: Iterable[Window], text: str, number: int) -> tuple[list[Span], float]:
+        """Return the best spans of a text and the null score, see ``answer_spans.best_spans``."""
+        return best_spans(
+            windows,
+            text,
+            number,
+            stride=self.stride,
+            n_best=self.n_best,
+            longest=self.longest,
+        )
+
+    def _answer(self, text: str, null_difference: float) -> str:
+        return "" if self.unanswerable and null_difference > self.null_threshold else text
+
+    def _best_answers(
+        self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
+    ) -> dict[int, tuple[str, float]]:
+        """Return the text of the best span and the null score difference of each example."""
+        windows: dict[int, list[Window]] = defaultdict(list)
+        for row, row_logits in enumerate(logits):
+            example, second = (int(rows.columns[name][row]) for name in ("example", "second"))
+            last = int(np.count_nonzero(rows.segments[row])) - 1  # the final [SEP]
+            window = Window(row_logits, slice(second, last), rows.columns["places"][row])
+            windows[example].append(window)
+        answers = {}
+        for n, example_windows in windows.items():
+            text = examples[n]["text"]
+            spans, null_score = self.spans(example_windows, text, 1)
+            answer = text[spans[0].start : spans[0].end] if spans else ""
+            answers[n] = answer, null_score_difference(spans, null_score)
+        return answers
+
+    def _rows(
+        self, examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
+    ) -> Iterable[list[Row]]:
+        for example in examples:
+            _check_field(example, "question", example.text)
+            _check_field(example, "text", example.pair)
+        questions = vocabulary.encode([example.text for example in examples])
+        contexts = vocabulary.encode_with_offsets([example.pair for example in examples])
+        for example, question, (ids, offsets) in zip(examples, questions, contexts, strict=True):
+            yield self._windows(example, question, ids, offsets, vocabulary, length)
 
     def _windows(
         self,
         example: Example,
         question: np.ndarray,
         ids: np.ndarray,
-        places: np.ndarray,
+        offsets: np.ndarray,
         vocabulary: Vocabulary,
         length: int,
     ) -> list[Row]:
@@ -113,177 +159,94 @@ class QuestionAnswering(Labelled):
         room = length - len(question) - 3
         if room <= self.stride:
             raise UserError(
-                f"{example.place}: a question of {len(question)} tokens leaves {room} of corpus.max_length {length} for the "
-                f"text, of which windows share {self.stride}; raise corpus.max_length or lower task.stride"
+                f"{example.place}: a question of {len(question)} tokens leaves {room} of "
+                f"corpus.max_length {length} for the text, but windows share {self.stride}; raise "
+                "corpus.max_length or lower task.stride"
             )
-        span = self._span(example, places)
-        begin = np.array([vocabulary.cls, *question, vocabulary.sep])
-        made = []
+        span = self._token_span(example, offsets)
+        prefix = np.array([vocabulary.cls, *question, vocabulary.sep])
+        second = len(prefix)
+        rows = []
         for first in range(0, max(len(ids) - self.stride, 1), room - self.stride):
-            window, second = ids[first : first + room], len(begin)
-            labels = np.full(2, NOWHERE if span is not None else UNKNOWN, np.int32)
+            window = ids[first : first + room]
+            labels = np.full(2, NULL_POSITION if span is not None else UNKNOWN, np.int32)
             if span and first <= span[0] and span[1] < first + len(window):
                 labels[:] = np.array(span) - first + second
-            beside = np.zeros((length, 2), np.int32)
-            beside[second : second + len(window)] = places[first : first + room]
-            row = np.concatenate([begin, window, [vocabulary.sep]]).astype(np.int32)
-            made.append(Row(row, second, labels, {"places": beside}))
-        return made
+            row_offsets = np.zeros((length, 2), np.int32)
+            row_offsets[second : second + len(window)] = offsets[first : first + room]
+            row_ids = np.concatenate([prefix, window, [vocabulary.sep]]).astype(np.int32)
+            rows.append(Row(row_ids, second, labels, {"places": row_offsets}))
+        return rows
 
-    def _span(self, example: Example, places: np.ndarray) -> tuple[int, int] | tuple[()] | None:
-        """Find the tokens of the first answer; () where there is none, None where nobody has given one."""
+    def _token_span(
+        self, example: Example, offsets: np.ndarray
+    ) -> tuple[int, int] | tuple[()] | None:
+        """Return the tokens of the first answer; () for no answer, None for an unknown one."""
         answers = _answers(example)
         if answers is None:
             return None
         if not answers and not self.unanswerable:
             raise UserError(
-                f"{example.place}: no answer is given; leave the question out, or set task.unanswerable"
+                f"{example.place}: the question has no answer; remove it, or set task.unanswerable"
             )
         spans = []
         for text, start in answers:
-            if not text or example.pair[start : start + len(text)] != text:
-                found = example.pair[max(start, 0) : start + len(text)]
+            end = start + len(text)
+            if not text or example.pair[start:end] != text:
                 raise UserError(
-                    f"{example.place}: the answer {text!r:.60} does not stand at {start}, where the text has {found!r:.60}; "
-                    "mend answer_start"
+                    f"{example.place}: the answer {text!r:.60} is not at {start}, where the text "
+                    f"has {example.pair[max(start, 0) : end]!r:.60}; correct answer_start"
                 )
-            inside = np.flatnonzero((places[:, 1] > start) & (places[:, 0] < start + len(text)))
+            inside = np.flatnonzero((offsets[:, 1] > start) & (offsets[:, 0] < end))
             if not (text.strip() and len(inside)):
                 raise UserError(
-                    f"{example.place}: the answer {text!r:.60} at {start} meets no token of the text, so that it would be "
-                    "learnt as no answer; give its words, or leave it out"
+                    f"{example.place}: the answer {text!r:.60} at {start} has no token of the "
+                    "text, so it would be learned as no answer; give an answer with words, or "
+                    "remove it"
                 )
             spans.append((int(inside[0]), int(inside[-1])))
         return spans[0] if spans else ()
 
-    def score(
-        self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store
-    ) -> metrics.Score:
-        examples = store.examples()
-        found = {str(n): one for n, one in self._found(logits, store.held_out, examples).items()}
-        right = {str(n): example["answers"] for n, example in enumerate(examples)}
-        predicted = {n: self._said(*one) for n, one in found.items()}
-        score = question_answering.spans(predicted, right, unanswerable=self.unanswerable)
-        if not self.unanswerable:
-            return score
-        return score._replace(
-            metrics=score.metrics | question_answering.best_threshold(found, right)
-        )
 
-    def answers(
-        self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
-    ) -> dict[int, str]:
-        """Choose each example's answer from the logits [2, T] of its windows: text by number of the example."""
-        return {n: self._said(*one) for n, one in self._found(logits, rows, examples).items()}
-
-    def _said(self, text: str, gap: float) -> str:
-        return "" if self.unanswerable and gap > self.null_threshold else text
-
-    def _found(
-        self, logits: list[np.ndarray], rows: Blocks, examples: list[dict[str, Any]]
-    ) -> dict[int, tuple[str, float]]:
-        """Find each example's likeliest span, and how far the score of no answer is above it."""
-        windows: dict[int, list[Window]] = defaultdict(list)
-        for row, said in enumerate(logits):
-            example, second = (int(rows.beside[name][row]) for name in ("example", "second"))
-            last = int(np.count_nonzero(rows.segments[row])) - 1  # the closing [SEP]
-            windows[example].append((said, slice(second, last), rows.beside["places"][row]))
-        found = {}
-        for n, those in windows.items():
-            text = examples[n]["text"]
-            spans, nothing = self.spans(those, text, 1)
-            found[n] = (
-                text[spans[0].start : spans[0].end] if spans else "",
-                self.gap(spans, nothing),
-            )
-        return found
-
-    def gap(self, spans: list[Span], nothing: float) -> float:
-        """Tell how far the score of no answer is above the likeliest span's; inf where there is no span."""
-        return nothing - spans[0].score if spans else math.inf
-
-    def spans(self, windows: Iterable[Window], text: str, number: int) -> tuple[list[Span], float]:
-        """Find the likeliest spans of different words in a text, best first, and the score of no answer.
-
-        Follows ``write_predictions`` of BERT's run_squad.py (Devlin et al., 2019): a span begins only in the window where
-        that token has most context, and no answer scores what [CLS] does in the window where that is least. There the n best
-        are those of a whole row, question and all, here those of its text.
-        """
-        nothing, scores, places = math.inf, [np.zeros(0)], [np.zeros((0, 2), np.int64)]
-        windows = list(windows)
-        owned = most_context([inside.stop - inside.start for _, inside, _ in windows], self.stride)
-        for ((start, end), inside, where), own in zip(windows, owned, strict=True):
-            nothing = min(nothing, float(start[0] + end[0]))
-            start, end, where = start[inside], end[inside], where[inside]
-            starts, ends = (
-                np.argsort(-side, kind="stable")[: self.n_best] for side in (start, end)
-            )
-            fits = (ends[None] >= starts[:, None]) & (ends[None] < starts[:, None] + self.longest)
-            fits &= own[starts][:, None]
-            first, last = (
-                side[at] for side, at in zip((starts, ends), np.nonzero(fits), strict=True)
-            )
-            scores.append(start[first] + end[last])
-            places.append(np.stack([where[first, 0], where[last, 1]], 1))
-        score, place = np.concatenate(scores), np.concatenate(places)
-        found: dict[str, Span] = {}
-        for n in np.argsort(-score, kind="stable"):
-            a, b = (int(side) for side in place[n])
-            found.setdefault(text[a:b], Span(a, b, float(score[n])))
-            if len(found) == number:
-                break
-        return list(found.values()), nothing
+def _scoring_record(example: Example) -> dict[str, Any]:
+    _check_field(example, "text", example.pair)
+    return {"text": example.pair, "answers": [text for text, _ in _answers(example) or []]}
 
 
-def most_context(sizes: list[int], stride: int) -> list[np.ndarray]:
-    """Tell of every window's tokens, bool [n], whether none that shares them has more of the text on both sides of them.
-
-    Follows ``_check_is_max_context`` of BERT's run_squad.py, for which a hundred tokens more in a window are worth one more
-    of context. Windows stand in their order, each of ``sizes`` tokens, all but the last of as many.
-    """
-    step = sizes[0] - stride
-    parts = [slice(n * step, n * step + size) for n, size in enumerate(sizes)]
-    most, owner = np.full(parts[-1].stop, -1.0), np.zeros(parts[-1].stop, np.int64)
-    for n, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-        left = np.arange(size)
-        context = np.minimum(left, left[::-1]) + 0.01 * size
-        owner[part] = np.where(context > most[part], n, owner[part])
-        most[part] = np.maximum(most[part], context)
-    return [owner[part] == n for n, part in enumerate(parts)]
-
-
-def _text(example: Example, what: str, value: Any) -> None:
+def _check_field(example: Example, kind: str, value: Any) -> None:
     if not (isinstance(value, str) and value.strip()):
-        side = "column" if what == "question" else "pair"
+        side = "column" if kind == "question" else "pair"
         raise UserError(
-            f"{example.place}: expected a {what} but found {value!r:.60}; name its column in source.{side}, or "
-            f"give predict --{side}"
+            f"{example.place}: expected a {kind} but found {value!r:.60}; name its column in "
+            f"source.{side}, or give predict --{side}"
         )
     check_text(value, example.place)
 
 
-def _place(value: Any) -> int:
+def _answer_start(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError
     return value
 
 
 def _answers(example: Example) -> list[tuple[str, int]] | None:
-    """Give texts and places of an example's answers; None where it has no answers at all, not even that there is none."""
-    given = example.label
-    if given is None:
+    """Return the texts and starts of an example's answers; [] for no answer, None if unknown."""
+    answers = example.label
+    if answers is None:
         return None
     try:
-        if isinstance(given, dict):  # as `datasets` has them
+        if isinstance(answers, dict):  # the layout of `datasets`
             return [
-                (str(t), _place(s))
-                for t, s in zip(given["text"], given["answer_start"], strict=True)
+                (str(text), _answer_start(start))
+                for text, start in zip(answers["text"], answers["answer_start"], strict=True)
             ]
-        if isinstance(given, list):
-            return [(str(answer["text"]), _place(answer["answer_start"])) for answer in given]
+        if isinstance(answers, list):
+            return [
+                (str(answer["text"]), _answer_start(answer["answer_start"])) for answer in answers
+            ]
         raise TypeError
     except (TypeError, KeyError, ValueError):
         raise UserError(
-            f"{example.place}: {given!r:.60} are no answers; write a list of text and answer_start, and name its column in "
-            "source.label"
+            f"{example.place}: expected answers but found {answers!r:.60}; write a list of text "
+            "and answer_start, and set source.label to its column"
         ) from None

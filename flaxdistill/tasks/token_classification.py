@@ -1,4 +1,4 @@
-"""A tag for every word: entities, parts of speech."""
+"""Classification of each word of a sentence: named entities, parts of speech."""
 
 from __future__ import annotations
 
@@ -9,35 +9,39 @@ from typing import Literal
 import numpy as np
 
 from flaxdistill import metrics
-from flaxdistill.data.labelled_rows import Row, RowBuilder, check_text
+from flaxdistill.data.labelled_rows import Row, RowBuilder
 from flaxdistill.data.readers.conll import FirstLine
+from flaxdistill.data.readers.records import check_text
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.base import Labelled
-from flaxdistill.tasks.metrics import token_classification
-from flaxdistill.tasks.word_splitting import word_places
+from flaxdistill.tasks.metrics.token_classification import entity_metrics, tag_metrics
+from flaxdistill.tasks.word_splitting import word_offsets
 
-NOT_ASKED, UNKNOWN = -1, -2
+NO_PREDICTION, UNKNOWN = -1, -2
+"""Label of a token that does not start a word, and of a word whose tag is not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenClassification(Labelled):
-    """Choose a tag for each word, asked at the first of its tokens (Devlin et al., 2019).
+    """Predict a tag for each word, at its first token (Devlin et al., 2019).
 
-    Sources hold a list of words and a list of their tags, or are plain text with a word and its tag on a line, between
-    spaces or tabs and on every line as many of them, and a blank line between sentences (``column`` 0, ``label`` -1).
-    ``scheme`` bio scores whole entities by F1 and refuses an inside tag that follows no other tag of its entity; ``plain``
-    scores tags by themselves. ``labels``: the tags in the order of their logits; empty: all that the training rows hold,
-    sorted, O first. Rows without tags teach by their teacher's answers only; they may be plain text, which is cut into
-    words (``words.py``). What is too long for a row goes on in the next.
+    Sources hold a list of words and a list of tags, or CoNLL text: a word and its tag per line,
+    separated by spaces or tabs, the same number of fields on every line, and a blank line between
+    sentences (``column`` 0, ``label`` -1). Rows without tags train on the teacher's outputs only;
+    they may be plain text, which is split into words by ``word_splitting``. A sentence that is too
+    long for a row continues in the next row.
     """
 
     head = "tokens"
 
     scheme: Literal["bio", "plain"] = "bio"
+    """bio computes the F1 of whole entities, and rejects an I- tag that continues no entity; plain
+    computes the accuracy of single tags."""
     labels: tuple[str, ...] = ()
+    """Tags in the order of the logits; empty for all tags of the training rows, sorted, O first."""
 
     @property
     def metric(self) -> str:
@@ -46,118 +50,129 @@ class TokenClassification(Labelled):
     def __post_init__(self):
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             raise UserError(
-                f"task.labels is {', '.join(self.labels)}; name two tags or more, each of them once"
+                f"task.labels is {', '.join(self.labels)}; name two or more tags, each once"
             )
 
     def row_builder(self) -> RowBuilder:
-        def resolve_student(examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
-            found = {tag for example in examples for tag in self._tags(example, _words(example))}
-            if self.labels or (declared and found <= set(declared)):
-                return list(self.labels or declared)
-            if len(found) < 2:
-                raise UserError(
-                    f"the training rows hold the tag {', '.join(sorted(found)) or 'none'}; there is nothing to choose "
-                    "between: name the column of the tags in source.label"
-                )
-            return sorted(found, key=lambda tag: (tag != "O", tag))
-
-        def rows(
-            examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
-        ) -> Iterable[list[Row]]:
-            known = {name: number for number, name in enumerate(labels)}
-            sentences = [
-                _words(example)
-                if isinstance(example.text, list) or example.label is not None
-                else _cut(example, vocabulary)
-                for example in examples
-            ]
-            pieces = iter(vocabulary.encode([word for words in sentences for word in words]))
-            for example, words in zip(examples, sentences, strict=True):
-                tags = self._tags(example, words)
-                made: list[Row] = []
-                ids: list[int] = []
-                asked: list[int] = []
-                for n in range(len(words)):
-                    # A word of characters that the vocabulary leaves out is asked about all the same.
-                    piece = next(pieces)[: length - 2]
-                    piece = piece if len(piece) else np.array([vocabulary.unk], np.int32)
-                    label = known.get(tags[n], UNKNOWN) if tags else UNKNOWN
-                    if tags and label == UNKNOWN:
-                        raise UserError(
-                            f"{_at(example, n)}: the tag {tags[n]!r} is none of "
-                            f"{', '.join(labels)}; mend it, or name all tags in task.labels"
-                        )
-                    if len(ids) + len(piece) > length - 2:
-                        made.append(_row(ids, asked, vocabulary, length))
-                        ids, asked = [], []
-                    ids += piece.tolist()
-                    asked += [label] + [NOT_ASKED] * (len(piece) - 1)
-                yield [*made, _row(ids, asked, vocabulary, length)] if words else []
-
-        meaning = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
-        return RowBuilder(meaning, resolve_student, rows)
+        settings = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
+        return RowBuilder(settings, self._label_names, self._rows)
 
     def score(
         self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store
     ) -> metrics.Score:
-        # A sentence of several rows is one again: an entity may stand across them.
-        said: dict[int, list[int]] = {}
-        right: dict[int, list[int]] = {}
-        for example, row, asked in zip(
-            store.held_out.beside["example"].tolist(), logits, labels, strict=True
-        ):
-            said.setdefault(example, []).extend(row.argmax(-1)[asked >= 0])
-            right.setdefault(example, []).extend(asked[asked >= 0])
+        # Join the rows of a sentence again: an entity may span two rows.
+        predicted: dict[int, list[int]] = {}
+        references: dict[int, list[int]] = {}
+        examples = store.held_out.columns["example"].tolist()
+        for example, row_logits, row_labels in zip(examples, logits, labels, strict=True):
+            is_word = row_labels >= 0
+            predicted.setdefault(example, []).extend(row_logits.argmax(-1)[is_word])
+            references.setdefault(example, []).extend(row_labels[is_word])
+        names = store.labels
         if self.scheme == "plain":
-            ours, theirs = (
-                [np.array(tags, int) for tags in side.values()] for side in (said, right)
+            predicted_tags, reference_tags = (
+                [np.array(tags, int) for tags in side.values()] for side in (predicted, references)
             )
-            return token_classification.tags(ours, theirs, len(store.labels), store.labels)
-        return token_classification.entities(
-            *([[store.labels[n] for n in tags] for tags in side.values()] for side in (said, right))
+            return tag_metrics(predicted_tags, reference_tags, len(names), names)
+        return entity_metrics(
+            *(
+                [[names[n] for n in tags] for tags in side.values()]
+                for side in (predicted, references)
+            )
         )
 
+    def _label_names(self, examples: Iterator[Example], declared: tuple[str, ...]) -> list[str]:
+        tags = {tag for example in examples for tag in self._tags(example, _words(example))}
+        if self.labels or (declared and tags <= set(declared)):
+            return list(self.labels or declared)
+        if len(tags) < 2:
+            raise UserError(
+                f"the training rows hold the tag {', '.join(sorted(tags)) or 'none'}; there is "
+                "nothing to choose between: set source.label to the column of the tags"
+            )
+        return sorted(tags, key=lambda tag: (tag != "O", tag))
+
+    def _rows(
+        self, examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
+    ) -> Iterable[list[Row]]:
+        numbers = {name: number for number, name in enumerate(labels)}
+        sentences = [
+            _words(example)
+            if isinstance(example.text, list) or example.label is not None
+            else _split_text(example, vocabulary)
+            for example in examples
+        ]
+        encoded = iter(vocabulary.encode([word for words in sentences for word in words]))
+        for example, words in zip(examples, sentences, strict=True):
+            tags = self._tags(example, words)
+            rows: list[Row] = []
+            ids: list[int] = []
+            token_labels: list[int] = []
+            for n in range(len(words)):
+                # A word without tokens in the vocabulary still needs a prediction.
+                tokens = next(encoded)[: length - 2]
+                tokens = tokens if len(tokens) else np.array([vocabulary.unk], np.int32)
+                label = numbers.get(tags[n], UNKNOWN) if tags else UNKNOWN
+                if tags and label == UNKNOWN:
+                    raise UserError(
+                        f"{_word_place(example, n)}: the tag {tags[n]!r} is not one of "
+                        f"{', '.join(labels)}; correct it, or list all tags in task.labels"
+                    )
+                if len(ids) + len(tokens) > length - 2:
+                    rows.append(_row(ids, token_labels, vocabulary, length))
+                    ids, token_labels = [], []
+                ids += tokens.tolist()
+                token_labels += [label] + [NO_PREDICTION] * (len(tokens) - 1)
+            yield [*rows, _row(ids, token_labels, vocabulary, length)] if words else []
+
     def _tags(self, example: Example, words: list[str]) -> list[str]:
-        """Give a sentence's tags, [] if it has none; raises UserError for a wrong number of them and a broken entity."""
+        """Return the tags of a sentence, [] if it has none; raise UserError if they are invalid."""
         if example.label is None:
             return []
         tags = example.label
         if isinstance(tags, list) and any(isinstance(tag, int) for tag in tags):
             raise UserError(
-                f"{example.place}: the tags {tags!r:.80} are numbers; write what they stand for, such as B-PER"
+                f"{example.place}: the tags {tags!r:.80} are numbers; write their names, such as "
+                "B-PER"
             )
         if not (isinstance(tags, list) and all(isinstance(tag, str) and tag for tag in tags)):
             raise UserError(
-                f"{example.place}: expected a list of tags but found {tags!r:.80}; name their column in source.label"
+                f"{example.place}: expected a list of tags but found {tags!r:.80}; set "
+                "source.label to the column of the tags"
             )
         check_text(" ".join(tags), example.place)
         if len(tags) != len(words):
             raise UserError(
-                f"{example.place}: {len(words)} words and {len(tags)} tags; give every word one"
+                f"{example.place}: {len(words)} words and {len(tags)} tags; give every word one tag"
             )
         if self.scheme == "bio":
-            for n, tag in enumerate(tags):
-                kind = tag[2:]
-                if tag != "O" and not (tag[:2] in ("B-", "I-") and kind):
-                    raise UserError(
-                        f"{_at(example, n)}: the tag {tag!r} is neither O nor B-... nor I-...; "
-                        "mend it, or set task.scheme to plain"
-                    )
-                before = tags[n - 1] if n else "O"
-                if tag[:2] == "I-" and before not in ("B-" + kind, "I-" + kind):
-                    raise UserError(
-                        f"{_at(example, n)}: the tag {tag} follows {before if n else 'nothing'}, "
-                        f"but an entity begins with B-{kind}; convert the file to BIO (IOB2), or set task.scheme to plain"
-                    )
+            _check_bio(example, tags)
         return tags
 
 
-def _cut(example: Example, vocabulary: Vocabulary) -> list[str]:
+def _check_bio(example: Example, tags: list[str]) -> None:
+    for n, tag in enumerate(tags):
+        entity = tag[2:]
+        if tag != "O" and not (tag[:2] in ("B-", "I-") and entity):
+            raise UserError(
+                f"{_word_place(example, n)}: the tag {tag!r} is neither O nor B-... nor I-...; "
+                "correct it, or set task.scheme to plain"
+            )
+        previous = tags[n - 1] if n else "O"
+        if tag[:2] == "I-" and previous not in ("B-" + entity, "I-" + entity):
+            raise UserError(
+                f"{_word_place(example, n)}: the tag {tag} follows {previous if n else 'nothing'}, "
+                f"but an entity begins with B-{entity}; convert the file to BIO (IOB2), or set "
+                "task.scheme to plain"
+            )
+
+
+def _split_text(example: Example, vocabulary: Vocabulary) -> list[str]:
     check_text(example.text, example.place)
-    return [example.text[a:b] for a, b in word_places(example.text, vocabulary)]
+    return [example.text[start:end] for start, end in word_offsets(example.text, vocabulary)]
 
 
-def _at(example: Example, n: int) -> str:
+def _word_place(example: Example, n: int) -> str:
     line = example.place.of(n) if isinstance(example.place, FirstLine) else example.place
     return f"{line}, word {n + 1} {example.text[n]!r}"
 
@@ -165,18 +180,19 @@ def _at(example: Example, n: int) -> str:
 def _words(example: Example) -> list[str]:
     words = example.text
     if words == []:
-        raise UserError(f"{example.place}: the sentence has no words; leave it out")
+        raise UserError(f"{example.place}: the sentence has no words; remove it")
     if not (
         isinstance(words, list) and words and all(isinstance(word, str) and word for word in words)
     ):
         raise UserError(
-            f"{example.place}: expected a list of words but found {words!r:.80}; name their column in source.column"
+            f"{example.place}: expected a list of words but found {words!r:.80}; set source.column "
+            "to the column of the words"
         )
     check_text(" ".join(words), example.place)
     return words
 
 
-def _row(ids: list[int], asked: list[int], vocabulary: Vocabulary, length: int) -> Row:
-    labels = np.full(length, NOT_ASKED, np.int16)
-    labels[1 : len(asked) + 1] = asked
+def _row(ids: list[int], token_labels: list[int], vocabulary: Vocabulary, length: int) -> Row:
+    labels = np.full(length, NO_PREDICTION, np.int16)
+    labels[1 : len(token_labels) + 1] = token_labels
     return Row(np.array([vocabulary.cls, *ids, vocabulary.sep], np.int32), 0, labels)

@@ -1,1 +1,1 @@
-"""State, step, evaluation, checkpoints, log, loop."""
+"""Training: state, step, loop, evaluation, optimizer, checkpoints and logs."""

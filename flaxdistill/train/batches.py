@@ -1,4 +1,4 @@
-"""From stored blocks to batches on devices, this process's rows only."""
+"""Batches on devices from stored blocks; each process reads only its own rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from flaxdistill.data.length_buckets import Buckets
 from flaxdistill.data.order import Order, rows
 from flaxdistill.data.store import Blocks
 from flaxdistill.pytrees import Batch
-from flaxdistill.runtime.sharding import own_rows, place_rows, round_up
+from flaxdistill.runtime.sharding import local_rows, place_rows, round_up
+
+ReadTargets = Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+"""``read(row_indices, columns)`` returns the cached teacher outputs of these rows."""
 
 
 def train_batches(
@@ -22,64 +25,62 @@ def train_batches(
     orders: Sequence[Order],
     batch_size: int,
     mesh: Mesh,
-    targets: Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
+    read_targets: ReadTargets | None = None,
 ) -> Callable[[int], Batch]:
-    """Make ``batch(at)``: the global batch of a step, addressed by its number, so that resuming needs no replay.
+    """Make ``batch(step)``, the global batch of a step, so that resuming needs no replay.
 
-    ``orders`` has one for each lane; ``targets`` reads a teacher's stored answers to rows at some indices, in the one lane.
+    ``orders`` has one order per lane. ``read_targets`` works with one lane only.
     """
 
-    def batch(at: int) -> Batch:
-        index = at * batch_size + own_rows(batch_size, mesh)
-        columns = _beside([rows(blocks, order, index) for order in orders])
-        return place_rows(columns, mesh, targets(index, columns) if targets else {})
+    def batch(step: int) -> Batch:
+        index = step * batch_size + local_rows(batch_size, mesh)
+        columns = _stack_lanes([rows(blocks, order, index) for order in orders])
+        return place_rows(columns, mesh, read_targets(index, columns) if read_targets else {})
+
+    return batch
+
+
+def bucketed_train_batches(buckets: Sequence[Buckets], mesh: Mesh) -> Callable[[int], Batch]:
+    """Make ``batch(step)`` of labelled rows of similar length, from the buckets of each lane."""
+
+    def batch(step: int) -> Batch:
+        draws = [lane(step) for lane in buckets]
+        length = max(length for _, length in draws)
+        own = local_rows(buckets[0].batch_size, mesh)
+        columns = [
+            rows(lane.blocks, lane.order, index[own], length=length)
+            for lane, (index, _) in zip(buckets, draws, strict=True)
+        ]
+        return place_rows(_stack_lanes(columns), mesh)
 
     return batch
 
 
 def held_out_batches(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
-    """Yield every held-out block once, the last batch filled up with rows of weight 0.
+    """Yield every held-out block once, in order; rows of weight 0 fill the last batch.
 
-    ``batch_size`` is rounded up until all devices have as many rows.
+    ``batch_size`` is rounded up to a multiple of the device groups.
     """
     size = round_up(batch_size, mesh)
     order = Order(sizes=(len(blocks),), weights=(1.0,), seed=0, shuffle=False)
     for first in range(0, len(blocks), size):
-        yield place_rows(
-            rows((blocks,), order, first + own_rows(size, mesh), limit=len(blocks)), mesh
-        )
+        index = first + local_rows(size, mesh)
+        yield place_rows(rows((blocks,), order, index, limit=len(blocks)), mesh)
 
 
-def bucketed_batches(lanes: Sequence[Buckets], mesh: Mesh) -> Callable[[int], Batch]:
-    """Make ``batch(at)`` as ``train_batches`` does, of labelled rows of about one length."""
-
-    def batch(at: int) -> Batch:
-        drawn = [buckets(at) for buckets in lanes]
-        length = max(length for _, length in drawn)
-        share = own_rows(lanes[0].batch_size, mesh)
-        return place_rows(
-            _beside(
-                [
-                    rows(buckets.blocks, buckets.order, index[share], length=length)
-                    for buckets, (index, _) in zip(lanes, drawn, strict=True)
-                ]
-            ),
-            mesh,
-        )
-
-    return batch
-
-
-def bucketed(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
-    """Yield every labelled row once, shortest first, batches filled up with rows of weight 0."""
+def batches_by_length(blocks: Blocks, batch_size: int, mesh: Mesh) -> Iterator[Batch]:
+    """Yield every labelled row once, shortest first; rows of weight 0 fill the batches."""
     size = round_up(batch_size, mesh)
     order = Order(sizes=(len(blocks),), weights=(1.0,), seed=0, shuffle=False)
     buckets = Buckets((blocks,), order, size)
-    yield from map(bucketed_batches([buckets], mesh), range(buckets.epoch_length))
+    yield from map(bucketed_train_batches([buckets], mesh), range(buckets.epoch_length))
 
 
 def abstract_batch(length: int, labels: Any = None) -> Batch:
-    """Describe one row of ``length`` tokens with ``ShapeDtypeStruct`` leaves; without ``labels`` there is one a token."""
+    """Describe one row of ``length`` tokens by ``ShapeDtypeStruct`` leaves.
+
+    Without ``labels`` there is one int32 label per token.
+    """
     tokens: Any = jax.ShapeDtypeStruct((1, length), jnp.int32)
     row: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
     weight: Any = jax.ShapeDtypeStruct((1,), jnp.float32)
@@ -87,8 +88,8 @@ def abstract_batch(length: int, labels: Any = None) -> Batch:
     return Batch(tokens, tokens, tokens, tokens, labels, tokens, weight, row, row)
 
 
-def _beside(lanes: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-    """Give the columns of one lane as they are, of several with a leading axis of lanes."""
+def _stack_lanes(lanes: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """Stack the columns of several lanes along a leading axis; leave those of one lane as is."""
     if len(lanes) == 1:
         return lanes[0]
     return {name: np.stack([columns[name] for columns in lanes]) for name in lanes[0]}

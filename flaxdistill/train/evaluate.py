@@ -1,4 +1,4 @@
-"""Evaluation: the losses' contract without a gradient, summed over held-out rows."""
+"""Evaluation of the losses on held-out rows, without gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flaxdistill.losses.base import Loss, Terms
 from flaxdistill.pytrees import Apply, Batch, Mean, Metrics, Params
 from flaxdistill.train.step import count_terms
 
-Evaluate = Callable[[Params, tuple[Params, ...], Batch], Metrics]
+EvaluateBatch = Callable[[Params, tuple[Params, ...], Batch], Metrics]
 
 
 def make_evaluate(
@@ -20,10 +20,10 @@ def make_evaluate(
     teacher_applies: tuple[Apply, ...],
     prepare: Callable[[Batch], Batch],
     losses: Mapping[str, Loss],
-) -> Evaluate:
-    """Make ``evaluate(params, teacher_params, batch) -> metrics`` over the same losses the step takes.
+) -> EvaluateBatch:
+    """Make ``evaluate(params, teacher_params, batch) -> metrics`` for the losses of a step.
 
-    ``prepare`` draws from (its seed, example, epoch 0), so that masks are the same at every evaluation and in every run.
+    Held-out rows have epoch 0, so ``prepare`` draws the same masks in every evaluation and run.
     """
 
     def evaluate(params: Params, teacher_params: tuple[Params, ...], batch: Batch) -> Metrics:
@@ -34,27 +34,26 @@ def make_evaluate(
         teachers = tuple(
             apply(p, batch) for apply, p in zip(teacher_applies, teacher_params, strict=True)
         )
+        step = jnp.zeros((), jnp.int32)
         totals: Terms = {}
         for name, loss in losses.items():
-            totals |= loss(
-                params["losses"].get(name, {}),
-                student,
-                teachers,
-                batch,
-                scale,
-                jnp.zeros((), jnp.int32),
-            )[1]
+            loss_params = params["losses"].get(name, {})
+            _, terms = loss(loss_params, student, teachers, batch, scale, step)
+            totals |= terms
         return {term: Mean(totals[term], counts[term]) for term in counts}
 
     return evaluate
 
 
-def run(
-    evaluate: Evaluate, params: Params, teacher_params: tuple[Params, ...], batches: Iterable[Batch]
+def evaluate_batches(
+    evaluate: EvaluateBatch,
+    params: Params,
+    teacher_params: tuple[Params, ...],
+    batches: Iterable[Batch],
 ) -> dict[str, float]:
-    """Evaluate all batches and divide once; the host waits for nothing before the end.
+    """Evaluate all batches and divide once; the host waits only at the end.
 
-    Raises UserError where a batch does not fit the memory of a device.
+    Raises UserError if a batch does not fit the memory of a device.
     """
     sums: Metrics = {}
     try:
@@ -63,13 +62,14 @@ def run(
             sums = jax.tree.map(jnp.add, sums, metrics) if sums else metrics
         return {term: float(mean.value()) for term, mean in jax.device_get(sums).items()}
     except jax.errors.JaxRuntimeError as error:
-        raise no_room(error, batch.weight.shape[0]) from None
+        raise out_of_memory_error(error, batch.weight.shape[0]) from None
 
 
-def no_room(error: jax.errors.JaxRuntimeError, rows: int) -> UserError:
-    """Say that so many rows do not fit the memory of a device; an error of another kind is raised as it is."""
+def out_of_memory_error(error: jax.errors.JaxRuntimeError, rows: int) -> UserError:
+    """Return the message for an evaluation batch that is too large; re-raise any other error."""
     if not out_of_memory(error):
         raise error
     return UserError(
-        f"the device is out of memory while evaluating {rows} rows at a time; try --eval-batch-size {max(rows // 2, 1)}"
+        f"the device is out of memory while evaluating {rows} rows at a time; "
+        f"try --eval-batch-size {max(rows // 2, 1)}"
     )

@@ -1,4 +1,4 @@
-"""Lanes: one run with several seeds and learning rates, side by side as one program."""
+"""Lanes: several seeds and learning rates trained in parallel as one program."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ Tree = Any
 
 
 class Lane(NamedTuple):
-    """What sets one lane apart: its seed and its peak learning rate; numbers, or arrays [L] of several lanes."""
+    """The settings that differ between lanes: scalars, or arrays [L] of several lanes."""
 
     seed: Any
+    """Seed of every random draw."""
     learning_rate: Any
+    """Peak learning rate."""
 
 
-def each(f: Callable[..., Tree], lanes: Sequence[Lane], *trees: Tree) -> Tree:
-    """Call ``f(lane, *trees)`` for one lane, or for all at once: trees and result then have a leading axis of lanes."""
+def map_lanes(f: Callable[..., Tree], lanes: Sequence[Lane], *trees: Tree) -> Tree:
+    """Call ``f(lane, *trees)`` for one lane, or for several under ``vmap``.
+
+    With several lanes all trees and the result have a leading axis of lanes.
+    """
     if len(lanes) == 1:
         return f(lanes[0], *trees)
     seeds, rates = zip(*lanes, strict=True)
     return jax.vmap(f)(Lane(jnp.array(seeds, jnp.int32), jnp.array(rates, jnp.float32)), *trees)
 
 
-def split(values: Tree, number: int) -> list[Tree]:
-    """Take what belongs to each of so many lanes."""
+def split_lanes(tree: Tree, number: int) -> list[Tree]:
+    """Split a tree with a leading axis of ``number`` lanes; one lane has no such axis."""
     if number == 1:
-        return [values]
+        return [tree]
 
-    def one(n: int) -> Tree:
-        return jax.tree.map(lambda value: value[n], values)
+    def select(lane: int) -> Tree:
+        return jax.tree.map(lambda leaf: leaf[lane], tree)
 
-    return [one(n) for n in range(number)]
+    return [select(lane) for lane in range(number)]

@@ -1,4 +1,4 @@
-"""Where numbers go: one JSON line a step, TensorBoard, Weights & Biases where asked to, and the terminal."""
+"""Logs of a run: ``metrics.jsonl``, TensorBoard and, optionally, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ import numpy as np
 from flaxdistill.runtime import gcs, gcs_paths
 from flaxdistill.train.wandb_log import Tracker
 
-Row = dict[str, Any]
+LogRow = dict[str, Any]
+"""One line of ``metrics.jsonl``: ``step``, numbers by name, and ``split`` for an evaluation."""
 
 RECENT = 20
-"""Logged losses that a new one is compared with."""
+"""Number of recent logged losses that a new loss is compared with."""
 
 
 class Log:
-    """Append rows to ``metrics.jsonl`` and to TensorBoard event files in one directory.
+    """Appends rows to ``metrics.jsonl`` and to TensorBoard event files in one directory.
 
-    A row has ``step``; evaluations also have ``split``. Rows past ``step`` are cut when a run resumes there, so that the
-    file reads as if nothing had happened. Only the first process writes. ``project`` names one at Weights & Biases that sees
-    the same.
+    On resume, rows after ``step`` are removed, so the file has no gap and no repetition. Only a
+    log with ``writes`` (the first process) writes. ``project`` names a Weights & Biases project
+    that receives the same values.
     """
 
     def __init__(self, directory: Path, *, step: int, writes: bool = True, project: str = ""):
-        self.path, self.events, self.writes = (
-            directory / "metrics.jsonl",
-            directory / "tensorboard",
-            writes,
-        )
+        self.path = directory / "metrics.jsonl"
+        self.events = directory / "tensorboard"
+        self.writes = writes
         self._losses: deque[float] = deque(maxlen=RECENT)
         if not writes:
             return
-        self._tracker = Tracker(project, directory) if project else None  # first: it may refuse
+        # First, because it may fail.
+        self._tracker = Tracker(project, directory) if project else None
         rows = [row for row in read_rows(self.path) if row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -49,54 +49,59 @@ class Log:
         self._events = SummaryWriter(str(self.events), purge_step=step + 1)
         self._file = self.path.open("a")
 
-    def write(self, row: Row) -> None:
-        """Write one row through to the disk."""
+    def write(self, row: LogRow) -> None:
+        """Write one row and flush the file."""
         if not self.writes:
             return
-        # JSON knows no NaN; null is what its readers expect.
-        plain = {
+        # JSON has no NaN; its readers expect null.
+        finite = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
         }
-        self._file.write(json.dumps(plain) + "\n")
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
-        place = row.get("split", "train")
-        if "seed" in row:  # a lane's own
-            place += f"/seed {row['seed']} rate {row['rate']:g}"
-        values = {f"{place}/{name}": value for name, value in numbers(row).items()}
+        prefix = row.get("split", "train")
+        if "seed" in row:  # the evaluation of one of several lanes
+            prefix += f"/seed {row['seed']} learning_rate {row['learning_rate']:g}"
+        values = {f"{prefix}/{name}": value for name, value in scalars(row).items()}
         for name, value in values.items():
             self._events.add_scalar(name, value, row["step"])
         if self._tracker:
             self._tracker.write(row["step"], values)
 
     def spike(self, loss: float) -> dict[str, float]:
-        """Compare a loss with the last ones and remember it: {"spike": how many of their medians} if it stands out, or {}.
+        """Record a loss and compare it with the recent ones.
 
-        It does by six standard deviations and by half; deviations are told from the median's, which a few do not move.
+        Returns ``{"spike": loss / median}`` if the loss exceeds the median by more than six
+        standard deviations and by more than half, else ``{}``. The deviation is estimated from
+        the median absolute deviation, which a few outliers do not change.
         """
-        last = np.array(self._losses)
+        recent = np.array(self._losses)
         if math.isfinite(loss):
             self._losses.append(loss)
-        if len(last) < RECENT:
+        if len(recent) < RECENT:
             return {}
-        median = float(np.median(last))
-        deviation = 1.4826 * float(np.median(np.abs(last - median)))
-        return (
-            {"spike": loss / median} if loss > max(median + 6 * deviation, 1.5 * median) > 0 else {}
-        )
+        median = float(np.median(recent))
+        deviation = 1.4826 * float(np.median(np.abs(recent - median)))
+        threshold = max(median + 6 * deviation, 1.5 * median)
+        return {"spike": loss / median} if loss > threshold > 0 else {}
 
-    def keep(self) -> None:
-        """Send both files where the run lives, if that is a bucket; before a checkpoint, which they must not fall behind."""
-        if self.writes and gcs_paths.of(self.path):
+    def upload(self) -> None:
+        """Send both files to the bucket of the run, if it has one.
+
+        Called before a checkpoint is saved, because the logs must not be older than a checkpoint.
+        """
+        if self.writes and gcs_paths.url(self.path):
             self._events.flush()
-            gcs.send(self.path)
-            gcs.send(max(self.events.iterdir(), key=os.path.getmtime))  # that of this start
+            gcs.upload(self.path)
+            # The newest event file is the one of this start.
+            gcs.upload(max(self.events.iterdir(), key=os.path.getmtime))
 
     def close(self) -> None:
-        """Close all of them."""
+        """Upload and close all files."""
         if not self.writes:
             return
         try:
-            self.keep()
+            self.upload()
         finally:
             self._file.close()
             self._events.close()
@@ -104,9 +109,9 @@ class Log:
                 self._tracker.close()
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read a metrics file up to the first line that is no row, as a crash may leave at its end."""
-    rows: list[Row] = []
+def read_rows(path: Path) -> list[LogRow]:
+    """Read a metrics file up to the first invalid line, such as one cut short by a crash."""
+    rows: list[LogRow] = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
@@ -118,8 +123,8 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _is_row(row: Row) -> bool:
-    """Tell whether all values but the name of the split are numbers, or null for one that is not finite."""
+def _is_row(row: LogRow) -> bool:
+    """Whether all values but ``split`` are numbers, or null for a number that is not finite."""
     values = [value for name, value in row.items() if name != "split"]
     return isinstance(row.get("split", ""), str) and all(
         value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
@@ -127,17 +132,17 @@ def _is_row(row: Row) -> bool:
     )
 
 
-def last(rows: Iterable[Row], split: str | None = None) -> Row:
-    """Find the newest row of a split (None is training); {} where there is none."""
-    found: Row = {}
+def last_row(rows: Iterable[LogRow], split: str | None = None) -> LogRow:
+    """Return the last row of a split (None for training), or ``{}``."""
+    newest: LogRow = {}
     for row in rows:
         if row.get("split") == split:
-            found = row
-    return found
+            newest = row
+    return newest
 
 
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Keep what is measured: no step, no text."""
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the measured numbers of a row, without the step and text."""
     return {
         name: value
         for name, value in row.items()

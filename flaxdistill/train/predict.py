@@ -1,4 +1,4 @@
-"""Evaluation of labelled rows: answers are collected on the host, where libraries score them."""
+"""Predictions on labelled rows, collected on the host, where libraries compute the metrics."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import numpy as np
 
 from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Apply, Batch, Params
-from flaxdistill.train.evaluate import no_room
+from flaxdistill.train.evaluate import out_of_memory_error
 
-Predict = Callable[[Params, Batch], tuple[jax.Array, ...]]
-Rows = list[np.ndarray]
-"""One array a row, because rows may be asked different numbers of questions."""
+PredictLogits = Callable[[Params, Batch], tuple[jax.Array, ...]]
+RowArrays = list[np.ndarray]
+"""One array per row: the number of predictions N differs between rows."""
 
 
-def make_predict(apply: Apply) -> Predict:
-    """Make ``predict(params, batch)``: a task head's logits float32 [B, N, C], and whose they are: id, weight, labels."""
+def make_predict_logits(apply: Apply) -> PredictLogits:
+    """Make ``predict(params, batch) -> (logits, example_id, weight, labels)``.
+
+    ``logits`` are those of the task head, float32 [B, N, C]. Raises UserError for a model without
+    a task head.
+    """
 
     def predict(params: Params, batch: Batch) -> tuple[jax.Array, ...]:
         logits = apply(params, batch).logits
@@ -30,42 +34,57 @@ def make_predict(apply: Apply) -> Predict:
     return predict
 
 
-def collect(
-    predicts: Sequence[Predict], params: Sequence[Params], batches: Iterable[Batch]
-) -> tuple[list[Rows], Rows]:
-    """Ask several models about all rows: logits [N, C] of each, and labels [N], in the order the rows are stored in.
+def collect_logits(
+    predicts: Sequence[PredictLogits], params: Sequence[Params], batches: Iterable[Batch]
+) -> tuple[list[RowArrays], RowArrays]:
+    """Predict all rows with several models, in the order in which the rows are stored.
 
-    Raises UserError where a batch does not fit the memory of a device.
+    Returns the logits [N, C] of every row for each model, and the labels [N] of every row. Raises
+    UserError if a batch does not fit the memory of a device.
     """
-    found = []
+    collected = []
     try:
         for batch in batches:
-            said = [predict(p, batch) for predict, p in zip(predicts, params, strict=True)]
-            found.append(jax.device_get((*said[0][1:], [logits for logits, *_ in said])))
+            outputs = [predict(p, batch) for predict, p in zip(predicts, params, strict=True)]
+            collected.append(jax.device_get((*outputs[0][1:], [logits for logits, *_ in outputs])))
     except jax.errors.JaxRuntimeError as error:
-        raise no_room(error, batch.weight.shape[0]) from None
+        raise out_of_memory_error(error, batch.weight.shape[0]) from None
     rows = sorted(
-        (int(ids[r]), labels[r], [logits[r] for logits in said])
-        for ids, weight, labels, said in found
+        (int(ids[r]), labels[r], [logits[r] for logits in model_logits])
+        for ids, weight, labels, model_logits in collected
         for r in np.flatnonzero(weight)
     )
-    return [[row[2][n] for row in rows] for n in range(len(predicts))], [row[1] for row in rows]
+    logits = [[row_logits[n] for _, _, row_logits in rows] for n in range(len(predicts))]
+    return logits, [labels for _, labels, _ in rows]
 
 
-def agreement(ours: Rows, theirs: Sequence[Rows], labels: Rows) -> dict[str, float]:
-    """Compare answers with those of other models, averaged: how often the likeliest is the same; of numbers the mean gap."""
-    mean = [np.mean([_shares(rows[r]) for rows in theirs], axis=0) for r in range(len(labels))]
-    asked = [np.ones(len(row), bool) if row.dtype.kind == "f" else row != -1 for row in labels]
-    if ours[0].shape[-1] == 1:
-        gaps = [np.abs(a - b)[n] for a, b, n in zip(ours, mean, asked, strict=True)]
+def agreement_metrics(
+    student_logits: RowArrays, teacher_logits: Sequence[RowArrays], labels: RowArrays
+) -> dict[str, float]:
+    """Compare a student with the mean probabilities of its teachers.
+
+    Returns ``{"agreement": fraction of equal top classes}``, or for regression ``{"gap": mean
+    absolute difference}``. Entries with the label -1 do not count.
+    """
+    teacher = [
+        np.mean([_probabilities(rows[r]) for rows in teacher_logits], axis=0)
+        for r in range(len(labels))
+    ]
+    counted = [np.ones(len(row), bool) if row.dtype.kind == "f" else row != -1 for row in labels]
+    triples = list(zip(student_logits, teacher, counted, strict=True))
+    if student_logits[0].shape[-1] == 1:
+        gaps = [np.abs(student - mean)[mask] for student, mean, mask in triples]
         return {"gap": float(np.mean(np.concatenate(gaps)))}
-    same = [(a.argmax(-1) == b.argmax(-1))[n] for a, b, n in zip(ours, mean, asked, strict=True)]
+    same = [(student.argmax(-1) == mean.argmax(-1))[mask] for student, mean, mask in triples]
     return {"agreement": float(np.mean(np.concatenate(same)))}
 
 
-def _shares(logits: np.ndarray) -> np.ndarray:
-    """Give the probabilities of answers; a number stays as it is."""
-    if logits.shape[-1] == 1:
-        return logits
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities along the last axis."""
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities of classes; a regression output stays as it is."""
+    return logits if logits.shape[-1] == 1 else softmax(logits)

@@ -1,4 +1,4 @@
-"""A trace of some steps, for a profiler to show what the device did in them."""
+"""A profiler trace of some training steps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs
 
 
-def read_steps(profile: str) -> tuple[int, int]:
-    """Read the first and the last step, such as 10:13; raises UserError for what names none."""
+def parse_steps(profile: str) -> tuple[int, int]:
+    """Parse the first and the last step, such as ``10:13``; raise UserError for anything else."""
     first, colon, last = profile.partition(":")
     if not (
         colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) < 2**31
@@ -23,27 +23,27 @@ def read_steps(profile: str) -> tuple[int, int]:
 
 
 class Trace:
-    """Write what happens in steps ``first`` to ``last`` into ``folder``, as xprof, TensorBoard and Perfetto read it."""
+    """Trace steps ``first`` to ``last`` into ``folder``, for xprof, TensorBoard and Perfetto."""
 
     def __init__(self, first: int, last: int, folder: Path, report: Callable[[str], None]):
         self.first, self.last, self.folder, self.report = first, last, folder, report
-        self._runs = False
+        self._active = False
 
     def before(self, step: int, state: Any) -> None:
-        """Begin where this step is the first, once the device is through with those before."""
+        """Start the trace before the first step, once the device has finished earlier ones."""
         if step == self.first:
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
-            self._runs = True
+            self._active = True
 
     def after(self, step: int, state: Any, *, stopping: bool) -> None:
-        """End where this step is the last, or the run's, once the device is through with it."""
-        if self._runs and (step == self.last or stopping):
+        """Stop the trace after the last step, or when the run stops, once the device is done."""
+        if self._active and (step == self.last or stopping):
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
-            self._runs = False
-            gcs.send(self.folder)
+            self._active = False
+            gcs.upload(self.folder)
             self.report(
-                f"steps {self.first} to {step} are traced: xprof {self.folder} shows them, and the perfetto_trace.json.gz "
-                "in there opens in Perfetto"
+                f"wrote a trace of steps {self.first} to {step}: view it with xprof {self.folder}, "
+                "or open its perfetto_trace.json.gz in Perfetto"
             )

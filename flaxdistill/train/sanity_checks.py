@@ -1,4 +1,4 @@
-"""What is examined before a run's first step, and after its first few: whether it can learn what it is meant to."""
+"""Checks before the first step and after a few: can this run learn what it is meant to?"""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss, Terms
 from flaxdistill.pytrees import Apply, Batch, Outputs, Params
 from flaxdistill.runtime import sharding
-from flaxdistill.train import checksum
-from flaxdistill.train.loop import Report, Watch
+from flaxdistill.train.checksum import checksums
+from flaxdistill.train.loop import ProgressCheck, ReportLine, SanityCheck
 from flaxdistill.train.state import TrainState
 from flaxdistill.train.step import count_terms
 
-Examine = Callable[[TrainState, tuple[Params, ...], Batch, Report], Watch]
+PROGRESS_STEPS = 3
+"""Steps after which a student must have changed; the first steps of a long warmup are tiny."""
 
-STEPS = 3
-"""After so many steps a student must have moved; the first ones of a long warm-up are short."""
-
-COLUMNS = 128
-"""Of padding that are added to rows, which no mean over tokens may notice; what every attention kernel can take."""
+EXTRA_PADDING = 128
+"""Columns of padding that are added; a width that every attention kernel accepts."""
 
 
-def make_examine(
+def make_sanity_check(
     student: Apply,
     teachers: tuple[Apply, ...],
     prepare: Callable[[Batch], Batch],
@@ -38,141 +36,169 @@ def make_examine(
     mesh: jax.sharding.Mesh,
     *,
     every_token: bool,
-    loose: bool,
-) -> Examine:
-    """Make ``examine(state, teacher_params, batch, report)`` for the begin of a run, of several lanes for their first.
+    low_precision: bool,
+) -> SanityCheck:
+    """Make ``check(state, teacher_params, batch, report)`` for the start of a run.
 
-    Reports terms that change when padding is added, dropout off, and gives what looks on after the first step.
-    ``every_token`` says that labels [B, T] are of tokens, and padded with them; ``loose`` that products are not those of
-    float32. Raises UserError for a teacher whose answer to a row is another the second time, or among other rows, and for
-    one whose answer is no number.
+    It reports loss terms that change when padding is added, and returns the progress check.
+    Raises UserError for a teacher whose outputs for a row are not finite, or change with the
+    other rows of the batch or when computed again. Dropout is off; of several lanes the first is
+    checked. ``every_token``: labels [B, T] belong to tokens and are padded with them.
+    ``low_precision`` allows for matrix products below float32 precision.
     """
-    tolerance = 3e-2 if loose else 1e-3
+    tolerance = 3e-2 if low_precision else 1e-3
 
-    def terms(params: Params, said: tuple[Outputs, ...], batch: Batch) -> Terms:
+    def mean_terms(params: Params, teacher_outputs: tuple[Outputs, ...], batch: Batch) -> Terms:
         outputs, counts = student(params["student"], batch), count_terms(losses, batch)
         scale = {term: 1.0 / jnp.maximum(count, 1.0) for term, count in counts.items()}
+        step = jnp.int32(0)
         totals: Terms = {}
         for name, loss in losses.items():
-            totals |= loss(params["losses"][name], outputs, said, batch, scale, jnp.int32(0))[1]
+            loss_params = params["losses"][name]
+            totals |= loss(loss_params, outputs, teacher_outputs, batch, scale, step)[1]
         return {term: totals[term] * scale[term] for term in counts}
 
-    def compute(params: Params, teacher_params: tuple[Params, ...], batch: Batch) -> Any:
-        def ask(rows: Batch) -> tuple[Outputs, ...]:
+    def measure(params: Params, teacher_params: tuple[Params, ...], batch: Batch) -> Any:
+        """Return the mean terms without and with extra padding, and one gap per teacher."""
+
+        def run_teachers(rows: Batch) -> tuple[Outputs, ...]:
             return tuple(apply(p, rows) for apply, p in zip(teachers, teacher_params, strict=True))
 
-        if batch.weight.ndim == 2:  # of lanes
+        if batch.weight.ndim == 2:  # several lanes
             params, batch = jax.tree.map(lambda x: x[0], (params, batch))
-        rows = min(2 * sharding.groups(mesh), batch.weight.shape[0])
-        # Not what fills up a batch: it has nothing that could differ.
-        real = jax.lax.top_k(batch.weight, rows)[1]
-        batch = prepare(jax.tree.map(lambda x: x[real], batch))
-        wider, said = _padded(batch, every_token), ask(batch)
-        again = ask(jax.tree.map(lambda x: jnp.roll(x, 1, 0), batch))
-        gaps = [_gap(a, b, batch.real() > 0) for a, b in zip(said, again, strict=True)]
-        return terms(params, said, batch), terms(params, ask(wider), wider), gaps
+        size = min(2 * sharding.data_parallel_size(mesh), batch.weight.shape[0])
+        # Filler rows come last: their outputs are all alike.
+        index = jax.lax.top_k(batch.weight, size)[1]
+        batch = prepare(jax.tree.map(lambda x: x[index], batch))
+        padded, outputs = _pad(batch, every_token), run_teachers(batch)
+        rolled = run_teachers(jax.tree.map(lambda x: jnp.roll(x, 1, 0), batch))
+        gaps = [_gap(a, b, batch.real() > 0) for a, b in zip(outputs, rolled, strict=True)]
+        return (
+            mean_terms(params, outputs, batch),
+            mean_terms(params, run_teachers(padded), padded),
+            gaps,
+        )
 
-    program = sharding.jit(compute, mesh, out_shardings=sharding.replicated(mesh))
+    program = sharding.jit(measure, mesh, out_shardings=sharding.replicated(mesh))
 
-    def examine(
-        state: TrainState, teacher_params: tuple[Params, ...], batch: Batch, report: Report
-    ) -> Watch:
-        plain, padded, gaps = jax.device_get(program(state.params, teacher_params, batch))
-        for number, gap in enumerate(gaps, 1):
-            if not np.isfinite(gap):
-                raise UserError(
-                    f"teacher {number} of {len(gaps)} answers with what is no finite number; check its weights, or set its "
-                    "dtype to float32"
-                )
-            if not gap <= tolerance:
-                raise UserError(
-                    f"teacher {number} of {len(gaps)} gives two answers to the same row, apart by {gap:.1e} of the largest "
-                    "number in them; what it says must depend on the row alone"
-                )
-        for term, value in plain.items():
-            if not np.isfinite(value):
-                report(f"the term {term} is {value} before the first step")
-            elif not abs(value - padded[term]) <= tolerance * abs(value) + 1e-6:
-                report(
-                    f"the term {term} counts padding: it is {value:.4g} on some rows and {padded[term]:.4g} on the same "
-                    f"with {COLUMNS} more columns of padding"
-                )
-        return make_watch(state, teacher_params, batch, report)
+    def check(
+        state: TrainState, teacher_params: tuple[Params, ...], batch: Batch, report: ReportLine
+    ) -> ProgressCheck:
+        terms, padded_terms, gaps = jax.device_get(program(state.params, teacher_params, batch))
+        _check_teachers(gaps, tolerance)
+        _report_terms(terms, padded_terms, tolerance, report)
+        return make_progress_check(state, teacher_params, batch, report)
 
-    return examine
+    return check
 
 
-def make_watch(state: TrainState, teacher_params: Any, batch: Any, report: Report) -> Watch:
-    """Make ``watch(step, state)``, which looks at a run once, ``STEPS`` steps after ``state`` or when numbers are finite.
+def make_progress_check(
+    state: TrainState, teacher_params: Any, batch: Any, report: ReportLine
+) -> ProgressCheck:
+    """Make ``check(step, state)``, which checks a run once, ``PROGRESS_STEPS`` after ``state``.
 
-    Tells of parameters that no loss reaches. Raises UserError for a student none of whose kernels has changed, and for a
-    loss' own parameters without a gradient.
+    The check is postponed while gradients are not finite. It reports parameters without a
+    gradient. Raises UserError if no kernel of the student has changed, or if a loss's own
+    parameters have no gradient.
     """
-    before, due = _kernels(state), int(np.max(state.step)) + STEPS
+    initial_kernels = _kernel_checksums(state)
+    due = int(np.max(state.step)) + PROGRESS_STEPS
 
-    def watch(step: int, state: TrainState) -> None:
+    def check(step: int, state: TrainState) -> None:
         nonlocal due
         if step != due:
             return
         if np.max(optax.tree.get(state.opt_state, "notfinite_count", 0)):
-            due += STEPS
+            due += PROGRESS_STEPS
             return
-        reached = jax.device_get(_reached(optax.tree.get(state.opt_state, "mu")))
-        still = [path for path, moved in param_paths.flatten(reached).items() if not moved]
-        own = [path.removeprefix("losses/") for path in still if path.startswith("losses/")]
-        if own:
+        moments = optax.tree.get(state.opt_state, "mu")
+        trained = param_paths.flatten(jax.device_get(_any_nonzero(moments)))
+        untrained = [path for path, nonzero in trained.items() if not nonzero]
+        loss_paths = [p.removeprefix("losses/") for p in untrained if p.startswith("losses/")]
+        if loss_paths:
             raise UserError(
-                f"{', '.join(own)} of the losses gets no gradient, and would stay as it was drawn; give the loss a weight "
-                "above 0, or drop it"
+                f"{', '.join(loss_paths)} of the losses gets no gradient and would keep its "
+                "initial values; give the loss a weight above 0, or remove it"
             )
-        student = [path for path in param_paths.flatten(reached) if path.startswith("student/")]
-        if set(student) <= set(still):
+        student_paths = [path for path in trained if path.startswith("student/")]
+        if set(student_paths) <= set(untrained):
             report(
-                f"no gradient has reached the student in {STEPS} steps: are there labels in the rows?"
+                f"no gradient has reached the student in {PROGRESS_STEPS} steps; "
+                "check that the rows have labels"
             )
-        elif np.array_equal(before, _kernels(state)):
+        elif np.array_equal(initial_kernels, _kernel_checksums(state)):
             raise UserError(
-                f"no kernel of the student has changed in {STEPS} steps; raise optim.learning_rate or the weights of the losses"
+                f"no kernel of the student has changed in {PROGRESS_STEPS} steps; "
+                "raise optim.learning_rate or the weights of the losses"
             )
-        elif rest := _parts(student, still):
-            report(f"no loss reaches {', '.join(rest)} of the student, which stays as it began")
+        elif parts := _untrained_parts(student_paths, untrained):
+            report(f"no loss trains {', '.join(parts)} of the student: initial values remain")
 
-    return watch
+    return check
 
 
-def _parts(paths: Sequence[str], still: Sequence[str]) -> list[str]:
-    """Name the largest parts of a student all of whose parameters are ``still``, such as mlm or layer_3/attention."""
+def _check_teachers(gaps: Sequence[np.ndarray], tolerance: float) -> None:
+    for number, gap in enumerate(gaps, 1):
+        if not np.isfinite(gap):
+            raise UserError(
+                f"the outputs of teacher {number} of {len(gaps)} are not finite; "
+                "check its weights, or set its dtype to float32"
+            )
+        if not gap <= tolerance:
+            raise UserError(
+                f"teacher {number} of {len(gaps)} gives different outputs for the same row, apart "
+                f"by {gap:.1e} of their largest value; its outputs must depend on the row alone"
+            )
 
-    def moves(part: str) -> bool:
-        # A key's bias adds the same to every score of a query, which softmax ignores.
+
+def _report_terms(
+    terms: Mapping[str, np.ndarray],
+    padded_terms: Mapping[str, np.ndarray],
+    tolerance: float,
+    report: ReportLine,
+) -> None:
+    for term, value in terms.items():
+        if not np.isfinite(value):
+            report(f"the term {term} is {value} before the first step")
+        elif not abs(value - padded_terms[term]) <= tolerance * abs(value) + 1e-6:
+            report(
+                f"the term {term} counts padding: it is {value:.4g} on some rows, and "
+                f"{padded_terms[term]:.4g} with {EXTRA_PADDING} more columns of padding"
+            )
+
+
+def _untrained_parts(paths: Sequence[str], untrained: Sequence[str]) -> list[str]:
+    """Name the largest parts of a student without any gradient, such as layer_3/attention."""
+
+    def is_trained(part: str) -> bool:
+        # A key bias adds the same to every score of a query, which softmax ignores.
         inside = [
             path for path in paths if path.startswith(f"{part}/") and not path.endswith("key/bias")
         ]
-        return bool(set(inside) - set(still)) or not inside
+        return bool(set(inside) - set(untrained)) or not inside
 
     parts = {"/".join(path.split("/")[:n]) for path in paths for n in range(2, path.count("/") + 1)}
-    whole = {part for part in parts if not moves(part)}
+    without = {part for part in parts if not is_trained(part)}
     return sorted(
-        part.removeprefix("student/") for part in whole if part.rpartition("/")[0] not in whole
+        part.removeprefix("student/") for part in without if part.rpartition("/")[0] not in without
     )
 
 
-def _kernels(state: TrainState) -> jax.Array:
-    """Sum up the student's kernels; biases begin at 0, and the least step moves them."""
+def _kernel_checksums(state: TrainState) -> jax.Array:
+    """Compute checksums of the kernels; biases start at 0, so the smallest step changes them."""
     leaves = param_paths.flatten(state.params["student"])
-    return checksum.sums({path: leaf for path, leaf in leaves.items() if path.endswith("/kernel")})
+    return checksums({path: leaf for path, leaf in leaves.items() if path.endswith("/kernel")})
 
 
 @jax.jit
-def _reached(moments: Params) -> Params:
-    """Tell of every parameter whether any of its first moments is not 0."""
-    return jax.tree.map(lambda leaf: jnp.any(leaf != 0), moments)
+def _any_nonzero(tree: Params) -> Params:
+    return jax.tree.map(lambda leaf: jnp.any(leaf != 0), tree)
 
 
-def _gap(ours: Outputs, rolled: Outputs, real: jax.Array) -> jax.Array:
-    """Give the largest difference in what a teacher says of some rows, as a share of the largest number: float32 []."""
+def _gap(outputs: Outputs, rolled: Outputs, real: jax.Array) -> jax.Array:
+    """Return the largest difference of two outputs relative to the largest value, float32 []."""
     gaps = []
-    for x, y in zip(_said(ours), _said(rolled), strict=True):
+    for x, y in zip(_compared_arrays(outputs), _compared_arrays(rolled), strict=True):
         a, b = (z.astype(jnp.float32) for z in (x, jnp.roll(y, -1, 0)))
         if a.shape[:2] == real.shape:
             a, b = (jnp.where(real[..., None], z, 0.0) for z in (a, b))
@@ -180,17 +206,17 @@ def _gap(ours: Outputs, rolled: Outputs, real: jax.Array) -> jax.Array:
     return jnp.max(jnp.stack(gaps))
 
 
-def _said(outputs: Outputs) -> list[jax.Array]:
-    """Give the last hidden states, those before the words' head, and logits [B, ...] if there are any."""
-    said = [outputs.hidden[-1], outputs.vocab.hidden]
-    return said if outputs.logits is None else [*said, outputs.logits]
+def _compared_arrays(outputs: Outputs) -> list[jax.Array]:
+    """Return the last hidden states, the inputs of the vocabulary head, and logits if present."""
+    arrays = [outputs.hidden[-1], outputs.vocab.hidden]
+    return arrays if outputs.logits is None else [*arrays, outputs.logits]
 
 
-def _padded(batch: Batch, every_token: bool) -> Batch:
+def _pad(batch: Batch, every_token: bool) -> Batch:
     """Add columns of padding to prepared rows."""
 
     def pad(x: jax.Array, value: int = 0) -> jax.Array:
-        return jnp.pad(x, ((0, 0), (0, COLUMNS)), constant_values=value)
+        return jnp.pad(x, ((0, 0), (0, EXTRA_PADDING)), constant_values=value)
 
     names = ("input_ids", "segment_ids", "positions", "token_type_ids")
     wider: dict[str, Any] = {name: pad(getattr(batch, name)) for name in names}

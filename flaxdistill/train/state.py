@@ -1,4 +1,4 @@
-"""What changes from step to step."""
+"""The training state: what changes from step to step."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from flaxdistill.pytrees import Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything a resumed run needs.
+    """Everything that a resumed run needs; the step alone determines which rows come next.
 
-    ``step`` int32; ``params`` {"student": ..., "losses": {name: ...}} float32; ``opt_state`` optax's. Which rows come
-    next follows from the step alone. ``best``: where the best student is kept, {"score": of its evaluation, "student": its
-    parameters}; else {}. Every leaf has a leading axis of lanes where there are several.
+    With several lanes every leaf has a leading axis of lanes.
     """
 
     step: jax.Array
+    """Steps taken, int32 []."""
     params: Params
+    """``{"student": ..., "losses": {name: ...}}``, float32."""
     opt_state: optax.OptState
+    """State of the optimizer."""
     best: Params = dataclasses.field(default_factory=dict)
+    """``{"score": float32 [], "student": params}`` of the best evaluation, or ``{}``."""
 
 
 def make_state(
-    params: Params, tx: optax.GradientTransformation, *, keep: bool = False
+    params: Params, tx: optax.GradientTransformation, *, track_best: bool = False
 ) -> TrainState:
-    """Start at step 0; ``keep`` makes room for the best student."""
+    """Create the state of step 0; ``track_best`` adds a copy of the student for the best one."""
     best = (
         {"score": jnp.float32(-jnp.inf), "student": jax.tree.map(jnp.copy, params["student"])}
-        if keep
+        if track_best
         else {}
     )
     return TrainState(
@@ -41,11 +43,14 @@ def make_state(
     )
 
 
-def keep_best(state: TrainState, worth: jax.Array) -> TrainState:
-    """Keep the student of one lane if its evaluation was worth more than any before, float32 []; -inf is nothing."""
-    better = (worth > state.best["score"]) | jnp.isneginf(state.best["score"])
+def update_best(state: TrainState, score: jax.Array) -> TrainState:
+    """Store the student of one lane as the best if ``score`` exceeds all earlier ones.
+
+    ``score`` is float32 [], higher is better; -inf marks an evaluation without a number.
+    """
+    better = (score > state.best["score"]) | jnp.isneginf(state.best["score"])
     student = jax.tree.map(
         lambda new, old: jnp.where(better, new, old), state.params["student"], state.best["student"]
     )
-    best = {"score": jnp.where(better, worth, state.best["score"]), "student": student}
+    best = {"score": jnp.where(better, score, state.best["score"]), "student": student}
     return dataclasses.replace(state, best=best)

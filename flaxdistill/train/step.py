@@ -1,4 +1,4 @@
-"""The step: teachers forward, student forward and backward, one update. It changes only when the mathematics does."""
+"""The training step: teachers forward, student forward and backward, one optimizer update."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def make_step(
     accumulate: int = 1,
     view: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[TrainState, tuple[Params, ...], Batch], tuple[TrainState, Metrics]]:
-    """Make ``step(state, teacher_params, batch) -> (state, metrics)``, pure and ready for ``jit``.
+    """Make ``step(state, teacher_params, batch) -> (state, metrics)``, a pure function for ``jit``.
 
-    Means are exact whatever the split: every term's count is taken over the whole global batch before the first
-    forward pass, so that gradients of micro-batches simply add up, in float32. Metrics are one Mean per term, the
-    ``loss`` (sum of weight x mean), the ``grad_norm`` before clipping and the number of real ``tokens``. ``view`` is a
-    linear map from the parameters to those that the student takes: gradients add up there, and are pulled back once.
+    Means are exact for any number of micro-batches and devices: each term is counted over the
+    global batch before the first forward pass, so gradients of micro-batches add up, in float32.
+    Metrics: one ``Mean`` per term, ``loss`` (the sum of weight x mean), ``grad_norm`` before
+    clipping and ``tokens``, the number of real tokens. ``view`` is a linear map from the stored
+    parameters to those of the student; the accumulated gradient is pulled back through it once.
     """
 
     def objective(
@@ -53,35 +54,32 @@ def make_step(
             dict.__or__, (loss.weights(state.step) for loss in losses.values())
         )
         scale = {term: weights[term] / jnp.maximum(counts[term], 1.0) for term in counts}
-        params, pull = jax.vjp(view, state.params)
+        params, pull_back = jax.vjp(view, state.params)
 
         def differentiate(micro: Batch) -> tuple[Params, Terms]:
-            teachers = tuple(
-                apply(p, micro) for apply, p in zip(teacher_applies, teacher_params, strict=True)
-            )
-            teachers = jax.lax.stop_gradient(teachers)
+            outputs = (f(p, micro) for f, p in zip(teacher_applies, teacher_params, strict=True))
+            teachers = jax.lax.stop_gradient(tuple(outputs))
             return jax.grad(objective, has_aux=True)(params, teachers, micro, scale, state.step)
 
         if accumulate == 1:
             gradient, totals = differentiate(batch)
         else:
-            zeros = jax.tree.map(
-                jnp.zeros_like, (params, {term: jnp.zeros((), jnp.float32) for term in counts})
-            )
+            zero_terms = {term: jnp.zeros((), jnp.float32) for term in counts}
             (gradient, totals), _ = jax.lax.scan(
                 lambda sums, micro: (jax.tree.map(jnp.add, sums, differentiate(micro)), None),
-                zeros,
+                jax.tree.map(jnp.zeros_like, (params, zero_terms)),
                 micro_batches(batch, accumulate),
             )
 
-        (gradient,) = pull(gradient)
+        (gradient,) = pull_back(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-        metrics = {term: Mean(totals[term], counts[term]) for term in counts}
-        metrics["loss"] = Mean(
-            sum((scale[t] * totals[t] for t in counts), jnp.zeros(())), jnp.ones(())
-        )
-        metrics["grad_norm"] = Mean(optax.tree.norm(gradient), jnp.ones(()))
-        metrics["tokens"] = Mean(jnp.sum(batch.real()), jnp.ones(()))
+        one = jnp.ones(())
+        loss = sum((scale[term] * totals[term] for term in counts), jnp.zeros(()))
+        metrics = {term: Mean(totals[term], counts[term]) for term in counts} | {
+            "loss": Mean(loss, one),
+            "grad_norm": Mean(optax.tree.norm(gradient), one),
+            "tokens": Mean(jnp.sum(batch.real()), one),
+        }
         return dataclasses.replace(
             state,
             step=state.step + 1,
@@ -93,5 +91,5 @@ def make_step(
 
 
 def count_terms(losses: Mapping[str, Loss], batch: Batch) -> Terms:
-    """Count what each term averages over."""
+    """Count the elements that each term averages over."""
     return functools.reduce(dict.__or__, (loss.count(batch) for loss in losses.values()), {})

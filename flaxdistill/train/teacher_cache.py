@@ -1,4 +1,7 @@
-"""A teacher's answers, computed once and read by every student after: its likeliest words and states of its layers."""
+"""Cached teacher outputs: the teacher runs once, and every later student reads its outputs.
+
+A cache holds the teacher's most probable tokens and the hidden states that the losses read.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import json
 import os
 import shutil
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,107 +27,130 @@ from flaxdistill.data.store import Blocks
 from flaxdistill.errors import UserError
 from flaxdistill.losses.vocab import at_labels
 from flaxdistill.ops.vocab import vocab_top
-from flaxdistill.pytrees import Batch, Outputs, Params, VocabTargets
+from flaxdistill.pytrees import Apply, Batch, Outputs, Params, VocabTargets
 from flaxdistill.runtime import gcs
-from flaxdistill.runtime.files import whole, write_json
-from flaxdistill.runtime.sharding import jit, own_rows, place_rows, round_up
+from flaxdistill.runtime.files import atomic_directory, write_json
+from flaxdistill.runtime.sharding import jit, local_rows, place_rows, round_up
 
-PART = 1024
-"""Rows of one folder: what a killed run has to compute again."""
+ROWS_PER_PART = 1024
+"""Rows of one folder of a cache; a killed run loses at most this much."""
 
-FORMAT = 2
-"""Changes whenever the same settings would give other answers."""
+CACHE_FORMAT = 2
+"""Increase it whenever the same settings would give other outputs."""
 
-KEPT = {"token_ids", "log_probs", "example_id", "epoch"}
-"""What every part holds; bfloat16 states of layers beside them where a loss reads them."""
+CACHE_MANIFEST = "targets.json"
 
-MANIFEST = "targets.json"
-Compute = Callable[[Params, Batch], dict[str, jax.Array]]
+REQUIRED_ARRAYS = {"token_ids", "log_probs", "example_id", "epoch"}
+"""The arrays of every part; all others are bfloat16 hidden states or projections."""
+
+ComputeOutputs = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheSpec:
-    """What of a teacher of ``layers`` layers is kept: the ``k`` most probable tokens at a temperature, on all or masked tokens,
-    and ``states`` such as hidden_12 or queries_12."""
+    """Which outputs of a teacher are cached."""
 
     k: int
+    """Number of most probable tokens at each position."""
     temperature: float
+    """Temperature of their log-probabilities."""
     masked: bool
+    """Cache the distributions of masked tokens only, not of all tokens."""
     states: tuple[str, ...]
+    """Names of layer outputs, such as hidden_12 or queries_12."""
     layers: int
+    """Number of layers of the teacher."""
 
 
-def make_recall(what: CacheSpec) -> Callable[[Params, Batch], Outputs]:
-    """Make the function that gives a batch's stored answers as the teacher's outputs; what was not kept is None."""
+def make_cached_teacher(spec: CacheSpec) -> Apply:
+    """Make ``apply(params, batch)``, which returns a batch's cached teacher outputs.
 
-    def recall(params: Params, batch: Batch) -> Outputs:
-        stored: dict[str, Any] = dict(batch.targets)
+    Outputs that are not cached are None; ``params`` are not used.
+    """
+
+    def apply(params: Params, batch: Batch) -> Outputs:
+        cached: dict[str, Any] = dict(batch.targets)
         vocab = VocabTargets(
-            stored["token_ids"].astype(jnp.int32), stored["log_probs"].astype(jnp.float32)
+            cached["token_ids"].astype(jnp.int32), cached["log_probs"].astype(jnp.float32)
         )
 
-        def of(name: str, first: int) -> tuple[Any, ...]:
-            return tuple(stored.get(f"{name}_{layer}") for layer in range(first, what.layers + 1))
+        def layers(name: str, first: int) -> tuple[Any, ...]:
+            return tuple(cached.get(f"{name}_{n}") for n in range(first, spec.layers + 1))
 
         return Outputs(
-            of("hidden", 0), of("queries", 1), of("keys", 1), of("values", 1), jnp.zeros(()), vocab
+            layers("hidden", 0),
+            layers("queries", 1),
+            layers("keys", 1),
+            layers("values", 1),
+            jnp.zeros(()),
+            vocab,
         )
 
-    return recall
+    return apply
 
 
-def make_compute(
-    apply: Callable[[Params, Batch], Outputs], prepare: Callable[[Batch], Batch], what: CacheSpec
-) -> Compute:
-    """Make the function that masks a batch as training will and asks the teacher: arrays [B, ...] by name."""
+def make_compute_outputs(
+    apply: Apply, prepare: Callable[[Batch], Batch], spec: CacheSpec
+) -> ComputeOutputs:
+    """Make ``compute(params, batch)``, which masks a batch as training does and runs the teacher.
+
+    It returns arrays [B, ...] by name, with ``example_id`` and ``epoch`` to identify the rows.
+    """
 
     def compute(params: Params, batch: Batch) -> dict[str, jax.Array]:
         batch = prepare(batch)
         outputs = apply(params, batch)
-        head = at_labels(outputs.vocab, batch) if what.masked else outputs.vocab
-        top = vocab_top(head, what.k, what.temperature)
-        narrow = jnp.uint16 if head.kernel.shape[0] <= 65536 else jnp.uint32
-        # Half precision: a share is kept to 1 part in 2,000 where it is large, and to 1 in 100 where it is e^-16.
-        kept = {
-            "token_ids": top.token_ids.astype(narrow),
+        head = at_labels(outputs.vocab, batch) if spec.masked else outputs.vocab
+        top = vocab_top(head, spec.k, spec.temperature)
+        id_dtype = jnp.uint16 if head.kernel.shape[0] <= 65536 else jnp.uint32
+        # float16 log-probabilities: large probabilities are exact to 1 part in 2,000, one of
+        # e^-16 to 1 part in 100.
+        arrays = {
+            "token_ids": top.token_ids.astype(id_dtype),
             "log_probs": top.log_probs.astype(jnp.float16),
         }
-        for state in what.states:
+        for state in spec.states:
             name, _, layer = state.partition("_")
-            kept[state] = getattr(outputs, name)[int(layer) - (name != "hidden")].astype(
-                jnp.bfloat16
-            )
-        return kept | {"example_id": batch.example_id, "epoch": batch.epoch}
+            value = getattr(outputs, name)[int(layer) - (name != "hidden")]
+            arrays[state] = value.astype(jnp.bfloat16)
+        return arrays | {"example_id": batch.example_id, "epoch": batch.epoch}
 
     return compute
 
 
 @dataclasses.dataclass(frozen=True)
-class Targets:
-    """Stored answers, addressed as rows are: by the global index of the order that they were computed in."""
+class CachedOutputs:
+    """A cache on the disk, addressed by global row indices of the order it was written in."""
 
     folder: Path
 
     def read(self, index: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Read the answers to rows at consecutive global indices; raises UserError where they are of other rows."""
-        parts = [index[index // PART == number] for number in np.unique(index // PART)]
-        found = [
-            {n: a[at % PART] for n, a in _part(self.folder, int(at[0]) // PART).items()}
-            for at in parts
+        """Read the outputs of rows at consecutive indices.
+
+        Raises UserError if the cached ``example_id`` or ``epoch`` differ from those of ``columns``.
+        """
+        numbers = index // ROWS_PER_PART
+        parts = [
+            {
+                name: array[index[numbers == number] % ROWS_PER_PART]
+                for name, array in _load_part(self.folder, int(number)).items()
+            }
+            for number in np.unique(numbers)
         ]
-        joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for name in ("example_id", "epoch"):
-            if not np.array_equal(joined.pop(name), columns[name]):
+            if not np.array_equal(arrays.pop(name), columns[name]):
                 raise UserError(
-                    f"{self.folder} answers for other rows at {int(index[0])}; delete it and run the command again"
+                    f"{self.folder} holds teacher outputs of other rows at index {int(index[0])}; "
+                    "delete it and run the command again"
                 )
-        return joined
+        return arrays
 
 
-def store_targets(
+def cache_outputs(
     directory: Path,
     settings: Mapping[str, Any],
-    compute: Compute,
+    compute: ComputeOutputs,
     params: Params,
     blocks: tuple[Blocks, ...],
     order: Order,
@@ -133,82 +159,98 @@ def store_targets(
     needed: int,
     batch_size: int,
     report: Callable[[str], None],
-) -> Targets:
-    """Compute the answers to rows 0 .. ``needed`` that are not in ``directory`` yet, in parts that are whole or absent.
+) -> CachedOutputs:
+    """Compute the outputs of rows 0 to ``needed`` that ``directory`` does not hold yet.
 
-    They lie in a folder named after ``settings``: everything that they depend on. Raises UserError before the first
-    is computed where the disk cannot hold them.
+    The folder is named by a hash of ``settings``: everything that the outputs depend on. It
+    consists of parts, which are complete or absent. Raises UserError before computing anything if
+    the disk is too small.
     """
-    settings = {"format": FORMAT, "part": PART, **settings}
+    settings = {"format": CACHE_FORMAT, "part": ROWS_PER_PART, **settings}
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = directory / f"targets-{fingerprint}"
-    numbers = range(-(-needed // PART))
+    numbers = range(-(-needed // ROWS_PER_PART))
     missing = [
-        number for number in numbers if not gcs.reach(folder / f"{number:06}", "words.npy").is_dir()
+        number
+        for number in numbers
+        if not gcs.download(folder / f"{number:06}", "token_ids.npy").is_dir()
     ]
     if not missing:
-        report(f"reused {folder}: the teacher's answers to {len(numbers) * PART:,} rows")
-        return Targets(folder)
+        report(f"reused {folder}: teacher outputs of {len(numbers) * ROWS_PER_PART:,} rows")
+        return CachedOutputs(folder)
 
     def batch(first: int) -> Batch:
-        return place_rows(rows(blocks, order, first + own_rows(batch_size, mesh)), mesh)
+        return place_rows(rows(blocks, order, first + local_rows(batch_size, mesh)), mesh)
 
-    batch_size = round_up(min(batch_size, PART), mesh)
+    batch_size = round_up(min(batch_size, ROWS_PER_PART), mesh)
     run = jit(compute, mesh)
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(compute, params, batch(0))
-        row = sum(int(np.prod(s.shape[1:])) * s.dtype.itemsize for s in shapes.values())
-        total = len(missing) * PART * row
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        report(
-            f"the teacher's answers to {len(missing) * PART:,} rows take {total / 2**30:.2f} GiB ({row:,} bytes a row)"
+        row_bytes = sum(int(np.prod(s.shape[1:])) * s.dtype.itemsize for s in shapes.values())
+        _check_disk(folder, len(missing) * ROWS_PER_PART, row_bytes, report)
+        write_json(
+            folder / f".{CACHE_MANIFEST}", {"settings": settings, "bytes_per_row": row_bytes}
         )
-        if total > free:
-            raise UserError(
-                f"{folder} needs {total / 2**30:.1f} GiB for the teacher's answers and {free / 2**30:.1f} are free; keep "
-                "fewer words with --teacher.cache-top-k, or choose another --data-dir"
-            )
-        write_json(folder / f".{MANIFEST}", {"settings": settings, "bytes_per_row": row})
-        os.replace(folder / f".{MANIFEST}", folder / MANIFEST)
+        os.replace(folder / f".{CACHE_MANIFEST}", folder / CACHE_MANIFEST)
         for number in missing:
             path = folder / f"{number:06}"
-            if path.is_dir():  # another run, faster, with the same bytes
+            if path.is_dir():  # written meanwhile by another run, with the same bytes
                 continue
-            gcs.remove(path)  # what was sent of it, and cut short
-            for cut_short in folder.glob(f".{path.name}.*.tmp"):
-                shutil.rmtree(cut_short, ignore_errors=True)
-            starts = range(number * PART, (number + 1) * PART, batch_size)
+            gcs.remove(path)  # an incomplete upload
+            for incomplete in folder.glob(f".{path.name}.*.tmp"):
+                shutil.rmtree(incomplete, ignore_errors=True)
+            starts = range(number * ROWS_PER_PART, (number + 1) * ROWS_PER_PART, batch_size)
             _write_part(path, shapes, (run(params, batch(first)) for first in starts))
     report(f"wrote {folder}")
-    return Targets(folder)
+    return CachedOutputs(folder)
 
 
-def _write_part(path: Path, shapes: Mapping[str, Any], batches: Any) -> None:
-    with whole(path) as new, contextlib.ExitStack() as stack:
+def _check_disk(
+    folder: Path, row_count: int, row_bytes: int, report: Callable[[str], None]
+) -> None:
+    """Create the folder and report its size; raise UserError if the disk is too small."""
+    total = row_count * row_bytes
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    report(
+        f"teacher outputs of {row_count:,} rows take {total / 2**30:.2f} GiB "
+        f"({row_bytes:,} bytes per row)"
+    )
+    if total > free:
+        raise UserError(
+            f"{folder} needs {total / 2**30:.1f} GiB for the cached teacher outputs, but only "
+            f"{free / 2**30:.1f} GiB are free; cache fewer tokens with --teacher.cache-top-k, "
+            "or choose another --data-dir"
+        )
+
+
+def _write_part(
+    path: Path, shapes: Mapping[str, Any], batches: Iterable[dict[str, jax.Array]]
+) -> None:
+    with atomic_directory(path) as folder, contextlib.ExitStack() as stack:
         files = {
             name: stack.enter_context(
-                ArrayFile(new / f"{name}.npy", shape.shape[1:], _stored(shape.dtype))
+                ArrayFile(folder / f"{name}.npy", shape.shape[1:], _numpy_dtype(shape.dtype))
             )
             for name, shape in shapes.items()
         }
-        for answers in batches:
-            for name, values in jax.device_get(answers).items():
+        for arrays in batches:
+            for name, values in jax.device_get(arrays).items():
                 file = files[name]
-                file.append(
-                    values[: PART - file.rows].view(file.dtype)
-                )  # the last batch may reach beyond
+                # The last batch may extend beyond the part.
+                file.append(values[: ROWS_PER_PART - file.rows].view(file.dtype))
 
 
 @functools.lru_cache(maxsize=8)
-def _part(folder: Path, number: int) -> dict[str, np.ndarray]:
+def _load_part(folder: Path, number: int) -> dict[str, np.ndarray]:
     path = folder / f"{number:06}"
     arrays = {}
     try:
         for file in path.glob("*.npy"):
             array = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            arrays[file.stem] = array if file.stem in KEPT else array.view(jnp.bfloat16)
-        if not set(arrays) >= KEPT or {len(array) for array in arrays.values()} != {PART}:
+            arrays[file.stem] = array if file.stem in REQUIRED_ARRAYS else array.view(jnp.bfloat16)
+        lengths = {len(array) for array in arrays.values()}
+        if not set(arrays) >= REQUIRED_ARRAYS or lengths != {ROWS_PER_PART}:
             raise ValueError("rows are missing")
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(
@@ -217,6 +259,6 @@ def _part(folder: Path, number: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _stored(dtype: Any) -> np.dtype:
-    """Name a type as numpy's files can: bfloat16 is kept by its bits."""
+def _numpy_dtype(dtype: Any) -> np.dtype:
+    """Return the dtype in the file; numpy has no bfloat16, so its bits are stored as uint16."""
     return np.dtype(np.uint16) if dtype == jnp.bfloat16 else np.dtype(dtype)

@@ -1,4 +1,4 @@
-"""Weights & Biases, where a run asks for it: the rows of metrics.jsonl under the names TensorBoard has them by."""
+"""Optional logging to Weights & Biases, under the same names as in TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from flaxdistill.errors import UserError
-from flaxdistill.runtime.files import brief, read_json
+from flaxdistill.runtime.files import error_summary, read_json
 
 FOLDER = "wandb"
 
 
 class Tracker:
-    """One run of a project there, taken up again when the run in ``directory`` goes on.
+    """One run of a Weights & Biases project, resumed when the run in ``directory`` resumes.
 
-    Raises UserError where the library is missing, and where it cannot log in.
+    Raises UserError if the library is missing or cannot log in.
     """
 
     def __init__(self, project: str, directory: Path):
@@ -26,15 +26,15 @@ class Tracker:
             raise UserError(
                 "--wandb needs the `wandb` library; run pip install 'flaxdistill[wandb]'"
             ) from None
-        identity = directory / FOLDER / "id"
-        identity.parent.mkdir(exist_ok=True)
-        if not identity.exists():
-            identity.write_text(secrets.token_hex(4))
+        id_file = directory / FOLDER / "id"
+        id_file.parent.mkdir(exist_ok=True)
+        if not id_file.exists():
+            id_file.write_text(secrets.token_hex(4))
         try:
             self._run = wandb.init(
                 project=project,
                 name=directory.name,
-                id=identity.read_text().strip(),
+                id=id_file.read_text().strip(),
                 resume="allow",
                 dir=str(directory),
                 config=read_json(directory / "experiment.json"),
@@ -42,13 +42,14 @@ class Tracker:
             )
         except wandb.errors.Error as error:
             raise UserError(
-                f"--wandb {project}: no run can begin there ({brief(error)}); run wandb login, or set WANDB_MODE=offline"
+                f"--wandb {project}: cannot start a run ({error_summary(error)}); run wandb login, "
+                "or set WANDB_MODE=offline"
             ) from None
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write the values of a step."""
+        """Log the values of a step."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Upload what is left and finish the run."""
         self._run.finish()

@@ -1,4 +1,4 @@
-"""GLUE's nine tasks, from data sets of a few rows with the columns and classes that both libraries publish."""
+"""The GLUE tasks on small datasets with the columns and classes that both libraries publish."""
 
 import dataclasses
 
@@ -23,12 +23,12 @@ SCHEMA = {
 
 
 def splits(name):
-    ways = ("_matched", "_mismatched") if name == "mnli" else ("",)
-    return ["train", *(f"{split}{way}" for split in ("validation", "test") for way in ways)]
+    suffixes = ("_matched", "_mismatched") if name == "mnli" else ("",)
+    return ["train", *(f"{split}{s}" for split in ("validation", "test") for s in suffixes)]
 
 
 def rows(name, split):
-    """Three rows, with the labels 0, 1 and 0; of a test split they are hidden."""
+    """Yield three rows with the labels 0, 1 and 0, or -1 (hidden) in a test split."""
     first, second, _ = SCHEMA[name]
     for n in range(3):
         texts = {first: ("one", "two")[n % 2], **({second: "two one"} if second else {})}
@@ -36,26 +36,30 @@ def rows(name, split):
 
 
 def check(name, stages, folder):
-    """Read a task as one of its stages does, and find what was written."""
+    """Prepare the rows of a task with its config and check what was written."""
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     stage = stages[f"{name}_student"]
     corpus = dataclasses.replace(stage.corpus, tokenizer=str(folder / "vocab.txt"), max_length=16)
     store = prepare_examples(corpus, stage.task.row_builder(), folder / "stores")
     assert store.labels == (SCHEMA[name][2] or ("score",))
     pair = [6, 5, 3] if SCHEMA[name][1] else []
-    for blocks in (*store.train, store.held_out):  # tfds writes rows in an order of its own
-        both = zip(blocks.ids.tolist(), blocks.beside["labels"][:, 0].tolist(), strict=True)
-        found = sorted((row[: row.index(0)], label) for row, label in both)
-        assert found == [([2, 5, 3, *pair], 0), ([2, 5, 3, *pair], 0), ([2, 6, 3, *pair], 1)]
+    for blocks in (*store.train, store.held_out):  # tfds writes rows in another order
+        pairs = zip(blocks.ids.tolist(), blocks.columns["labels"][:, 0].tolist(), strict=True)
+        rows_and_labels = sorted((row[: row.index(0)], label) for row, label in pairs)
+        assert rows_and_labels == [
+            ([2, 5, 3, *pair], 0),
+            ([2, 5, 3, *pair], 0),
+            ([2, 6, 3, *pair], 1),
+        ]
 
 
-def test_there_is_a_schema_for_each():
+def test_every_task_has_a_schema():
     assert SCHEMA.keys() == GLUE.keys()
 
 
 @pytest.mark.hf
 @pytest.mark.parametrize("name", SCHEMA)
-def test_a_task_by_datasets(tmp_path, monkeypatch, name):
+def test_task_from_datasets(tmp_path, monkeypatch, name):
     import datasets
 
     *columns, classes = SCHEMA[name]
@@ -64,9 +68,9 @@ def test_a_task_by_datasets(tmp_path, monkeypatch, name):
     features = datasets.Features(features | {"label": label, "idx": datasets.Value("int32")})
     folder, load = tmp_path / "glue", datasets.load_dataset
     for split in splits(name):
-        made = datasets.Dataset.from_list(list(rows(name, split)), features=features)
+        dataset = datasets.Dataset.from_list(list(rows(name, split)), features=features)
         (folder / name).mkdir(parents=True, exist_ok=True)
-        made.to_parquet(folder / name / f"{split}.parquet")
+        dataset.to_parquet(folder / name / f"{split}.parquet")
     files = "".join(
         f"  - {{split: {split}, path: {name}/{split}.parquet}}\n" for split in splits(name)
     )
@@ -78,23 +82,22 @@ def test_a_task_by_datasets(tmp_path, monkeypatch, name):
     monkeypatch.setattr(
         datasets, "load_dataset", lambda path, config, split: load(local[path], config, split=split)
     )
-    check(name, config_file.load(config_file.find("glue")), tmp_path)
+    check(name, config_file.load_config(config_file.find_config("glue")), tmp_path)
 
 
 @pytest.mark.hf
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", SCHEMA)
-def test_a_task_by_tensorflow_datasets(tmp_path, monkeypatch, name):
-    """Of its own builder, which tells the columns and classes; only its downloads are replaced."""
+def test_task_from_tensorflow_datasets(tmp_path, monkeypatch, name):
+    """Use the library's own builder, for its columns and classes, with other downloads."""
     from tensorflow_datasets.core import constants
     from tensorflow_datasets.text.glue import Glue
 
-    def written(self, manager):
+    def generators(self, manager):
         return {split: ((row["idx"], row) for row in rows(name, split)) for split in splits(name)}
 
-    monkeypatch.setattr(Glue, "_split_generators", written)
-    monkeypatch.setattr(
-        constants, "DATA_DIR", str(tmp_path / "tfds")
-    )  # TFDS_DATA_DIR, when it was imported
+    monkeypatch.setattr(Glue, "_split_generators", generators)
+    # The library has read TFDS_DATA_DIR already, when it was imported.
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "tfds"))
     Glue(config=name, file_format="array_record").download_and_prepare()
-    check(name, config_file.load(config_file.find("glue_tfds")), tmp_path)
+    check(name, config_file.load_config(config_file.find_config("glue_tfds")), tmp_path)

@@ -1,4 +1,4 @@
-"""Masking: how many, which, by what, and the same whatever the batch."""
+"""Masking: number, positions and replacements of the masks, whatever the batch."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from helpers.tiny import WORDS, batch_of
 
 from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch
-from flaxdistill.tasks.mlm import MLM, portion
+from flaxdistill.tasks.mlm import MLM, scaled_count
 
 MASK, SPECIALS = 4, (0, 1, 2, 3, 4)
 ROWS = 1024
@@ -42,7 +42,7 @@ def masked(task: MLM = MLM()) -> Batch:
 
 
 def spread(batch: Batch) -> np.ndarray:
-    """Labels at their places, -1 elsewhere; fails where two labels claim one place. [B, T]"""
+    """Put labels at their positions, -1 elsewhere [B, T]; fails if two have one position."""
     out = np.full(batch.input_ids.shape, -1)
     for row, (labels, positions) in enumerate(
         zip(batch.labels, batch.label_positions, strict=True)
@@ -54,7 +54,7 @@ def spread(batch: Batch) -> np.ndarray:
 
 
 def flat_batch(ids: np.ndarray, weight=1.0) -> Batch:
-    """Rows of one sequence each, without padding."""
+    """Make rows of one sequence each, without padding."""
     B, T = ids.shape
     none, row = np.zeros((B, 0), np.int32), np.zeros(B, np.int32)
     positions = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
@@ -65,7 +65,7 @@ def flat_batch(ids: np.ndarray, weight=1.0) -> Batch:
     )
 
 
-def test_every_row_has_its_share():
+def test_number_of_masks_in_each_row():
     real = (rows().segment_ids > 0).sum(1)
     candidates = ((rows().segment_ids > 0) & ~np.isin(rows().input_ids, SPECIALS)).sum(1)
     wanted = np.minimum((2 * 15 * real + 100) // 200, candidates)
@@ -76,13 +76,15 @@ def test_every_row_has_its_share():
 
 
 @pytest.mark.parametrize("hundredths", [1, 7, 15, 30, 99])
-def test_portions_are_those_of_arithmetic_not_of_float32(hundredths):
-    """0.15 of 100 is 15; in float32 it is a little more, of which the ceiling is 16."""
+def test_scaled_count_is_exact(hundredths):
+    """0.15 * 100 is 15; in float32 it is slightly more, and its ceiling is 16."""
     n = np.append(np.arange(3000), [2**20, 2**20 + 1]).astype(np.int32)
     exact, rate = hundredths * n.astype(np.int64), hundredths / 100
-    np.testing.assert_array_equal(portion(rate, jnp.asarray(n), up=True), -(-exact // 100))
-    np.testing.assert_array_equal(portion(rate, jnp.asarray(n), up=False), (2 * exact + 100) // 200)
-    assert portion(1 / 3, 9, up=True) == 3
+    np.testing.assert_array_equal(scaled_count(rate, jnp.asarray(n), up=True), -(-exact // 100))
+    np.testing.assert_array_equal(
+        scaled_count(rate, jnp.asarray(n), up=False), (2 * exact + 100) // 200
+    )
+    assert scaled_count(1 / 3, 9, up=True) == 3
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_portions_are_those_of_arithmetic_not_of_float32(hundredths):
     [MLM(), PAPER],
     ids=["default", "paper"],
 )
-def test_labels_are_the_originals_and_the_rest_is_untouched(task):
+def test_labels_are_the_original_tokens_and_nothing_else_changes(task):
     before, after = rows(), masked(task)
     labels = spread(after)
     hidden = labels >= 0
@@ -101,7 +103,7 @@ def test_labels_are_the_originals_and_the_rest_is_untouched(task):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
 
 
-def shares(task: MLM) -> tuple[float, float, float]:
+def fractions(task: MLM) -> tuple[float, float, float]:
     after = masked(task)
     labels = spread(after)
     hidden = labels >= 0
@@ -110,35 +112,37 @@ def shares(task: MLM) -> tuple[float, float, float]:
 
 
 def test_eighty_ten_ten():
-    """Within five standard deviations of a share of n masked tokens."""
+    """80 % [MASK], 10 % unchanged, 10 % random, within five standard deviations."""
     n = (masked().labels >= 0).sum()
     assert n > 3000
     words = WORDS - len(SPECIALS)
-    # A random word is the old one once in `words`.
-    for got, share in zip(shares(MLM()), (0.8, 0.1 + 0.1 / words, 0.1 - 0.1 / words), strict=True):
-        assert abs(got - share) < 5 * math.sqrt(share * (1 - share) / n), (got, share)
+    # A random token equals the original with probability 1 / words.
+    for got, expected in zip(
+        fractions(MLM()), (0.8, 0.1 + 0.1 / words, 0.1 - 0.1 / words), strict=True
+    ):
+        assert abs(got - expected) < 5 * math.sqrt(expected * (1 - expected) / n), (got, expected)
 
 
-def test_random_words_are_never_special():
-    only = masked(MLM(keep=0.0, random=1.0))
+def test_random_tokens_are_never_special():
+    only = masked(MLM(unchanged=0.0, random=1.0))
     new = only.input_ids[spread(only) >= 0]
-    assert set(new) == set(range(5, WORDS)), "every word, and no special one"
+    assert set(new) == set(range(5, WORDS)), "every token that is not special"
 
 
-def test_random_words_are_special_when_asked():
+def test_random_tokens_may_be_special():
     got, labels = masked(PAPER), spread(masked(PAPER))
     new = set(got.input_ids[(labels >= 0) & (got.input_ids != labels)])
     assert len(new & {0, 1, 2, 3}) > 1 and len(new) > WORDS / 2
 
 
-def test_a_row_is_masked_the_same_in_any_batch():
+def test_masks_of_a_row_do_not_depend_on_the_batch():
     order = np.random.default_rng(0).permutation(ROWS)[:5]
     few = run(MLM(), jax.tree.map(lambda x: x[order], rows()))
     for name in ("input_ids", "labels", "label_positions"):
         np.testing.assert_array_equal(getattr(few, name), getattr(masked(), name)[order])
 
 
-def test_another_epoch_seed_or_example_is_another_mask():
+def test_masks_change_with_epoch_seed_and_example():
     few = jax.tree.map(lambda x: x[:5], rows())
     first = spread(run(MLM(), few))
     for other in (
@@ -151,31 +155,31 @@ def test_another_epoch_seed_or_example_is_another_mask():
 
 
 def test_smoothing_follows_the_counts():
-    """One draw a row among words counted 0 (as 1), 10, 100 and 1,000 times, against count^-s by chi-square."""
+    """One draw per row of tokens with counts 0 (as 1), 10, 100 and 1,000: chi-square test."""
     counts = np.ones(WORDS)
     counts[10:14] = 0, 10, 100, 1000
     batch = flat_batch(np.tile([10, 11, 12, 13], (4000, 1)))
     got = run(MLM(rate=0.25, smoothing=0.7), batch, counts=tuple(counts))
     drawn = np.bincount(got.labels[:, 0], minlength=14)[10:14]
-    share = np.maximum(counts[10:14], 1) ** -0.7
-    expected = 4000 * share / share.sum()
+    weights = np.maximum(counts[10:14], 1) ** -0.7
+    expected = 4000 * weights / weights.sum()
     assert drawn.sum() == 4000
-    limit = 16.27  # p = 0.001 at 3 degrees of freedom
+    limit = 16.27  # p = 0.001 with 3 degrees of freedom
     assert ((drawn - expected) ** 2 / expected).sum() < limit, (drawn, expected)
 
 
-def test_batch_scope_takes_its_share_of_all_tokens():
+def test_batch_scope_counts_the_tokens_of_the_batch():
     got, real = masked(PAPER), (rows().segment_ids > 0).sum(1)
-    each = (got.labels >= 0).sum(1)
-    assert each.sum() == -(-real.sum() * 15 // 100)
-    assert 0 in each and (each > np.ceil(0.15 * real)).any(), (
-        "a row has more or fewer than its own share"
+    masks = (got.labels >= 0).sum(1)
+    assert masks.sum() == -(-real.sum() * 15 // 100)
+    assert 0 in masks and (masks > np.ceil(0.15 * real)).any(), (
+        "rows have more or fewer masks than with the scope row"
     )
     assert got.labels.shape == rows().input_ids.shape
 
 
 @pytest.mark.parametrize("scope", ["row", "batch"])
-def test_no_more_than_there_are(scope):
+def test_only_ordinary_tokens_are_masked(scope):
     ids = np.full((16, 24), 3)
     ids[0, 1] = 9
     got = run(MLM(scope=scope), flat_batch(ids))
@@ -201,23 +205,25 @@ def test_filler_rows_get_no_mask(scope):
     [
         (
             {"rate": -0.1},
-            "task.rate is -0.1; the share of masked tokens is at least 0 (none) and below 1, such as 0.15",
+            "task.rate is -0.1; the fraction of masked tokens must be at least 0 (none) and "
+            "below 1, such as 0.15",
         ),
         (
             {"rate": 1.0},
-            "task.rate is 1.0; the share of masked tokens is at least 0 (none) and below 1, such as 0.15",
+            "task.rate is 1.0; the fraction of masked tokens must be at least 0 (none) and "
+            "below 1, such as 0.15",
         ),
         (
-            {"keep": 0.6, "random": 0.5},
-            "task.keep 0.6 and task.random 0.5 must be shares that add up to 1 at most",
+            {"unchanged": 0.6, "random": 0.5},
+            "task.unchanged 0.6 and task.random 0.5 must be at least 0 and add up to at most 1",
         ),
         (
-            {"keep": -0.1},
-            "task.keep -0.1 and task.random 0.1 must be shares that add up to 1 at most",
+            {"unchanged": -0.1},
+            "task.unchanged -0.1 and task.random 0.1 must be at least 0 and add up to at most 1",
         ),
         (
             {"random": -0.1},
-            "task.keep 0.1 and task.random -0.1 must be shares that add up to 1 at most",
+            "task.unchanged 0.1 and task.random -0.1 must be at least 0 and add up to at most 1",
         ),
         (
             {"smoothing": -1.0},
@@ -231,7 +237,7 @@ def test_refusals(fields, message):
     assert str(error.value) == message
 
 
-def test_masks_are_drawn_under_strict_types():
+def test_masking_with_strict_dtype_promotion():
     with jax.numpy_dtype_promotion("strict"):
         for task in (MLM(), MLM(scope="batch")):
             prepare = task.make_masks(
@@ -241,23 +247,23 @@ def test_masks_are_drawn_under_strict_types():
             assert shape.labels.dtype == jnp.int32
 
 
-CONTINUES = np.arange(WORDS) % 3 == 0  # 6, 9, 12, ... go on with a word; 0 and 3 are special
+CONTINUES = np.arange(WORDS) % 3 == 0  # 6, 9, 12, ... continue a word; 0 and 3 are special
 
 
 def words_of(ids: np.ndarray, real: np.ndarray) -> list[list[int]]:
-    """Cut a row into words, by hand."""
+    """Split a row into words; returns the positions of each."""
     words: list[list[int]] = []
-    for at in np.flatnonzero(real):
-        if ids[at] in SPECIALS:
+    for n in np.flatnonzero(real):
+        if ids[n] in SPECIALS:
             continue
-        if CONTINUES[ids[at]] and at and ids[at - 1] not in SPECIALS:
-            words[-1].append(at)
+        if CONTINUES[ids[n]] and n and ids[n - 1] not in SPECIALS:
+            words[-1].append(n)
         else:
-            words.append([at])
+            words.append([n])
     return words
 
 
-def test_whole_words_are_whole_and_spend_the_budget():
+def test_whole_words_fill_the_budget():
     batch, task = rows(), MLM(whole_words=True, rate=0.3)
     prepare = task.make_masks(
         mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=3, continues=CONTINUES
@@ -266,38 +272,39 @@ def test_whole_words_are_whole_and_spend_the_budget():
     labels, several = spread(got), 0
     for row in range(ROWS):
         real = batch.segment_ids[row] > 0
-        budget, taken = portion(0.3, int(real.sum()), up=False), labels[row] >= 0
-        left = budget - taken.sum()
+        budget, masked_tokens = scaled_count(0.3, int(real.sum()), up=False), labels[row] >= 0
+        left = budget - masked_tokens.sum()
         for word in words_of(batch.input_ids[row], real):
-            assert len(set(taken[word])) == 1, "a word is masked whole or not at all"
-            several += len(word) > 1 and taken[word[0]]
-            assert taken[word[0]] or len(word) > left, "a word that fits is not left out"
-        assert left >= 0 and not taken[np.isin(batch.input_ids[row], SPECIALS)].any()
-        np.testing.assert_array_equal(labels[row][taken], batch.input_ids[row][taken])
+            assert len(set(masked_tokens[word])) == 1, "a word is masked whole or not at all"
+            several += len(word) > 1 and masked_tokens[word[0]]
+            assert masked_tokens[word[0]] or len(word) > left, "a word that fits is masked"
+        assert left >= 0 and not masked_tokens[np.isin(batch.input_ids[row], SPECIALS)].any()
+        np.testing.assert_array_equal(
+            labels[row][masked_tokens], batch.input_ids[row][masked_tokens]
+        )
     assert several > ROWS // 4
     alone = jax.device_get(jax.jit(prepare)(jax.tree.map(lambda x: x[5:6], batch)))
     np.testing.assert_array_equal(alone.input_ids, got.input_ids[5:6])
 
 
-def test_long_and_short_words_are_chosen_alike():
-    ids = np.tile(
-        np.array([2] + [7, 6, 9, 8] * 5 + [3]), (4096, 1)
-    )  # words of three tokens and of one
+def test_long_words_are_chosen_almost_as_often_as_short_ones():
+    # Words of three tokens and of one.
+    ids = np.tile(np.array([2] + [7, 6, 9, 8] * 5 + [3]), (4096, 1))
     prepare = MLM(whole_words=True, rate=0.5).make_masks(
         mask_id=MASK, special_ids=SPECIALS, counts=np.ones(WORDS), seed=0, continues=CONTINUES
     )
-    taken = spread(jax.device_get(jax.jit(prepare)(flat_batch(ids)))) >= 0
-    first, single = taken[:, 1:-1:4].mean(), taken[:, 4:-1:4].mean()
-    # 11 of 20 tokens: a word of three is left out where fewer than three are left, which a word of one never is.
+    masked_tokens = spread(jax.device_get(jax.jit(prepare)(flat_batch(ids)))) >= 0
+    first, single = masked_tokens[:, 1:-1:4].mean(), masked_tokens[:, 4:-1:4].mean()
+    # 11 of 20 tokens: only a word of three tokens can fail to fit.
     assert 0.7 < first / single < 1.0
 
 
-def test_whole_words_have_no_budget_of_a_batch():
-    with pytest.raises(UserError, match="has a budget for each row"):
+def test_whole_words_need_the_scope_row():
+    with pytest.raises(UserError, match="chooses words in each row"):
         MLM(whole_words=True, scope="batch")
 
 
-def test_nothing_is_masked_at_rate_zero():
+def test_rate_zero_masks_nothing():
     got = run(MLM(rate=0.0), rows(8))
     assert got.labels.shape == (8, 0)
     np.testing.assert_array_equal(got.input_ids, rows(8).input_ids)

@@ -1,4 +1,4 @@
-"""Questions about a text: windows, places, the n best, and what a mistake in a file says."""
+"""Question answering: windows, character offsets, the best spans, and error messages."""
 
 import dataclasses
 import json
@@ -12,8 +12,9 @@ from flaxdistill.data.order import Order, rows
 from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
-from flaxdistill.models.heads import NO_ANSWER
-from flaxdistill.tasks.question_answering import QuestionAnswering, most_context
+from flaxdistill.models.heads import PADDING_LOGIT
+from flaxdistill.tasks.answer_spans import Window, max_context
+from flaxdistill.tasks.question_answering import QuestionAnswering
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(30)), "##a"]
 CLS, SEP = 2, 3
@@ -26,15 +27,15 @@ def folder(tmp_path):
     return tmp_path
 
 
-def squad(path, *asked, text=TEXT):
-    """Write (question, answer or None) in SQuAD's layout."""
+def squad(path, *pairs, text=TEXT):
+    """Write pairs (question, answer or None) in SQuAD's layout."""
 
     def answers(answer):
         return [] if answer is None else [{"text": answer, "answer_start": text.find(answer)}]
 
     questions = [
         {"id": f"q{n}", "question": question, "answers": answers(answer)}
-        for n, (question, answer) in enumerate(asked)
+        for n, (question, answer) in enumerate(pairs)
     ]
     path.write_text(json.dumps({"data": [{"paragraphs": [{"context": text, "qas": questions}]}]}))
 
@@ -56,27 +57,27 @@ def every_row(blocks):
 
 
 def certain(labels, length):
-    """The logits of a model that is sure of the given places."""
+    """Return the logits of a model that is certain of the given positions."""
     logits = np.full((2, length), -5.0)
     logits[[0, 1], labels] = 5.0
     return logits
 
 
-def test_windows_share_tokens_and_know_where_the_answer_is(folder):
+def test_windows_overlap_and_label_the_answer(folder):
     squad(folder / "q.json", ("w1 w2", "w12 w13"))
     store = prepared(folder, QuestionAnswering(stride=4))
-    made = every_row(store.train[0])
-    # 24 - 2 - 3 = 19 tokens of the text a window, 4 of them again in the next.
-    assert made["segment_ids"].sum(1).tolist() == [24, 15]
+    batch = every_row(store.train[0])
+    # 24 - 2 - 3 = 19 tokens of the text per window, 4 of them also in the next.
+    assert batch["segment_ids"].sum(1).tolist() == [24, 15]
     assert (
-        made["input_ids"][0, :5].tolist() == [CLS, 6, 7, SEP, 5]
-        and made["input_ids"][1, 4] == 5 + 15
+        batch["input_ids"][0, :5].tolist() == [CLS, 6, 7, SEP, 5]
+        and batch["input_ids"][1, 4] == 5 + 15
     )
-    assert made["token_type_ids"].sum(1).tolist() == [20, 11]
-    assert made["labels"].tolist() == [[4 + 12, 4 + 13], [0, 0]]
-    places = store.held_out.beside["places"]
-    assert TEXT[places[0, 16, 0] : places[0, 17, 1]] == "w12 w13"
-    assert store.held_out.beside["example"].tolist() == [0, 0]
+    assert batch["token_type_ids"].sum(1).tolist() == [20, 11]
+    assert batch["labels"].tolist() == [[4 + 12, 4 + 13], [0, 0]]
+    offsets = store.held_out.columns["places"]
+    assert TEXT[offsets[0, 16, 0] : offsets[0, 17, 1]] == "w12 w13"
+    assert store.held_out.columns["example"].tolist() == [0, 0]
     assert store.examples() == [{"text": TEXT, "answers": ["w12 w13"]}]
 
 
@@ -110,47 +111,44 @@ def test_the_best_span_of_all_windows_is_the_answer(folder):
     labels = list(every_row(store.held_out)["labels"])
     logits = [certain(row, 24) for row in labels]
     assert task.score(logits, labels, store).metrics == {"f1": 1.0, "exact": 1.0}
-    # An end before its beginning, or too far behind it, is no answer, however likely.
+    # An end before its start, or too far after it, is not an answer, whatever its score.
     wide = [row.copy() for row in logits]
     wide[2][1, 5] = 9.0
     short = QuestionAnswering(stride=4, longest=1).answers(wide, store.held_out, store.examples())
     assert short[1] == "w3" and " " not in short[0]
-    # Padding and the question are none either.
+    # Nor are padding and the question.
     wide[2][:, :3] = 20.0
     assert task.answers(wide, store.held_out, store.examples())[1].startswith("w3")
-    assert NO_ANSWER < -100
+    assert PADDING_LOGIT < -100
 
 
-def test_the_n_best_are_different_words():
-    text, places = "a b a b", np.array([[0, 0], [0, 0], [0, 1], [2, 3], [4, 5], [6, 7], [0, 0]])
+def test_best_spans_have_different_texts():
+    text, offsets = "a b a b", np.array([[0, 0], [0, 0], [0, 1], [2, 3], [4, 5], [6, 7], [0, 0]])
     start, end = np.array([[9.0, 9, 1, 2.5, 3, 0, 9], [-1.0, 9, 0, 1, 0, 2, 9]])
-    found, nothing = QuestionAnswering(longest=2).spans(
-        [(np.stack([start, end]), slice(2, 6), places)], text, 9
-    )
-    assert nothing == 8.0
-    assert [(text[a:b], a, score) for a, b, score in found] == [
+    window = Window(np.stack([start, end]), slice(2, 6), offsets)
+    spans, null_score = QuestionAnswering(longest=2).spans([window], text, 9)
+    assert null_score == 8.0
+    assert [(text[a:b], a, score) for a, b, score in spans] == [
         ("a b", 4, 5.0), ("b", 2, 3.5), ("a", 4, 3.0), ("b a", 2, 2.5)
     ]  # fmt: skip
-    # Of one beginning and one end only the likeliest pair is looked at.
-    (one,), _ = QuestionAnswering(n_best=1).spans(
-        [(np.stack([start, end]), slice(2, 6), places)], text, 9
-    )
-    assert one[:2] == (4, 7)
+    # With n_best 1, only the best start and the best end are combined.
+    (span,), _ = QuestionAnswering(n_best=1).spans([window], text, 9)
+    assert span[:2] == (4, 7)
 
 
-def test_a_span_begins_where_its_token_has_most_context():
-    """As BERT's run_squad.py tells, window by window and token by token."""
+def test_a_span_begins_in_the_window_with_the_most_context():
+    """As in BERT's run_squad.py, window by window and token by token."""
 
     def by_hand(starts, sizes, token):
-        having = [
+        containing = [
             (first, size)
             for first, size in zip(starts, sizes, strict=True)
             if first <= token < first + size
         ]
         context = [
-            min(token - first, first + size - 1 - token) + 0.01 * size for first, size in having
+            min(token - first, first + size - 1 - token) + 0.01 * size for first, size in containing
         ]
-        return having[context.index(max(context))]
+        return containing[context.index(max(context))]
 
     for sizes, stride in (
         ([9, 9, 5], 4),
@@ -160,30 +158,33 @@ def test_a_span_begins_where_its_token_has_most_context():
         ([369, 129], 128),
     ):
         starts = [n * (sizes[0] - stride) for n in range(len(sizes))]
-        for first, size, own in zip(starts, sizes, most_context(sizes, stride), strict=True):
-            said = [
+        for first, size, is_max in zip(starts, sizes, max_context(sizes, stride), strict=True):
+            expected = [
                 by_hand(starts, sizes, token) == (first, size)
                 for token in range(first, first + size)
             ]
-            assert own.tolist() == said
-    # The likeliest beginning stands at the edge of the first window: it does not count, where the second has it too.
+            assert is_max.tolist() == expected
+    # The best start is at the edge of the first window; it counts in the second window only.
     text, stride = "a b c d e", 2
-    places = np.array([[2 * n, 2 * n + 1] for n in range(5)])
+    offsets = np.array([[2 * n, 2 * n + 1] for n in range(5)])
     logits = np.full((2, 2, 4), -9.0)
     logits[0, :, 3], logits[1, :, 2] = 5.0, 1.0
-    windows = [(logits[0], slice(0, 4), places[:4]), (logits[1, :, :3], slice(0, 3), places[2:])]
+    windows = [
+        Window(logits[0], slice(0, 4), offsets[:4]),
+        Window(logits[1, :, :3], slice(0, 3), offsets[2:]),
+    ]
     (best, *_), _ = QuestionAnswering(stride=stride).spans(windows, text, 1)
     assert (text[best.start : best.end], best.score) == ("e", 2.0)
 
 
-def test_two_layouts_in_one_file(folder):
+def test_text_after_the_layout_of_squad(folder):
     squad(folder / "q.json", ("w1", "w2"))
     whole = (folder / "q.json").read_text()
     (folder / "q.json").write_text(f"{whole}\n\n")
     assert len(prepared(folder, QuestionAnswering(stride=4)).held_out) == 2
     (folder / "q.json").write_text(f"{whole}\n{whole}\n")
     with pytest.raises(
-        UserError, match=r"q\.json, line 2: there is more behind a whole file of SQuAD's layout"
+        UserError, match=r"q\.json, line 2: more text follows a whole file in SQuAD's layout"
     ):
         prepared(folder, QuestionAnswering(stride=4))
 
@@ -204,33 +205,33 @@ def test_no_answer(folder):
         "NoAns_exact": 1.0,
         "NoAns_f1": 1.0,
     }
-    # The first question scores 10 at its span and -10 at [CLS], the second the other way round.
+    # The first question scores 10 at its span and -10 at [CLS], the second vice versa.
     assert task.score(logits, labels, store).metrics == perfect | {
         "best_f1": 1.0,
         "best_f1_thresh": -20.0,
     }
-    bold = (
+    always = (
         QuestionAnswering(stride=4, unanswerable=True, null_threshold=20.0)
         .score(logits, labels, store)
         .metrics
     )
-    assert (bold["HasAns_f1"], bold["NoAns_f1"], bold["f1"], bold["best_f1"]) == (
+    assert (always["HasAns_f1"], always["NoAns_f1"], always["f1"], always["best_f1"]) == (
         1.0,
         0.0,
         0.5,
         1.0,
     )
-    shy = (
+    never = (
         QuestionAnswering(stride=4, unanswerable=True, null_threshold=-20.1)
         .score(logits, labels, store)
         .metrics
     )
-    assert (shy["HasAns_f1"], shy["NoAns_f1"]) == (0.0, 1.0)
-    sure = QuestionAnswering(stride=4).answers(logits, store.held_out, store.examples())
-    assert sure[1] != "", "who must answer does"
+    assert (never["HasAns_f1"], never["NoAns_f1"]) == (0.0, 1.0)
+    answers = QuestionAnswering(stride=4).answers(logits, store.held_out, store.examples())
+    assert answers[1] != "", "without unanswerable there is always an answer"
 
 
-def test_questions_without_an_answer_yet_teach_by_the_teacher(folder):
+def test_questions_with_unknown_answers(folder):
     lines = [
         {"question": "w1", "context": TEXT, "answers": {"text": ["w3"], "answer_start": [9]}},
         {"question": "w2", "context": TEXT, "answers": None},
@@ -252,15 +253,27 @@ def test_questions_without_an_answer_yet_teach_by_the_teacher(folder):
 
 
 MISTAKES = {
-    "elsewhere": ({"text": "w5", "answer_start": 1}, r"q0: the answer 'w5' does not stand at 1, where the text has '0 '"),
-    "behind the end": ({"text": "w5", "answer_start": 999}, r"does not stand at 999, where the text has ''"),
-    "blanks": ({"text": " ", "answer_start": 2}, r"q\.json, question q0: the answer ' ' at 2 meets no token of the text"),
-    "no place": ({"text": "w5"}, r"q0: \[\{'text': 'w5'\}\] are no answers; write a list of text"),
-}  # fmt: skip
+    "elsewhere": (
+        {"text": "w5", "answer_start": 1},
+        r"q0: the answer 'w5' is not at 1, where the text has '0 '",
+    ),
+    "behind the end": (
+        {"text": "w5", "answer_start": 999},
+        r"the answer 'w5' is not at 999, where the text has ''",
+    ),
+    "blanks": (
+        {"text": " ", "answer_start": 2},
+        r"q\.json, question q0: the answer ' ' at 2 has no token of the text",
+    ),
+    "no place": (
+        {"text": "w5"},
+        r"q0: expected answers but found \[\{'text': 'w5'\}\]; write a list of text",
+    ),
+}
 
 
 @pytest.mark.parametrize(("answer", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_names_the_question(folder, answer, message):
+def test_errors_name_the_question(folder, answer, message):
     squad(folder / "q.json", ("w1", "w2"))
     data = json.loads((folder / "q.json").read_text())
     data["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [answer]
@@ -272,20 +285,21 @@ def test_a_mistake_names_the_question(folder, answer, message):
 @pytest.mark.parametrize(
     "lines", [("{", '"data": '), ('{"version": "1",', '"data": '), ("", '{"data": ')]
 )
-def test_a_layout_over_many_lines(folder, lines):
+def test_the_layout_over_many_lines(folder, lines):
     squad(folder / "q.json", ("w1", "w2"))
     whole = (folder / "q.json").read_text()
     (folder / "q.json").write_text("\n".join(lines) + whole.removeprefix('{"data": '))
     assert len(prepared(folder, QuestionAnswering(stride=4)).held_out) == 2
     (folder / "q.json").write_text("\n".join(lines) + whole.removeprefix('{"data": ')[:-2])
     with pytest.raises(
-        UserError, match=r"q\.json: not JSON \(.* line 2 .*; mend it, or write one object on each"
+        UserError,
+        match=r"q\.json: not JSON \(.* line 2 .*; correct it, or write one object on each",
     ):
         prepared(folder, QuestionAnswering(stride=4))
 
 
 def test_questions_of_a_hidden_test_set(folder):
-    """They can be read, only not as what is trained or judged by."""
+    """They can be read, but not for training or evaluation."""
     squad(folder / "q.json", ("w1", "w2"))
     squad(folder / "hidden.json", ("w1", "w2"))
     hidden = json.loads((folder / "hidden.json").read_text())
@@ -299,10 +313,10 @@ def test_questions_of_a_hidden_test_set(folder):
     (shard,) = source.labelled()
     (example,) = shard.documents()
     assert (example.text, example.pair, example.label) == ("w1", TEXT, None)
-    judged = dataclasses.replace(source, path=str(folder / "q.json"), label="answers")
+    held_out = dataclasses.replace(source, path=str(folder / "q.json"), label="answers")
     corpus = Corpus(
         sources=(source,),
-        held_out_sources=(judged,),
+        held_out_sources=(held_out,),
         tokenizer=str(folder / "vocab.txt"),
         max_length=24,
     )
@@ -310,16 +324,16 @@ def test_questions_of_a_hidden_test_set(folder):
     assert every_row(store.train[0])["labels"].tolist() == [[-2, -2]] * 2
 
 
-def test_other_mistakes(folder):
+def test_other_errors(folder):
     squad(folder / "q.json", ("w1", None))
     with pytest.raises(
-        UserError, match="question q0: no answer is given; leave the question out, or set"
+        UserError, match="question q0: the question has no answer; remove it, or set"
     ):
         prepared(folder, QuestionAnswering(stride=4))
     squad(folder / "q.json", ("w1", "w2"))
     with pytest.raises(
         UserError,
-        match=r"leaves 20 of corpus\.max_length 24 for the text, of which windows share 20",
+        match=r"leaves 20 of corpus\.max_length 24 for the text, but windows share 20",
     ):
         prepared(folder, QuestionAnswering(stride=20))
     (folder / "q.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "x"}]}]}))
@@ -338,7 +352,7 @@ def test_other_mistakes(folder):
 
 
 def test_squad(shared, tmp_path):
-    """A model that is sure of the right tokens answers nearly every question of the dev set as its people did."""
+    """Exact logits give nearly every answer of the data: tokens hardly ever cut an answer."""
     path = str(shared / "data/squad/train-shifts-wiki.json")
     source = Source(path=path, column="question", pair="context", label="answers")
     corpus = Corpus(

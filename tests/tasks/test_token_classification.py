@@ -1,4 +1,4 @@
-"""Tags of words: rows, broken entities, and figures that are seqeval's."""
+"""Token classification: rows, invalid tags, and the metrics of seqeval."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from flaxdistill.data.sources import Source
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.tasks.token_classification import TokenClassification
-from flaxdistill.tasks.word_splitting import word_places
+from flaxdistill.tasks.word_splitting import word_offsets
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(10)), "##a", "##b"]
 TRAIN = "-DOCSTART- O\n\nw0 B-PER\nw1ab I-PER\nw2 O\n\nw3 B-LOC\n☃ O\n"
@@ -46,37 +46,40 @@ def every_row(blocks, length=0):
     return rows((blocks,), order, np.arange(len(blocks)), length=length)
 
 
-def test_a_word_is_asked_about_at_its_first_token(folder):
+def test_a_word_is_labelled_at_its_first_token(folder):
     store = prepared(folder)
     assert store.labels == ("O", "B-LOC", "B-PER", "I-PER")
-    made = every_row(store.train[0], length=8)
+    batch = every_row(store.train[0], length=8)
     w = {word: n for n, word in enumerate(WORDS)}
-    assert made["input_ids"].tolist() == [
+    assert batch["input_ids"].tolist() == [
         [2, w["w0"], w["w1"], w["##a"], w["##b"], w["w2"], 3, 0],
         [2, w["w3"], w["[UNK]"], 3, 0, 0, 0, 0],
     ]
-    assert made["labels"].tolist() == [
+    assert batch["labels"].tolist() == [
         [-1, 2, 3, -1, -1, 0, -1, -1],
         [-1, 1, 0, -1, -1, -1, -1, -1],
     ]
 
 
-def test_a_long_sentence_goes_on_in_the_next_row(folder):
+def test_a_long_sentence_continues_in_the_next_row(folder):
     (folder / "long.txt").write_text("".join(f"w{i % 10} O\n" for i in range(33)) + "w1ab B-X\n")
     store = prepared(folder, name="long.txt")
-    made = every_row(store.train[0])
-    assert made["labels"].shape == (3, 16)
-    assert [(row >= 0).sum() for row in made["labels"]] == [14, 14, 6]
-    assert made["segment_ids"].sum(1).tolist() == [16, 16, 10]
+    batch = every_row(store.train[0])
+    assert batch["labels"].shape == (3, 16)
+    assert [(row >= 0).sum() for row in batch["labels"]] == [14, 14, 6]
+    assert batch["segment_ids"].sum(1).tolist() == [16, 16, 10]
 
 
-def test_spaces_and_tabs_alone_part_words(folder):
-    """Blank lines may hold them, and other white space is part of a word."""
-    text = "-DOCSTART- -X- O\n\nw0  A O\nw1\u00a0w2 A B-X\n \t\nw3\tA\tO\nw4 w5\tA\tO\n\t\t\n \n\u2028 A O\n"
+def test_only_spaces_and_tabs_separate_fields(folder):
+    """A blank line may contain them; other white space is part of a word."""
+    text = (
+        "-DOCSTART- -X- O\n\nw0  A O\nw1\u00a0w2 A B-X\n \t\n"
+        "w3\tA\tO\nw4 w5\tA\tO\n\t\t\n \n\u2028 A O\n"
+    )
     (folder / "s.txt").write_text(text)
     source = Source(path=str(folder / "s.txt"), column="0", label="-1")
-    found = [(e.text, e.label) for shard in source.labelled() for e in shard.documents()]
-    assert found == [
+    sentences = [(e.text, e.label) for shard in source.labelled() for e in shard.documents()]
+    assert sentences == [
         (["w0", "w1\u00a0w2"], ["O", "B-X"]), (["w3", "w4 w5"], ["O", "O"]), (["\u2028"], ["O"])
     ]  # fmt: skip
 
@@ -107,13 +110,13 @@ def test_lists_of_words_and_rows_without_tags(folder):
         ("", ""),
     ],
 )
-def test_words_are_cut_as_conll_cuts_them(folder, text, words):
-    places = word_places(text, load_vocabulary(str(folder / "vocab.txt")))
-    assert "|".join(text[a:b] for a, b in places) == words
+def test_words_are_split_as_in_conll(folder, text, words):
+    offsets = word_offsets(text, load_vocabulary(str(folder / "vocab.txt")))
+    assert "|".join(text[a:b] for a, b in offsets) == words
 
 
-def test_plain_text_teaches_without_tags(folder, monkeypatch):
-    """In as many rows as its words need, whatever holds them."""
+def test_plain_text_has_unknown_tags(folder, monkeypatch):
+    """In docstrings, text files, jsonl files and tagged files read without tags."""
     monkeypatch.setattr(
         "flaxdistill.data.readers.docstrings.read_docstrings", lambda: ["w0, w1ab!"]
     )
@@ -126,7 +129,6 @@ def test_plain_text_teaches_without_tags(folder, monkeypatch):
         Source(path=path)
         for path in ("docstrings", str(folder / "raw.txt"), str(folder / "raw.jsonl"))
     ]
-    # The words of a tagged file without their tags.
     more.append(dataclasses.replace(labelled, label=None))
     corpus = Corpus(
         sources=(labelled, *more),
@@ -158,7 +160,7 @@ def test_plain_text_teaches_without_tags(folder, monkeypatch):
     }
 
 
-def test_blanks_around_tabs_are_no_part_of_a_tag(folder):
+def test_spaces_around_tabs_are_not_part_of_a_tag(folder):
     (folder / "train.txt").write_text("w0\tB-X \n w1 \tO\n")
     store = prepared(folder)
     assert store.labels == ("O", "B-X")
@@ -166,7 +168,7 @@ def test_blanks_around_tabs_are_no_part_of_a_tag(folder):
     assert ids[0, :4].tolist() == [2, WORDS.index("w0"), WORDS.index("w1"), 3]
 
 
-def test_what_is_held_out_as_words_is_not_taught_as_text(folder):
+def test_held_out_sentences_are_not_trained_on_as_text(folder):
     words = [[f"w{n % 6}", f"w{n // 6 % 6}", f"w{n // 36}"] for n in range(216)]
     lines = [{"words": pair, "tags": ["O", "O", "B-X"]} for pair in words]
     (folder / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -179,76 +181,88 @@ def test_what_is_held_out_as_words_is_not_taught_as_text(folder):
         max_length=16,
     )
     store = prepare_examples(corpus, TokenClassification().row_builder(), folder / "stores")
-    judged, *taught = (
+    held_out, *trained = (
         {tuple(row) for row in every_row(b)["input_ids"]} for b in (store.held_out, *store.train)
     )
-    assert len(judged) > 20 and not any(judged & side for side in taught)
+    assert len(held_out) > 20 and not any(held_out & side for side in trained)
 
 
 MISTAKES = {
-    "inside first": ("w0 O\nw1 I-X\n", r"line 2, word 2 'w1': the tag I-X follows O, but an entity begins with B-X"),
+    "inside first": (
+        "w0 O\nw1 I-X\n",
+        r"line 2, word 2 'w1': the tag I-X follows O, but an entity begins with B-X",
+    ),
     "inside another": ("w0 B-Y\nw1 I-X\n", r"word 2 'w1': the tag I-X follows B-Y"),
     "first of all": ("\n\nw0 I-X\n", r"line 3, word 1 'w0': the tag I-X follows nothing"),
-    "other scheme": ("w0 S-X\nw1 O\n", r"the tag 'S-X' is neither O nor B-\.\.\. nor I-\.\.\.; mend it, or set"),
-    "ragged": ("w0 O\nw1\n", r"train\.txt, line 2: 1 fields, of which 0 and -1 are asked for"),
-    "own line": ("w0 O\n\n\nw0 O\nw1 O\nw2 I-X\n", r"train\.txt, line 6, word 3 'w2': the tag I-X follows O"),
+    "other scheme": (
+        "w0 S-X\nw1 O\n",
+        r"the tag 'S-X' is neither O nor B-\.\.\. nor I-\.\.\.; correct it, or set",
+    ),
+    "ragged": ("w0 O\nw1\n", r"train\.txt, line 2: 1 fields, but columns 0 and -1 are needed"),
+    "own line": (
+        "w0 O\n\n\nw0 O\nw1 O\nw2 I-X\n",
+        r"train\.txt, line 6, word 3 'w2': the tag I-X follows O",
+    ),
     "last field lacks": (
         "w0 NN B-NP O\nw1 NN I-NP\n",
-        r"train\.txt, line 2: 3 fields, and the first word's line has 4; give every line as many",
+        r"train\.txt, line 2: 3 fields, but the first line has 4; give every line the same",
     ),
-    "a comment": ("# by hand w\nw0 O\n", r"train\.txt, line 2: 2 fields, and the first word's line has 4"),
-    "a no-break space alone": ("w0 O\n\u00a0\nw1 O\n", r"train\.txt, line 2: 1 fields, of which"),
+    "a comment": ("# by hand w\nw0 O\n", r"train\.txt, line 2: 2 fields, but the first line has 4"),
+    "a no-break space alone": (
+        "w0 O\n\u00a0\nw1 O\n",
+        r"train\.txt, line 2: 1 fields, but columns",
+    ),
     "one tag": ("w0 O\n", "the training rows hold the tag O; there is nothing to choose between"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_names_the_word(folder, text, message):
+def test_errors_name_the_word(folder, text, message):
     (folder / "train.txt").write_text(text)
     with pytest.raises(UserError, match=message):
         prepared(folder)
 
 
-def test_other_mistakes(folder):
+def test_other_errors(folder):
     (folder / "dev.txt").write_text("w0 B-ORG\n")
     with pytest.raises(
-        UserError, match=r"dev\.txt, line 1, word 1 'w0': the tag 'B-ORG' is none of O, B-LOC"
+        UserError, match=r"dev\.txt, line 1, word 1 'w0': the tag 'B-ORG' is not one of O, B-LOC"
     ):
         prepared(folder, dev="dev.txt")
     with pytest.raises(UserError, match="whose columns have numbers and no names"):
         prepared(folder, column="word")
-    for line, said in (
+    for line, message in (
         ({"words": "w0", "tags": ["O"]}, "expected a list of words but found 'w0'"),
         ({"words": ["w0"], "tags": "O"}, "expected a list of tags but found 'O'"),
         ({"words": ["w0", "w1"], "tags": ["O"]}, "2 words and 1 tags; give every word one"),
     ):
         (folder / "bad.jsonl").write_text(json.dumps(line) + "\n")
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             prepared(folder, name="bad.jsonl", column="words", label="tags")
     prepared(folder, TokenClassification(scheme="plain", labels=("O", "B-PER", "I-PER", "B-LOC")))
 
 
-def test_figures():
-    rows_ = types.SimpleNamespace(beside={"example": np.array([0, 1])})
-    names = types.SimpleNamespace(labels=("O", "B-X", "I-X", "B-Y"), held_out=rows_)
+def test_score():
+    held_out = types.SimpleNamespace(columns={"example": np.array([0, 1])})
+    store = types.SimpleNamespace(labels=("O", "B-X", "I-X", "B-Y"), held_out=held_out)
     gold = [np.array([-1, 1, 2, -1, 0, -1]), np.array([-1, 3, 0, 1, -1])]
-    said = [np.array([0, 1, 2, 3, 0, 0]), np.array([0, 0, 0, 1, 0])]
-    logits = [np.eye(4)[row] for row in said]
-    scores = TokenClassification().score(logits, gold, names).metrics
-    # Of 3 entities 2 are found, and nothing else.
+    predicted = [np.array([0, 1, 2, 3, 0, 0]), np.array([0, 0, 0, 1, 0])]
+    logits = [np.eye(4)[row] for row in predicted]
+    scores = TokenClassification().score(logits, gold, store).metrics
+    # 2 of 3 entities are found, and nothing else.
     assert scores["precision"] == 1.0 and scores["recall"] == pytest.approx(2 / 3)
     assert scores["f1"] == pytest.approx(0.8) and scores["accuracy"] == pytest.approx(5 / 6)
     assert scores["f1_X"] == 1.0 and scores["f1_Y"] == 0.0
-    assert TokenClassification(scheme="plain").score(logits, gold, names).metrics[
+    assert TokenClassification(scheme="plain").score(logits, gold, store).metrics[
         "accuracy"
     ] == pytest.approx(5 / 6)
-    # The second row goes on with the first one's sentence: an entity across both is one.
-    one = types.SimpleNamespace(
-        labels=names.labels, held_out=types.SimpleNamespace(beside={"example": np.array([0, 0])})
+    # With both rows in one sentence, an entity may span them.
+    one_sentence = types.SimpleNamespace(
+        labels=store.labels, held_out=types.SimpleNamespace(columns={"example": np.array([0, 0])})
     )
-    cut = [np.array([-1, 1, 2]), np.array([-1, 2, 0])]
+    split_entity = [np.array([-1, 1, 2]), np.array([-1, 2, 0])]
     missed = [np.eye(4)[[0, 1, 2]], np.eye(4)[[0, 0, 0]]]
-    assert TokenClassification().score(missed, cut, one).metrics["f1"] == 0.0
+    assert TokenClassification().score(missed, split_entity, one_sentence).metrics["f1"] == 0.0
 
 
 def test_conll(shared, tmp_path):

@@ -1,1 +1,1 @@
-"""Metrics of labelled tasks, one kind of task a file, computed by scikit-learn, SciPy and seqeval."""
+"""Metrics of labelled tasks, computed with scikit-learn, SciPy and seqeval."""

@@ -1,4 +1,4 @@
-"""Flaxdistill/metrics/question_answering.py."""
+"""Metrics of extractive question answering, as in SQuAD's evaluation scripts."""
 
 from __future__ import annotations
 
@@ -9,87 +9,90 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flaxdistill.metrics import Score, ratio
+from flaxdistill.metrics import Score, ratio_of_sums
 
 
-def spans(
+def squad_metrics(
     predicted: Mapping[str, str],
-    answers: Mapping[str, Sequence[str]],
+    references: Mapping[str, Sequence[str]],
     *,
     unanswerable: bool = False,
 ) -> Score:
-    """Score answers by question id as SQuAD's own scripts do: exact match and F1 of words, in [0, 1].
+    """Compute SQuAD's exact match and F1 of words, in [0, 1], from answers by question id.
 
-    ``answers`` lists what is right for each question; of these the best counts. Without ``unanswerable`` the rules are those
-    of evaluate-v1.1.py (Rajpurkar et al., 2016): F1 is 0 where no word is shared, so that '.' said for '.' is exact with an
-    F1 of 0. With it they are those of evaluate-v2.0.py (Rajpurkar et al., 2018): [] where there is no answer, which is what
-    '' says; a right answer without words is left out; and there are the metrics HasAns and NoAns of either sort of question.
-    A question without a prediction counts 0, although evaluate-v2.0.py leaves it out of its means.
+    ``references`` lists the correct answers of each question; the best match counts.
+
+    Without ``unanswerable`` the rules are those of evaluate-v1.1.py (Rajpurkar et al., 2016): F1
+    is 0 without common words, so '.' for '.' is an exact match with F1 0. With it they are those
+    of evaluate-v2.0.py (Rajpurkar et al., 2018): [] means no answer, which the prediction '' is; a
+    correct answer without words is ignored; HasAns and NoAns metrics are added. A question without
+    a prediction counts as 0, although evaluate-v2.0.py leaves it out of its means.
     """
-    exact, overlap = _words_compared(predicted, answers, unanswerable)
-    one = np.ones(len(answers))
-    metrics = {"f1": float(overlap.mean()), "exact": float(exact.mean())}
+    exact, f1 = _compare(predicted, references, unanswerable)
+    ones = np.ones(len(references))
+    metrics = {"f1": float(f1.mean()), "exact": float(exact.mean())}
     if unanswerable:
-        has = np.array([bool(right) for right in answers.values()])
-        for sort, of in (("HasAns", has), ("NoAns", ~has)):
-            if of.any():
-                metrics |= {
-                    f"{sort}_exact": float(exact[of].mean()),
-                    f"{sort}_f1": float(overlap[of].mean()),
-                }
-    return Score(metrics, {"f1": ratio(overlap, one), "exact": ratio(exact, one)})
+        has_answer = np.array([bool(answers) for answers in references.values()])
+        for name, mask in (("HasAns", has_answer), ("NoAns", ~has_answer)):
+            if mask.any():
+                metrics[f"{name}_exact"] = float(exact[mask].mean())
+                metrics[f"{name}_f1"] = float(f1[mask].mean())
+    return Score(metrics, {"f1": ratio_of_sums(f1, ones), "exact": ratio_of_sums(exact, ones)})
 
 
 def best_threshold(
-    found: Mapping[str, tuple[str, float]], answers: Mapping[str, Sequence[str]]
+    predictions: Mapping[str, tuple[str, float]], references: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """Find above which difference of scores no answer is best said: the mean F1 there, and the difference.
+    """Find the null threshold with the best mean F1, ``best_f1_thresh``, and that F1, ``best_f1``.
 
-    ``found`` has the likeliest span of each question, and how far the score of no answer is above it. Follows
-    ``find_best_thresh`` of evaluate-v2.0.py (Rajpurkar et al., 2018), but where it is best to answer nothing: the script
-    then says 0, thinking of probabilities, and this what lies below all differences.
+    ``predictions`` hold the best span of each question and its null score difference. Follows
+    ``find_best_thresh`` of evaluate-v2.0.py (Rajpurkar et al., 2018), except if it is best to
+    answer no question: the script then returns 0, which suits probabilities, and this function a
+    threshold below all differences.
     """
-    ordered = sorted(found.items(), key=lambda item: item[1][1])
-    right = {name: answers[name] for name, _ in ordered}
-    _, overlap = _words_compared({name: text for name, (text, _) in ordered}, right, True)
-    has = np.array([bool(texts) for texts in right.values()])
-    said = np.array([bool(text) for _, (text, _) in ordered])
-    gaps = [gap for _, (_, gap) in ordered]
-    # All questions left without an answer, and then answered one after another.
-    sums = np.sum(~has) + np.cumsum(np.concatenate([[0.0], np.where(has, overlap, -1.0 * said)]))
+    ordered = sorted(predictions.items(), key=lambda item: item[1][1])
+    ordered_references = {name: references[name] for name, _ in ordered}
+    texts = {name: text for name, (text, _) in ordered}
+    _, f1 = _compare(texts, ordered_references, True)
+    has_answer = np.array([bool(answers) for answers in ordered_references.values()])
+    predicts_answer = np.array([bool(text) for text in texts.values()])
+    differences = [difference for _, (_, difference) in ordered]
+    # Start with no question answered, then answer one after another.
+    gains = np.where(has_answer, f1, -1.0 * predicts_answer)
+    sums = np.sum(~has_answer) + np.cumsum(np.concatenate([[0.0], gains]))
     best = int(sums.argmax())
     return {
-        "best_f1": float(sums[best] / len(gaps)),
-        "best_f1_thresh": float(gaps[best - 1] if best else gaps[0] - 1),
+        "best_f1": float(sums[best] / len(differences)),
+        "best_f1_thresh": float(differences[best - 1] if best else differences[0] - 1),
     }
 
 
-def _words_compared(
-    predicted: Mapping[str, str], answers: Mapping[str, Sequence[str]], unanswerable: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Give exact match and F1 of each question, float64 [N] both."""
-    exact, overlap = np.zeros(len(answers)), np.zeros(len(answers))
-    for n, (name, right) in enumerate(answers.items()):
-        said = predicted.get(name)
-        if said is None:
-            continue
-        words, references = plain(said), [plain(text) for text in right]
-        if unanswerable:
-            references = [text for text in references if text] or [""]
-        exact[n] = max((words == text for text in references), default=0)
-        overlap[n] = max((_word_f1(words, text, unanswerable) for text in references), default=0)
-    return exact, overlap
-
-
-def plain(text: str) -> str:
-    """Lower a text and leave out punctuation and articles."""
+def normalize_answer(text: str) -> str:
+    """Lowercase a text and remove punctuation, articles and extra whitespace."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def _word_f1(said: str, right: str, unanswerable: bool) -> float:
-    ours, theirs = said.split(), right.split()
-    if unanswerable and not (ours and theirs):
-        return float(ours == theirs)
-    common = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * common / (len(ours) + len(theirs)) if common else 0.0
+def _compare(
+    predicted: Mapping[str, str], references: Mapping[str, Sequence[str]], unanswerable: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exact match and the F1 of each question, float64 [N] both."""
+    exact, f1 = np.zeros(len(references)), np.zeros(len(references))
+    for n, (name, answers) in enumerate(references.items()):
+        prediction = predicted.get(name)
+        if prediction is None:
+            continue
+        text, texts = normalize_answer(prediction), [normalize_answer(a) for a in answers]
+        if unanswerable:
+            texts = [reference for reference in texts if reference] or [""]
+        exact[n] = max((text == reference for reference in texts), default=0)
+        f1[n] = max((_word_f1(text, reference, unanswerable) for reference in texts), default=0)
+    return exact, f1
+
+
+def _word_f1(predicted: str, reference: str, unanswerable: bool) -> float:
+    predicted_words, reference_words = predicted.split(), reference.split()
+    if unanswerable and not (predicted_words and reference_words):
+        return float(predicted_words == reference_words)
+    common = sum((Counter(predicted_words) & Counter(reference_words)).values())
+    return 2 * common / (len(predicted_words) + len(reference_words)) if common else 0.0

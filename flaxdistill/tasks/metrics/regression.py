@@ -1,4 +1,4 @@
-"""Flaxdistill/metrics/regression.py."""
+"""Metrics of regression."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import numpy as np
 from flaxdistill.metrics import PerExample, Score
 
 
-def numbers(predicted: np.ndarray, labels: np.ndarray) -> Score:
-    """Compare numbers float [N]: Pearson's and Spearman's correlation (nan where one side is constant), mean square."""
+def regression_metrics(predicted: np.ndarray, labels: np.ndarray) -> Score:
+    """Compare floats [N]: Pearson and Spearman correlation, and mean squared error.
+
+    A correlation is nan if either side is constant.
+    """
     from scipy.stats import pearsonr, rankdata, spearmanr
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a constant answer has no correlation: nan says so
+        warnings.simplefilter("ignore")  # constant predictions: the result is nan
         several = len(labels) > 1
         metrics = {
             "pearson": float(pearsonr(predicted, labels).statistic) if several else math.nan,
             "spearman": float(spearmanr(predicted, labels).statistic) if several else math.nan,
             "mse": float(np.mean(np.square(predicted - labels))),
         }
-    # Ranks are those among all examples: ranked anew in every resample they would differ little, at a great cost.
+    # Ranks among all examples: ranking each resample anew would cost much and change little.
     ranks = [rankdata(side) for side in (predicted, labels)]
     return Score(
         metrics,
@@ -35,7 +38,7 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> PerExample:
 
     def metric(sums: np.ndarray) -> np.ndarray:
         n, sx, sy, xx, yy, xy = np.moveaxis(sums, -1, 0)
-        spread = np.sqrt(np.maximum((n * xx - sx * sx) * (n * yy - sy * sy), 0.0))
-        return np.where(spread > 0, (n * xy - sx * sy) / np.where(spread > 0, spread, 1.0), np.nan)
+        norm = np.sqrt(np.maximum((n * xx - sx * sx) * (n * yy - sy * sy), 0.0))
+        return np.where(norm > 0, (n * xy - sx * sy) / np.where(norm > 0, norm, 1.0), np.nan)
 
     return PerExample(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1), metric)
