@@ -1,13 +1,15 @@
-"""The one config type: what a run is, as frozen dataclasses; JSON out and in."""
+"""The config of a run: `Experiment` and its parts, all frozen dataclasses."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from flaxdistill.data.corpus import Corpus, Engine
 from flaxdistill.errors import UserError
+from flaxdistill.experiment.fields import check_type, free, path_to_str
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import VocabKD
@@ -18,34 +20,44 @@ from flaxdistill.tasks.base import Labelled, Task
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.lanes import Lane
 from flaxdistill.train.optimizer import AdamW
-from flaxdistill.train.profiler import read_steps
+from flaxdistill.train.profiler import parse_steps
 
 
-def Stage(name: str) -> str:  # noqa: N802 - reads as the noun it is in a config
-    """Point a path at what an earlier stage of the same config trains."""
+def Stage(name: str) -> str:  # noqa: N802 - reads as a noun in a config
+    """Return the path of the student that an earlier stage of the same config trains."""
     return "@" + name
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+def stage_name(path: str | None) -> str | None:
+    """Return the stage that a path written by ``Stage`` names; None for a directory or a Hub id."""
+    return path[1:] if path and path.startswith("@") else None
+
+
+@dataclasses.dataclass(frozen=True)
 class Teacher:
     """A model to learn from."""
 
-    path: str  # a directory, a Hub id (user/name or user/name@revision) or Stage("name")
-    dtype: DType = "auto"  # of its weights and its arithmetic
+    path: str
+    """A directory, a Hub id (user/name or user/name@revision) or Stage("name")."""
+    _: dataclasses.KW_ONLY
+    dtype: DType = "auto"
+    """Dtype of its weights and its arithmetic."""
     attention: Attention = "auto"
-    sharded: bool = (
-        False  # over fsdp and tensor, as the student is; else every device has all of its weights
-    )
-    cache_top_k: int = (
-        0  # words kept of its answers, which are then computed once; 0: it runs in every step
-    )
+    """Attention kernel: auto takes the fastest that this device and these rows allow."""
+    sharded: bool = free(False)
+    """Split its weights over fsdp and tensor, as the student's; else each device holds a copy."""
+    cache_top_k: int = 0
+    """Cache its k most probable tokens per position, computed once; 0 runs it in every step."""
 
-    def __post_init__(self):
-        if not self.path.strip("@"):
+    def __post_init__(self) -> None:
+        path_to_str(self, "path")
+        if not isinstance(self.path, str) or not self.path.strip("@"):
             raise UserError(f"teacher.path is {self.path!r}; give a directory, a Hub id or @stage")
+        check_type("teacher.cache_top_k", self.cache_top_k, int, "a number of tokens, such as 64")
         if self.cache_top_k < 0:
             raise UserError(
-                f"teacher.cache_top_k is {self.cache_top_k}; it is a number of words, such as 64, or 0"
+                f"teacher.cache_top_k is {self.cache_top_k}; give a number of tokens, such as 64, "
+                "or 0"
             )
 
 
@@ -53,173 +65,230 @@ class Teacher:
 class Student:
     """The model to train.
 
-    A size left None is that of the model it starts from or learns from, and half of its layers (all of them where a
-    labelled task is learnt without teacher and reference); where ``hidden_size`` is another than that model's, heads keep
-    their width and ``intermediate_size`` its proportion.
+    A size of None is taken from the model that the student starts from or learns from. The number
+    of layers is then half of that model's, or all of them for a labelled task without teacher and
+    reference. If ``hidden_size`` differs from that model's, heads keep their width and
+    ``intermediate_size`` its proportion.
     """
 
     start: Start = Start()
+    """Where its first weights come from."""
     family: str | None = None
+    """Model family, such as bert or distilbert; None: that of the model it starts from."""
     num_layers: int | None = None
+    """Number of layers; None: half of the other model's."""
     hidden_size: int | None = None
+    """Width of the hidden states; None: the other model's."""
     num_heads: int | None = None
+    """Attention heads per layer; None: as many as keep their width."""
     intermediate_size: int | None = None
+    """Inner width of the feed-forward layers; None: in proportion to hidden_size."""
     max_positions: int | None = None
+    """Longest sequence it can read; None: the other model's."""
     dropout: float = 0.1
+    """Dropout probability of embeddings and hidden states."""
     attention_dropout: float = 0.1
-    dtype: DType = "auto"  # of its arithmetic; weights are float32
+    """Dropout probability of attention weights."""
+    dtype: DType = "auto"
+    """Dtype of its arithmetic; its weights are float32."""
     attention: Attention = "auto"
-    remat: bool = (
-        False  # compute layers again in the backward pass: a third more arithmetic, far less memory
-    )
+    """Attention kernel: auto takes the fastest that this device and these rows allow."""
+    remat: bool = free(False)
+    """Recompute layers in the backward pass: a third more arithmetic, far less memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One run. ``losses`` are the objects that run, by the name their flags have."""
+    """One run: models, data, task, losses and schedule. Lists and paths are converted."""
 
     teacher: Teacher | None = None
-    ensemble: dict[str, Teacher] = dataclasses.field(
-        default_factory=dict
-    )  # further teachers; losses average over all
+    """The model to learn from; None trains on labels or masked tokens alone."""
+    ensemble: dict[str, Teacher] = dataclasses.field(default_factory=dict)
+    """Further teachers, by name; losses average over all teachers."""
     student: Student = Student(start=Start(path=None))
+    """The model to train."""
     corpus: Corpus = Corpus()
+    """The training and held-out data."""
     task: Task = MLM()
+    """What the student is trained for."""
     losses: dict[str, Loss] = dataclasses.field(
         default_factory=lambda: {"vocab": VocabKD(), "cosine": HiddenCosine()}
     )
+    """The losses that are summed, by the name of their flags."""
     optim: AdamW = AdamW()
-    steps: int = 1000
-    batch_size: int = 64  # rows of one update, over all devices
-    accumulate: int = 1  # micro-batches of one update; the result is the same, the memory is less
-    fsdp: int = 1  # devices that share one copy of the parameters; the others share the rows
-    tensor: int = 1  # devices that share every row: each has some heads and some of the inner width
+    """The optimizer and its schedule."""
+    steps: int = free(1000)
+    """Number of updates."""
+    batch_size: int = 64
+    """Sequences per update, over all devices."""
+    accumulate: int = free(1)
+    """Micro-batches per update: the same result with less memory."""
+    fsdp: int = free(1)
+    """Devices over which one copy of the parameters is split: fully sharded data parallelism."""
+    tensor: int = free(1)
+    """Devices that compute the same rows: each has some heads and a part of the inner width."""
     seed: int = 0
-    seeds: tuple[
-        int, ...
-    ] = ()  # lanes: the same run with each of these seeds, side by side as one program
-    learning_rates: tuple[
-        float, ...
-    ] = ()  # lanes: and with each of these in place of optim.learning_rate
-    select: Literal["last", "best"] = (
-        "last"  # the student that a run gives: its last, or that of its best evaluation
-    )
-    reference: str | None = None  # a model that evaluations compare with where there is no teacher
-    profile: str = ""  # steps of which a profiler's trace is written, such as 10:13
-    wandb: str = ""  # a project at Weights & Biases that sees the log too
-    sanity_checks: bool = (
-        True  # examine teachers, losses and student before the first step and after a few
-    )
-    log_every: int = 10
-    eval_every: int = 500
-    save_every: int = 500
-    eval_batch_size: int = 64
-    data_dir: str | None = None  # where prepared blocks are kept; None: beside the run
-    engine: Engine = Engine()  # what prepares them
+    """Seed of first weights, order of rows, masks and dropout."""
+    seeds: tuple[int, ...] = ()
+    """Train one student per seed, in parallel in one program."""
+    learning_rates: tuple[float, ...] = ()
+    """Train one student per learning rate (and seed), in place of optim.learning_rate."""
+    select: Literal["last", "best"] = "last"
+    """The student that a run returns: the last, or that of the best evaluation."""
+    reference: str | None = None
+    """A reference model: what evaluations compare with when there is no teacher."""
+    profile: str = free("")
+    """Steps to trace with the profiler, such as 10:13."""
+    wandb: str = free("")
+    """A project of Weights & Biases that receives the log too."""
+    sanity_checks: bool = free(True)
+    """Check teachers, losses and student before the first step and after a few."""
+    log_every: int = free(10)
+    """Steps between two log rows."""
+    eval_every: int = free(500)
+    """Steps between two evaluations of the held-out rows."""
+    save_every: int = free(500)
+    """Steps between two checkpoints."""
+    eval_batch_size: int = free(64)
+    """Sequences per batch of an evaluation."""
+    data_dir: str | None = free(None)
+    """Where prepared data is cached; None: next to the run."""
+    engine: Engine = free(Engine())
+    """What prepares the data."""
 
-    def __post_init__(self):
-        counts = (
-            "steps",
-            "batch_size",
-            "accumulate",
-            "fsdp",
-            "tensor",
-            "log_every",
-            "eval_every",
-            "save_every",
-        )
-        for name in (*counts, "eval_batch_size"):
-            if not 1 <= getattr(self, name) < 2**31:
-                raise UserError(
-                    f"{name} is {getattr(self, name)}; it must be at least 1 and below 2^31"
-                )
-        for seed in (self.seed, *self.seeds):
-            if not 0 <= seed < 2**30:
-                raise UserError(
-                    f"seed is {seed}; it must be at least 0 and below 2^30, twice which a key can tell apart"
-                )
-        if self.profile:
-            read_steps(self.profile)
-        for name, values in (("seeds", self.seeds), ("learning_rates", self.learning_rates)):
-            if len(set(values)) < len(values):
-                raise UserError(f"{name} is {', '.join(map(str, values))}; name each of them once")
-        if not all(0 < rate < math.inf for rate in self.learning_rates):
-            raise UserError(
-                f"learning_rates is {', '.join(map(str, self.learning_rates))}; each must be above 0"
+    def __post_init__(self) -> None:
+        path_to_str(self, "reference")
+        path_to_str(self, "data_dir")
+        for name in ("seeds", "learning_rates"):
+            if isinstance(values := getattr(self, name), list | range):
+                object.__setattr__(self, name, tuple(values))
+        if isinstance(self.ensemble, list | tuple):
+            object.__setattr__(
+                self, "ensemble", {str(i): t for i, t in enumerate(self.ensemble, 2)}
             )
-        if (
-            max(len(self.seeds), len(self.learning_rates)) > 1
-            and self.teacher
-            and self.teacher.cache_top_k
-        ):
-            raise UserError(
-                "teacher.cache_top_k keeps answers in the order of one seed; set it to 0, or leave seeds and rates out"
-            )
-        if self.student.start.path == "teacher" and self.teacher is None:
-            raise UserError(
-                "student.start.path is the teacher, but there is none; give a path, or None for random weights"
-            )
-        if self.teacher and self.reference:
-            raise UserError(
-                f"reference is {self.reference}, but evaluations compare with the teacher where there is one; drop the reference"
-            )
-        if self.ensemble and self.teacher is None:
-            raise UserError(
-                "ensemble names further teachers, but there is no teacher; make one of them the teacher"
-            )
-        if self.ensemble and any(
-            teacher.cache_top_k for teacher in (self.teacher, *self.ensemble.values()) if teacher
-        ):
-            raise UserError(
-                "teacher.cache_top_k keeps the answers of one teacher; set it to 0, or drop the ensemble"
-            )
-        if self.teacher and not any(loss.needs_teacher for loss in self.losses.values()):
-            raise UserError(
-                "there is a teacher, but no loss compares with it; add one such as VocabKD(), or make the teacher the reference"
-            )
-        if isinstance(self.task, Labelled) and not any(
-            source.label for source in self.corpus.sources
-        ):
-            raise UserError(
-                "the task has labels, but no source has a column of them; name it in corpus.sources.0.label"
-            )
-        if not self.losses:
-            raise UserError(
-                'losses is empty; a run needs at least one, such as {"vocab": VocabKD()}'
-            )
+        _check_types(self)
+        _check_counts(self)
+        _check_lanes(self)
+        _check_teachers(self)
+        _check_objective(self)
 
     def lanes(self) -> tuple[Lane, ...]:
-        """List what is trained side by side: every rate with every seed."""
+        """List the students that train in parallel: every learning rate with every seed."""
         return tuple(
-            Lane(seed, rate)
-            for rate in self.learning_rates or (self.optim.learning_rate,)
+            Lane(seed, learning_rate)
+            for learning_rate in self.learning_rates or (self.optim.learning_rate,)
             for seed in self.seeds or (self.seed,)
         )
 
     def reference_models(self) -> dict[str, Teacher]:
-        """Name the models that the student is compared with: teacher and ensemble, or the reference in float32."""
+        """Return the models that evaluations compare with, by role.
+
+        These are the teacher and its ensemble or, without a teacher, the reference in float32.
+        """
         if self.teacher:
             others = {f"ensemble.{name}": teacher for name, teacher in self.ensemble.items()}
             return {"teacher": self.teacher, **others}
-        return (
-            {"reference": Teacher(path=self.reference, dtype="float32")} if self.reference else {}
-        )
+        return {"reference": Teacher(self.reference, dtype="float32")} if self.reference else {}
 
     def start_path(self) -> str | None:
-        """Give the path that the student's first weights or sizes come from, or None."""
+        """Return the path of the student's first weights or sizes, or None."""
         path = self.student.start.path
         return self.teacher.path if path == "teacher" and self.teacher else path
 
-    def earlier(self) -> list[str]:
-        """Name the stages that this one learns from."""
-        others = (self.teacher, *self.ensemble.values())
-        paths = [
-            self.start_path(),
-            self.reference,
-            *(teacher.path for teacher in others if teacher),
-        ]
-        return [path[1:] for path in paths if path and path.startswith("@")]
+    def earlier_stages(self) -> list[str]:
+        """List the stages whose students this experiment reads."""
+        teachers = (self.teacher, *self.ensemble.values())
+        paths = (self.start_path(), self.reference, *(t.path for t in teachers if t))
+        return [name for name in map(stage_name, paths) if name is not None]
 
     def model_path(self) -> str | None:
-        """Give the path of the model whose vocabulary, and whose sizes, are the student's, or None."""
+        """Return the path of the model that sets the student's vocabulary and sizes, or None."""
         return self.start_path() or (self.teacher.path if self.teacher else self.reference)
+
+
+def _check_types(e: Experiment) -> None:
+    """Raise UserError for values that the checks below cannot read."""
+    if e.teacher is not None:
+        check_type("teacher", e.teacher, Teacher, 'a Teacher, such as Teacher("path")')
+    several = 'a dict of teachers, such as {"second": Teacher("path")}'
+    check_type("ensemble", e.ensemble, Mapping, several)
+    for name, teacher in e.ensemble.items():
+        check_type(f"ensemble.{name}", teacher, Teacher, 'a Teacher, such as Teacher("path")')
+    check_type("student", e.student, Student, "a Student, such as Student(num_layers=3)")
+    check_type("student.start", e.student.start, Start, 'a Start, such as Start("path")')
+    check_type("corpus", e.corpus, Corpus, "a Corpus, such as Corpus(sources=...)")
+    check_type("task", e.task, Task, "a task, such as MLM() or Classification()")
+    check_type("losses", e.losses, Mapping, 'a dict of losses, such as {"vocab": VocabKD()}')
+    for name, loss in e.losses.items():
+        check_type(f"losses.{name}", loss, Loss, "a loss, such as VocabKD()")
+    check_type("optim", e.optim, AdamW, "an optimizer, such as AdamW(learning_rate=5e-4)")
+    check_type("seeds", e.seeds, tuple, "a list of seeds, such as [0, 1, 2]")
+    check_type("learning_rates", e.learning_rates, tuple, "a list of rates, such as [1e-4, 3e-4]")
+    for rate in e.learning_rates:
+        check_type("learning_rates", rate, int | float, "numbers, such as [1e-4, 3e-4]")
+    check_type("profile", e.profile, str, "the first and the last step, such as 10:13")
+
+
+def _check_counts(e: Experiment) -> None:
+    counts = ("steps", "batch_size", "accumulate", "fsdp", "tensor")
+    for name in (*counts, "log_every", "eval_every", "save_every", "eval_batch_size"):
+        value = getattr(e, name)
+        check_type(name, value, int, "a whole number")
+        if not 1 <= value < 2**31:
+            raise UserError(f"{name} is {value}; it must be at least 1 and below 2^31")
+    for seed in (e.seed, *e.seeds):
+        check_type("seed", seed, int, "a whole number")
+        if not 0 <= seed < 2**30:  # PRNG keys are made from 2 * seed and 2 * seed + 1, in int32
+            raise UserError(f"seed is {seed}; it must be at least 0 and below 2^30")
+    if e.profile:
+        parse_steps(e.profile)
+
+
+def _check_lanes(e: Experiment) -> None:
+    for name, values in (("seeds", e.seeds), ("learning_rates", e.learning_rates)):
+        if len(set(values)) < len(values):
+            listed = ", ".join(map(str, values))
+            raise UserError(f"{name} is {listed}; list each value once")
+    if not all(0 < rate < math.inf for rate in e.learning_rates):
+        listed = ", ".join(map(str, e.learning_rates))
+        raise UserError(f"learning_rates is {listed}; each must be above 0 and finite")
+    several = max(len(e.seeds), len(e.learning_rates)) > 1
+    if several and e.teacher and e.teacher.cache_top_k:
+        raise UserError(
+            "teacher.cache_top_k caches in the order of one seed; set it to 0, or leave out seeds "
+            "and learning_rates"
+        )
+
+
+def _check_teachers(e: Experiment) -> None:
+    if e.student.start.path == "teacher" and e.teacher is None:
+        raise UserError(
+            "student.start.path is the teacher, but there is none; give a path, or None for "
+            "random weights"
+        )
+    if e.teacher and e.reference:
+        raise UserError(
+            f"reference is {e.reference}, but evaluations compare with the teacher; remove the "
+            "reference"
+        )
+    if e.ensemble and e.teacher is None:
+        raise UserError("ensemble needs a teacher, but there is none; make one of them the teacher")
+    if e.ensemble and any(t.cache_top_k for t in (e.teacher, *e.ensemble.values()) if t):
+        raise UserError(
+            "teacher.cache_top_k caches one teacher only; set it to 0, or remove the ensemble"
+        )
+    if e.teacher and not any(loss.needs_teacher for loss in e.losses.values()):
+        raise UserError(
+            "there is a teacher, but no loss compares with it; add one such as VocabKD(), or make "
+            "the teacher the reference"
+        )
+
+
+def _check_objective(e: Experiment) -> None:
+    if isinstance(e.task, Labelled) and not any(source.label for source in e.corpus.sources):
+        raise UserError(
+            "the task has labels, but no source has a label column; name it in "
+            "corpus.sources.0.label"
+        )
+    if not e.losses:
+        raise UserError('losses is empty; a run needs at least one, such as {"vocab": VocabKD()}')

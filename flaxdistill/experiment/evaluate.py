@@ -1,4 +1,4 @@
-"""What ``eval`` tells: a run's students, or other models, on its held-out rows or on other ones, and how sure that is."""
+"""Evaluation of runs and models on the held-out rows of a run or on other rows."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flaxdistill.data.preparation.labelled import prepare_examples
-from flaxdistill.data.sources import given
+from flaxdistill.data.sources import source_fields
 from flaxdistill.data.store import Store, open_store
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import build, checks, evaluator, workdir
+from flaxdistill.experiment import checks, evaluator, inputs, workdir
 from flaxdistill.experiment.config import Experiment, Teacher
-from flaxdistill.experiment.results import best_rate, median
+from flaxdistill.experiment.results import best_learning_rate, median_over_seeds
+from flaxdistill.experiment.teachers import FrozenModels, freeze_models
 from flaxdistill.hub import compatibility, frozen
-from flaxdistill.hub.checkpoint import Model
-from flaxdistill.metrics import Score, interval
+from flaxdistill.hub.checkpoint import Checkpoint
+from flaxdistill.metrics import Score, bootstrap_interval
 from flaxdistill.pytrees import Apply, Params
 from flaxdistill.runtime import gcs, sharding
 from flaxdistill.tasks.base import Labelled
-from flaxdistill.train import batches as feed
-from flaxdistill.train import layer_similarity, predict
-from flaxdistill.train.log import Row
-from flaxdistill.train.loop import Report
+from flaxdistill.train import batches, layer_similarity, predict
+from flaxdistill.train.log import LogRow
+from flaxdistill.train.loop import ReportLine
 
 
 def evaluate(
@@ -35,202 +35,206 @@ def evaluate(
     *,
     against: str | None = None,
     data: str | None = None,
-    report: Report = lambda line: None,
+    report: ReportLine = lambda line: None,
     **fields: str | None,
-) -> list[Row]:
-    """Evaluate a run's students, or another model, on the run's held-out rows or on those of ``data``: one row each.
+) -> list[LogRow]:
+    """Evaluate a run's students, or another model, on held-out rows: the run's own or ``data``.
 
-    Compares with the run's teachers or reference where it has any. Of labelled rows ``interval`` bounds the task's figure with
-    95 % confidence, and ``per_class`` holds precision, recall, f1 and support of every class. ``against`` adds another run or
-    model, and of labelled rows the difference, of runs with several learning rates at the best one of each. ``fields`` are
-    those of ``Source`` in which ``data`` differs from the run's own held-out rows. A model may name its classes in another
-    order; ``report`` is told what those without names are taken for. Raises UserError for models of other vocabularies or
-    heads, and for ``data`` without labels.
+    Returns one row per student, then a median over seeds. Compares with the run's teachers or
+    reference model, if any. Rows of a labelled task have an ``interval``, the 95 % confidence
+    interval of the task's metric, and ``per_class``: precision, recall, f1 and support of each
+    class. ``against`` adds another run or model and, for a labelled task, the difference; of
+    several learning rates each side takes its best. ``fields`` are the fields of ``Source`` in
+    which ``data`` differs from the run's own held-out rows. A model may order its classes
+    differently; ``report`` receives the names assumed for classes without names. Raises UserError
+    for models with another vocabulary or head, and for ``data`` without labels.
     """
-    place = dataclasses.replace(_place(path.absolute(), data, given(data, **fields)), report=report)
-    whats = [model or str(path), *([against] if against else [])]
-    # Both are read and fit before one of them is judged, which takes its time.
-    sides = [
-        _judged(place, what, models)
-        for what, models in [(what, _models(place, what)) for what in whats]
-    ]
-    metric, rows = place.experiment.task.metric, list[Row]()
+    setup = _open_setup(path.absolute(), data, source_fields(data, **fields))
+    setup = dataclasses.replace(setup, report=report)
+    sources = [model or str(path), *([against] if against else [])]
+    # Read and check both sides first: an evaluation takes long.
+    models = [_read_students(setup, source) for source in sources]
+    sides = [_evaluate_side(setup, *side) for side in zip(sources, models, strict=True)]
+    metric, rows = setup.experiment.task.metric, list[LogRow]()
     for side in sides:
         rows += side.rows
         if len(side.rows) > 1:
-            middle = median(side.rows, metric)
-            at = f", rate {middle['learning_rate']:g}" if "learning_rate" in middle else ""
-            rows.append({"name": f"median{at}"} | middle)
-    if against and isinstance(place.experiment.task, Labelled):
-        ours, theirs = (side.chosen(metric) for side in sides)
-        rows.append({"name": "difference"} | _difference(ours, theirs, metric))
+            medians = median_over_seeds(side.rows, metric)
+            rate = f", rate {medians['learning_rate']:g}" if "learning_rate" in medians else ""
+            rows.append({"name": f"median{rate}"} | medians)
+    if against and isinstance(setup.experiment.task, Labelled):
+        first, second = (side.best_scores(metric) for side in sides)
+        rows.append({"name": "difference"} | _difference(first, second, metric))
     return rows
 
 
-def _difference(ours: Sequence[Score], theirs: Sequence[Score], metric: str) -> Row:
-    apart = statistics.mean(s.metrics[metric] for s in ours) - statistics.mean(
-        s.metrics[metric] for s in theirs
-    )
-    if not all(metric in score.per_example for score in (*ours, *theirs)):
-        return {metric: apart}
-    return {
-        metric: apart,
-        "interval": interval(*([s.per_example[metric] for s in side] for side in (ours, theirs))),
-    }
-
-
-def reference(path: Path, model: str) -> Score:
+def evaluate_model(path: Path, model: str) -> Score:
     """Evaluate one model on a run's held-out rows."""
-    place = _place(path.absolute())
-    return _scores(place, [_fitting(place, workdir.read_model(model))])[0]
+    setup = _open_setup(path.absolute())
+    return _score(setup, [_check_model(setup, workdir.read_model(model))])[0]
 
 
-def alone(path: Path) -> list[Score]:
-    """Evaluate a run's students on its held-out rows, one for each lane, compared with nobody."""
-    place = dataclasses.replace(_place(path.absolute()), hows=())
-    return _scores(place, _models(place, str(path)))
+def evaluate_students(path: Path) -> list[Score]:
+    """Evaluate the student of each lane of a run on its held-out rows, without reference models."""
+    setup = dataclasses.replace(_open_setup(path.absolute()), reference_configs=())
+    return _score(setup, _read_students(setup, str(path)))
 
 
-def align(path: Path, model: str | None = None) -> dict[str, Any]:
-    """Compare every layer of a run's student, or of another model, with every layer of its teacher or reference.
+def compare_layers(path: Path, model: str | None = None) -> dict[str, Any]:
+    """Compare every layer of a student, or of another model, with every layer of its reference.
 
-    Gives what ``alignment.similarity`` does, on the run's held-out rows without masks. Raises UserError where there is
-    nobody to compare with.
+    Returns the output of ``layer_similarity.layer_similarity`` on the run's held-out rows, without
+    masks. Raises UserError for a run without teacher and reference model.
     """
-    place = _place(path.absolute())
-    if not place.hows:
+    setup = _open_setup(path.absolute())
+    if not setup.reference_configs:
         raise UserError(
-            f"{path} has no teacher or reference whose layers could be compared with; set reference in its config"
+            f"{path} has no teacher or reference to compare layers with; set reference in its "
+            "config"
         )
-    apply, params = _freeze(place, _fitting(place, workdir.read_model(model or str(path))))
-    applies, others = place.asked
+    student = _check_model(setup, workdir.read_model(model or str(path)))
+    apply, params = _freeze(setup, student)
+    reference_apply, reference_params = (
+        setup.frozen_references.applies[0],
+        setup.frozen_references.params[0],
+    )
     compute = sharding.jit(
-        layer_similarity.make_align(apply, applies[0]),
-        place.mesh,
-        out_shardings=sharding.replicated(place.mesh),
+        layer_similarity.make_layer_sums(apply, reference_apply),
+        setup.mesh,
+        out_shardings=sharding.replicated(setup.mesh),
     )
-    batches = feed.held_out_batches(
-        place.store.held_out, place.experiment.eval_batch_size, place.mesh
+    rows = batches.held_out_batches(
+        setup.store.held_out, setup.experiment.eval_batch_size, setup.mesh
     )
-    return layer_similarity.similarity(compute(params, others[0], batch) for batch in batches)
+    return layer_similarity.layer_similarity(
+        compute(params, reference_params, batch) for batch in rows
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Place:
-    """Where models are judged, and by whom."""
+class _Setup:
+    """The held-out rows of a run and the models to compare with."""
 
     path: Path
     experiment: Experiment
     store: Store
     mesh: Any
-    hows: tuple[Teacher, ...]
-    report: Report = lambda line: None
-    said: list[predict.Rows] = dataclasses.field(
-        default_factory=list
-    )  # by the references, once asked
+    reference_configs: tuple[Teacher, ...]
+    report: ReportLine = lambda line: None
+    reference_logits: list[predict.RowArrays] = dataclasses.field(default_factory=list)
+    """Cache of the reference models' logits for labelled rows."""
 
     @functools.cached_property
-    def references(self) -> list[Model]:
-        """Whom models are compared with."""
-        return [build.read(how.path, self.path) for how in self.hows]
+    def references(self) -> list[Checkpoint]:
+        """The reference models, read once."""
+        return [inputs.load_model(config.path, self.path) for config in self.reference_configs]
 
     @functools.cached_property
-    def asked(self) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
-        """The references, ready to be asked; the same ones beside every model."""
-        return evaluator.freeze_teachers(self.references, self.hows, self.mesh)
+    def frozen_references(self) -> FrozenModels:
+        """The reference models on the mesh, placed once."""
+        return freeze_models(self.references, self.reference_configs, self.mesh)
 
 
 class _Side(NamedTuple):
-    """One run with its lanes, or one model."""
+    """The evaluation of one model, or of one run with its lanes."""
 
-    rows: list[Row]
+    rows: list[LogRow]
     scores: list[Score]
 
-    def chosen(self, metric: str) -> list[Score]:
-        """Give the scores of all seeds of the best learning rate."""
-        rate = best_rate(self.rows, metric)
+    def best_scores(self, metric: str) -> list[Score]:
+        """Return the scores of all seeds of the best learning rate."""
+        rate = best_learning_rate(self.rows, metric)
         lanes = zip(self.rows, self.scores, strict=True)
         return [score for row, score in lanes if row.get("learning_rate") == rate]
 
 
-def _place(
+def _open_setup(
     path: Path, data: str | None = None, fields: Mapping[str, Any] = MappingProxyType({})
-) -> _Place:
+) -> _Setup:
     e = workdir.read_experiment(path)
-    blocks = workdir.blocks(path, e)
-    folder, store = blocks.parent, open_store(blocks)
+    blocks = workdir.blocks_folder(path, e)
+    store = open_store(blocks)
     if data:
         if not isinstance(e.task, Labelled):
-            raise UserError(f"{path} has no labelled rows; --data reads those of a task")
-        like = next(
-            source for source in (*e.corpus.held_out_sources, *e.corpus.sources) if source.label
-        )
-        source = dataclasses.replace(like, path=data, **{"rows": None, **fields})
+            raise UserError(f"{path} has no labelled rows; --data reads labelled rows only")
+        sources = (*e.corpus.held_out_sources, *e.corpus.sources)
+        template = next(source for source in sources if source.label)
+        source = dataclasses.replace(template, path=data, **{"rows": None, **fields})
         corpus = dataclasses.replace(
             e.corpus, held_out_sources=(source,), tokenizer=str(path / workdir.TOKENIZER)
         )
-        store = prepare_examples(corpus, e.task.row_builder(), folder, labels=store.labels)
-    return _Place(path, e, store, sharding.make_mesh(), tuple(e.reference_models().values()))
+        store = prepare_examples(corpus, e.task.row_builder(), blocks.parent, labels=store.labels)
+    return _Setup(path, e, store, sharding.make_mesh(), tuple(e.reference_models().values()))
 
 
-def _models(place: _Place, what: str) -> list[Model]:
-    """Read a model, or every lane's of a run."""
-    return [_fitting(place, model) for model in workdir.read_lanes(what)]
+def _read_students(setup: _Setup, source: str) -> list[Checkpoint]:
+    """Read a model, or the student of every lane of a run."""
+    return [_check_model(setup, model) for model in workdir.read_students(source)]
 
 
-def _judged(place: _Place, what: str, models: list[Model]) -> _Side:
-    scores, metric = _scores(place, models), place.experiment.task.metric
-    lanes: list[Row] = [{"name": what}]
+def _evaluate_side(setup: _Setup, source: str, models: list[Checkpoint]) -> _Side:
+    scores, metric = _score(setup, models), setup.experiment.task.metric
+    names: list[LogRow] = [{"name": source}]
     if len(models) > 1:
-        those = workdir.read_experiment(gcs.local(what, gcs.RUN)).lanes()
-        lanes = [
+        lanes = workdir.read_experiment(gcs.local_copy(source, gcs.RUN_FILES)).lanes()
+        names = [
             {"name": model.source} | lane._asdict()
-            for model, lane in zip(models, those, strict=True)
+            for model, lane in zip(models, lanes, strict=True)
         ]
     rows = []
-    for lane, score in zip(lanes, scores, strict=True):
-        sure = (
-            {"interval": interval([score.per_example[metric]])}
-            if metric in score.per_example
-            else {}
-        )
-        rows.append(
-            lane
-            | score.metrics
-            | sure
-            | ({"per_class": score.per_class} if score.per_class else {})
-        )
+    for name, score in zip(names, scores, strict=True):
+        row = name | score.metrics
+        if metric in score.per_example:
+            row["interval"] = bootstrap_interval([score.per_example[metric]])
+        if score.per_class:
+            row["per_class"] = score.per_class
+        rows.append(row)
     return _Side(rows, scores)
 
 
-def _scores(place: _Place, models: Sequence[Model]) -> list[Score]:
-    """Evaluator models of one config, which is compiled once."""
-    applies, others = place.asked
-    give = evaluator.make_evaluator(
-        place.experiment,
+def _difference(first: Sequence[Score], second: Sequence[Score], metric: str) -> LogRow:
+    """Return how much the first side's mean is above the second's, with an interval if possible."""
+    first_mean, second_mean = (
+        statistics.mean(score.metrics[metric] for score in side) for side in (first, second)
+    )
+    row: LogRow = {metric: first_mean - second_mean}
+    if all(metric in score.per_example for score in (*first, *second)):
+        row["interval"] = bootstrap_interval(
+            *([score.per_example[metric] for score in side] for side in (first, second))
+        )
+    return row
+
+
+def _score(setup: _Setup, models: Sequence[Checkpoint]) -> list[Score]:
+    """Evaluate models of one config, which is compiled once."""
+    references = setup.frozen_references
+    score = evaluator.make_evaluator(
+        setup.experiment,
         models[0].config,
-        place.references,
-        applies,
-        place.store,
-        place.mesh,
-        place.said,
+        setup.references,
+        references.applies,
+        setup.store,
+        setup.mesh,
+        setup.reference_logits,
     )
-    return [give({"student": _freeze(place, model)[1], "losses": {}}, others) for model in models]
+    return [
+        score({"student": _freeze(setup, model)[1], "losses": {}}, references.params)
+        for model in models
+    ]
 
 
-def _fitting(place: _Place, model: Model) -> Model:
-    e = place.experiment
-    compatibility.check_vocabulary(model, place.store.vocabulary())
-    model = compatibility.reordered(model, place.store.labels)
-    compatibility.check_head(model, e.task.head, place.store.labels)
-    if line := compatibility.presumed(model, place.store.labels):
-        place.report(line)
-    checks.check_compared(
-        model.source, model.config, place.references, place.store.length, place.store.labels
-    )
-    checks.check_pairs(e, [model.config, *(reference.config for reference in place.references)])
+def _check_model(setup: _Setup, model: Checkpoint) -> Checkpoint:
+    """Return the model with its classes in the order of the data; raise UserError if it misfits."""
+    e, labels = setup.experiment, setup.store.labels
+    compatibility.check_vocabulary(model, setup.store.vocabulary())
+    model = compatibility.reorder_labels(model, labels)
+    compatibility.check_head(model, e.task.head, labels)
+    if line := compatibility.describe_assumed_labels(model, labels):
+        setup.report(line)
+    checks.check_compared(model.source, model.config, setup.references, setup.store.length, labels)
+    checks.check_pairs(e, [model.config, *(reference.config for reference in setup.references)])
     return model
 
 
-def _freeze(place: _Place, model: Model) -> tuple[Apply, Params]:
-    return frozen.freeze(model, place.mesh, dtype="float32")
+def _freeze(setup: _Setup, model: Checkpoint) -> tuple[Apply, Params]:
+    return frozen.freeze(model, setup.mesh, dtype="float32")

@@ -1,17 +1,16 @@
-"""How a model is judged on held-out rows: the same rows and masks in every run, so that figures compare."""
+"""Evaluation on held-out rows: the same rows and masks in every run, so that metrics compare."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
 from flaxdistill.data.store import Store
-from flaxdistill.experiment.config import Experiment, Teacher
-from flaxdistill.hub.checkpoint import Model
-from flaxdistill.hub.frozen import freeze
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import VocabReport
@@ -22,96 +21,104 @@ from flaxdistill.pytrees import Apply, Params
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.tasks.mlm import MLM
-from flaxdistill.train import batches as feed
-from flaxdistill.train import evaluate as evaluation
-from flaxdistill.train import predict as answers
+from flaxdistill.train import batches, evaluate, predict
 
 EVAL_SEED = 20190810
-"""Held-out masks are the same in every run, for every seed and every model of one vocabulary: losses compare."""
+"""Seed of the held-out masks: the same in every run, for every model of one vocabulary."""
 
 Evaluator = Callable[[Params, tuple[Params, ...]], Score]
-"""Evaluate parameters, beside those of the models they are compared with, which are the same in every call."""
+"""From a model's parameters and those of the reference models, always the same, to its score."""
 
 
 def make_evaluator(
     e: Experiment,
     config: EncoderConfig,
-    references: Collection[Model],
+    references: Collection[Checkpoint],
     applies: tuple[Apply, ...],
     store: Store,
     mesh: Any,
-    theirs: list[answers.Rows] | None = None,
+    reference_logits: list[predict.RowArrays] | None = None,
 ) -> Evaluator:
-    """Compile the evaluation of a model of ``config`` on a store's held-out rows, computed as the student is.
+    """Compile the evaluation of models of ``config`` on the held-out rows of a store.
 
-    Masked-LM figures for text, the task's own for labelled rows. Compares with the references where there are any; cosine
-    only where all widths are equal. What references answer to labelled rows is the same every time: ``theirs`` keeps it,
-    for other models judged on the same rows too.
+    Models run with the student's dtype and attention kernel. Labelled rows get the metrics of the
+    task, text those of masked-language modeling. Compares with the reference models, if any; with
+    cosines if all widths are equal. ``reference_logits`` stores the references' logits for
+    labelled rows, so that evaluators of other models on the same rows need not compute them again.
     """
     encode = make_apply(config, e.student.dtype, e.student.attention)
 
-    def apply(params: Params, rows: Any) -> Any:
-        return encode(params, rows, None)
+    def apply(params: Params, batch: Any) -> Any:
+        return encode(params, batch, None)
 
     if isinstance(e.task, Labelled):
-        task, everywhere = (
-            e.task,
-            sharding.replicated(mesh),
-        )  # on every process: each scores all rows
-        predict = [
-            sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere)
-            for a in (apply, *applies)
-        ]
+        cache: list[predict.RowArrays] = [] if reference_logits is None else reference_logits
+        return _labelled_evaluator(e, e.task, (apply, *applies), store, mesh, cache)
+    widths = {reference.config.hidden_size for reference in references}
+    losses: dict[str, Loss] = {"report": VocabReport(with_teacher=bool(references))}
+    if widths == {config.hidden_size}:
+        losses["cosine"] = HiddenCosine()
+    return _masked_lm_evaluator(e, apply, applies, losses, store, mesh)
 
-        kept = [] if theirs is None else theirs
 
-        def score(params: Params, others: tuple[Params, ...]) -> Score:
-            batches = feed.bucketed(store.held_out, e.eval_batch_size, mesh)
-            asked = (params["student"], *(() if kept else others))
-            said, labels = answers.collect(predict[: len(asked)], asked, batches)
-            kept.extend(said[1:])
-            compared = answers.agreement(said[0], kept, labels) if others else {}
-            scored = task.score(said[0], labels, store)
-            if not all(np.isfinite(row).all() for row in said[0]):
-                # Some class is the likeliest all the same, and would be right now and then.
-                return Score(dict.fromkeys(scored.metrics, math.nan))
-            return scored._replace(metrics=scored.metrics | compared)
+def _labelled_evaluator(
+    e: Experiment,
+    task: Labelled,
+    applies: tuple[Apply, ...],
+    store: Store,
+    mesh: Any,
+    reference_logits: list[predict.RowArrays],
+) -> Evaluator:
+    # Replicated outputs: every process scores all rows.
+    replicated = sharding.replicated(mesh)
+    predicts = [
+        sharding.jit(predict.make_predict_logits(apply), mesh, out_shardings=replicated)
+        for apply in applies
+    ]
 
-        return score
+    def score(params: Params, reference_params: tuple[Params, ...]) -> Score:
+        rows = batches.batches_by_length(store.held_out, e.eval_batch_size, mesh)
+        models = (params["student"], *(() if reference_logits else reference_params))
+        logits, labels = predict.collect_logits(predicts[: len(models)], models, rows)
+        reference_logits.extend(logits[1:])
+        student_logits = logits[0]
+        agreement = (
+            predict.agreement_metrics(student_logits, reference_logits, labels)
+            if reference_params
+            else {}
+        )
+        score = task.score(student_logits, labels, store)
+        if not all(np.isfinite(row).all() for row in student_logits):
+            # NaN logits still have an argmax, which is right now and then.
+            return Score(dict.fromkeys(score.metrics, math.nan))
+        return score._replace(metrics=score.metrics | agreement)
 
+    return score
+
+
+def _masked_lm_evaluator(
+    e: Experiment,
+    apply: Apply,
+    reference_applies: tuple[Apply, ...],
+    losses: dict[str, Loss],
+    store: Store,
+    mesh: Any,
+) -> Evaluator:
     vocabulary = store.vocabulary()
-    draw = MLM().make_masks(
+    draw_masks = MLM().make_masks(
         mask_id=vocabulary.mask,
         special_ids=vocabulary.special_ids,
         counts=np.ones(vocabulary.size),
         seed=EVAL_SEED,
     )
-    losses: dict[str, Loss] = {"report": VocabReport(judged=bool(references))}
-    if references and {reference.config.hidden_size for reference in references} == {
-        config.hidden_size
-    }:
-        losses["cosine"] = HiddenCosine()
-    evaluate = sharding.jit(
-        evaluation.make_evaluate(apply, applies, draw, losses),
+    compiled = sharding.jit(
+        evaluate.make_evaluate(apply, reference_applies, draw_masks, losses),
         mesh,
         out_shardings=sharding.replicated(mesh),
     )
 
-    def report(params: Params, others: tuple[Params, ...]) -> Score:
-        batches = feed.held_out_batches(store.held_out, e.eval_batch_size, mesh)
-        return Score(evaluation.run(evaluate, params, others, batches))
+    def score(params: Params, reference_params: tuple[Params, ...]) -> Score:
+        rows = batches.held_out_batches(store.held_out, e.eval_batch_size, mesh)
+        return Score(evaluate.evaluate_batches(compiled, params, reference_params, rows))
 
-    return report
-
-
-def freeze_teachers(
-    models: Iterable[Model], teachers: Iterable[Teacher], mesh: Any
-) -> tuple[tuple[Apply, ...], tuple[Params, ...]]:
-    """Freeze several models, each with the dtype, kernel and placement of its ``Teacher``."""
-    frozen = [
-        freeze(
-            model, mesh, dtype=teacher.dtype, attention=teacher.attention, sharded=teacher.sharded
-        )
-        for model, teacher in zip(models, teachers, strict=True)
-    ]
-    return tuple(apply for apply, _ in frozen), tuple(params for _, params in frozen)
+    return score

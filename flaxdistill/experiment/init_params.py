@@ -1,4 +1,4 @@
-"""What a run begins with: the student's first weights and the losses' own parameters."""
+"""The first parameters of a run: the student's weights and those of the losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flaxdistill.pytrees import Apply, Params
 from flaxdistill.train import batches
 
 
-def first_params(
+def init_params(
     e: Experiment,
     seed: Any,
     config: EncoderConfig,
@@ -23,9 +23,11 @@ def first_params(
     teachers: tuple[Apply, ...],
     teacher_params: Any,
 ) -> dict[str, Params]:
-    """Make the parameters of a student of ``config``, from a model of config ``copied`` if there is one, and of the losses.
+    """Initialize a student of ``config`` and the losses.
 
-    ``teacher_params`` may be shapes. Raises UserError for a start and for losses that do not fit the models.
+    If ``copied`` is a config, the student starts from ``start_params`` of a model of that config.
+    ``teacher_params`` may be shapes. Raises UserError for a start and for losses that do not fit
+    the models.
     """
     student = make_init(config)(jax.random.key(seed))
     if copied is not None:
@@ -34,15 +36,20 @@ def first_params(
 
 
 def _init_losses(
-    e: Experiment, seed: Any, config: EncoderConfig, teachers: tuple[Apply, ...], params: Any
+    e: Experiment,
+    seed: Any,
+    config: EncoderConfig,
+    teachers: tuple[Apply, ...],
+    teacher_params: Any,
 ) -> Params:
     batch = batches.abstract_batch(e.corpus.max_length)
     student = jax.eval_shape(make_frozen(config, e.student.dtype), shapes_of(config), batch)
-    outputs = tuple(
-        jax.eval_shape(apply, p, batch) for apply, p in zip(teachers, params, strict=True)
+    teacher_outputs = tuple(
+        jax.eval_shape(apply, params, batch)
+        for apply, params in zip(teachers, teacher_params, strict=True)
     )
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(e.losses))
     return {
-        name: loss.init(key, student, outputs)
+        name: loss.init(key, student, teacher_outputs)
         for key, (name, loss) in zip(keys, e.losses.items(), strict=True)
     }

@@ -1,28 +1,32 @@
-"""The functions of a run, made from sizes alone: its first state, its step, and what it keeps."""
+"""The functions of a run, made from sizes alone: first state, step and choice of the best."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 
 from flaxdistill.experiment.config import Experiment
-from flaxdistill.experiment.init_params import first_params
+from flaxdistill.experiment.init_params import init_params
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, untied
 from flaxdistill.pytrees import Apply, Batch, Metrics, Outputs, Params
-from flaxdistill.train.lanes import Lane, each
-from flaxdistill.train.state import TrainState, keep_best, make_state
+from flaxdistill.train.lanes import Lane, map_lanes
+from flaxdistill.train.state import TrainState, make_state, update_best
 from flaxdistill.train.step import make_step
+
+Step = Callable[[TrainState, tuple[Params, ...], Batch], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a run computes, lanes and all; nothing is allocated before one of its functions runs.
+    """What a run computes, for all lanes; nothing is allocated before one of its functions runs.
 
-    ``config`` is the student's, ``copied`` that of the model its first weights come from, ``prepare`` what a lane's task
-    does to rows. ``teacher_params`` may be ``ShapeDtypeStruct`` leaves.
+    ``config`` is the student's and ``copied`` that of the model whose weights it starts from.
+    ``teacher_params`` may have ``ShapeDtypeStruct`` leaves. ``prepare`` returns what the task does
+    to the rows of a lane, such as masking.
     """
 
     experiment: Experiment
@@ -34,17 +38,16 @@ class Program:
 
     def student(self, params: Params, batch: Batch) -> Outputs:
         """Run the student without dropout."""
-        how = self.experiment.student
-        return make_apply(self.config, how.dtype, how.attention, remat=how.remat)(
-            params, batch, None
-        )
+        student = self.experiment.student
+        apply = make_apply(self.config, student.dtype, student.attention, remat=student.remat)
+        return apply(params, batch, None)
 
     def init(self, start_params: Params) -> TrainState:
-        """Make the first state; weights to start from are an argument, lest a compiled function hold them."""
+        """Initialize the state; the weights to start from are an argument, not a constant."""
         e = self.experiment
 
-        def one(lane: Lane) -> TrainState:
-            params = first_params(
+        def init_lane(lane: Lane) -> TrainState:
+            params = init_params(
                 e,
                 lane.seed,
                 self.config,
@@ -53,46 +56,50 @@ class Program:
                 self.teachers,
                 self.teacher_params,
             )
-            return make_state(
-                params, e.optim.build(e.steps, lane.learning_rate), keep=e.select == "best"
-            )
+            tx = e.optim.build(e.steps, lane.learning_rate)
+            return make_state(params, tx, track_best=e.select == "best")
 
-        return each(one, e.lanes())
+        return map_lanes(init_lane, e.lanes())
 
-    def step(
-        self, teachers: tuple[Apply, ...]
-    ) -> Callable[[TrainState, tuple[Params, ...], Batch], tuple[TrainState, Metrics]]:
-        """Make the step of all lanes; ``teachers`` are those of the run, or what stands in for them."""
+    def step(self, teachers: tuple[Apply, ...]) -> Step:
+        """Return the step of all lanes with these teachers, or with what replays their outputs."""
         e = self.experiment
-        stepped, view = (
+        config, view = (
             untied(self.config) if e.accumulate > 1 else (self.config, lambda params: params)
         )
-        encode = make_apply(stepped, e.student.dtype, e.student.attention, remat=e.student.remat)
-        drops = self.config.dropout > 0 or self.config.attention_dropout > 0
+        encode = make_apply(config, e.student.dtype, e.student.attention, remat=e.student.remat)
+        dropout = self.config.dropout > 0 or self.config.attention_dropout > 0
+
+        def step_lane(
+            teacher_params: tuple[Params, ...], lane: Lane, state: TrainState, batch: Batch
+        ) -> tuple[TrainState, Metrics]:
+            def student(params: Params, rows: Batch) -> Outputs:
+                keys = rows.prng_keys(2 * lane.seed + 1) if dropout else None
+                return encode(params, rows, keys)
+
+            step = make_step(
+                student,
+                teachers,
+                self.prepare(lane),
+                e.losses,
+                e.optim.build(e.steps, lane.learning_rate),
+                e.accumulate,
+                view,
+            )
+            return step(state, teacher_params, batch)
 
         def step(
             state: TrainState, teacher_params: tuple[Params, ...], batch: Batch
         ) -> tuple[TrainState, Metrics]:
-            def one(lane: Lane, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-                update = make_step(
-                    lambda params, rows: encode(
-                        params, rows, rows.prng_keys(2 * lane.seed + 1) if drops else None
-                    ),
-                    teachers,
-                    self.prepare(lane),
-                    e.losses,
-                    e.optim.build(e.steps, lane.learning_rate),
-                    e.accumulate,
-                    view,
-                )
-                return update(state, teacher_params, batch)
-
-            return each(one, e.lanes(), state, batch)
+            return map_lanes(functools.partial(step_lane, teacher_params), e.lanes(), state, batch)
 
         return step
 
-    def keep(self, state: TrainState, scores: jax.Array) -> TrainState:
-        """Keep the student of every lane whose evaluation is worth more than any before."""
-        return each(
-            lambda _, state, worth: keep_best(state, worth), self.experiment.lanes(), state, scores
+    def update_best(self, state: TrainState, scores: jax.Array) -> TrainState:
+        """Store the student of every lane whose evaluation scores above all before."""
+        return map_lanes(
+            lambda _, state, score: update_best(state, score),
+            self.experiment.lanes(),
+            state,
+            scores,
         )

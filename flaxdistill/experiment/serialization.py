@@ -1,4 +1,4 @@
-"""Experiment to JSON and back; differences; types checked."""
+"""Experiments as JSON and back, their differences and a check of their types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import importlib
 import pkgutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import typeguard
@@ -21,35 +21,56 @@ from flaxdistill.experiment.config import Experiment, Student, Teacher
 from flaxdistill.models.student_init import Start
 from flaxdistill.train.optimizer import AdamW
 
-FREE = (
-    "steps", "accumulate", "fsdp", "tensor", "log_every", "eval_every", "save_every", "eval_batch_size", "data_dir",
-    "engine", "engine.kind", "engine.processes", "engine.options", "profile", "wandb", "sanity_checks", "student.remat",
-    "teacher.sharded", "ensemble.*.sharded",
-)  # fmt: skip
-"""What may change when a run goes on. Only ``steps`` changes what is trained: the rate follows the longer schedule; and with
-``eval_every`` which students are looked at, where the best is kept."""
+
+def free_fields(config_class: type, prefix: str = "") -> Iterator[str]:
+    """Yield the fields marked ``free``, at any depth, as patterns such as ensemble.*.sharded."""
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        path, hint = prefix + field.name, hints[field.name]
+        if field.metadata.get("free"):
+            yield path
+            continue
+        if typing.get_origin(hint) in (dict, tuple):
+            path += ".*"
+        for part in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(part):
+                yield from free_fields(typing.cast(type, part), f"{path}.")
+
+
+FREE = tuple(free_fields(Experiment))
+"""What may change when a run resumes.
+
+Only ``steps`` changes what is trained: the learning rate follows the longer schedule. With
+``select="best"``, ``eval_every`` also decides which students compete.
+"""
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """List the fields in which two stored experiments differ, as ``name old -> new``."""
-    found = []
+    """List the fields in which two stored experiments differ, as ``name old -> new``.
+
+    Free fields are left out.
+    """
+    lines = []
     for name in sorted(set(old) | set(new)):
-        a, b = (_numbered(side.get(name)) for side in (old, new))
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{name}.")
-        elif a != b and not any(fnmatch.fnmatchcase(prefix + name, free) for free in FREE):
-            found.append(f"{prefix}{name} {_short(a)} -> {_short(b)}")
-    return found
+        path = prefix + name
+        if any(fnmatch.fnmatchcase(path, pattern) for pattern in FREE):
+            continue
+        old_value, new_value = (_list_to_mapping(stored.get(name)) for stored in (old, new))
+        if isinstance(old_value, Mapping) and isinstance(new_value, Mapping):
+            lines += differences(old_value, new_value, f"{path}.")
+        elif old_value != new_value:
+            lines.append(f"{path} {_describe(old_value)} -> {_describe(new_value)}")
+    return lines
 
 
-def _numbered(value: Any) -> Any:
-    """Number a list of objects, such as sources: a field that the older one did not know is then like None."""
+def _list_to_mapping(value: Any) -> Any:
+    """Key a list of objects by number, so that a field missing in an older one compares as None."""
     objects = isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value)
     return {str(number): item for number, item in enumerate(value)} if objects else value
 
 
-def _short(value: Any) -> str:
-    """Name a stored value; of a whole object its class says enough."""
+def _describe(value: Any) -> str:
+    """Describe a stored value in a few characters, an object by its class."""
     if isinstance(value, Mapping) and "class" in value:
         return str(value["class"])
     text = repr(value)
@@ -57,7 +78,7 @@ def _short(value: Any) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Turn a config into JSON values: a dataclass becomes its fields and its ``class``."""
+    """Convert a config to JSON values: a dataclass becomes its fields and its ``class``."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
@@ -69,7 +90,11 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any, *, source: str) -> Any:
-    """Read back what ``to_json`` wrote. Only config classes of this package are created; anything else is a UserError."""
+    """Read the output of ``to_json``.
+
+    Raises UserError, naming ``source``, for other values and for any class that is not a config
+    class of this package.
+    """
     if isinstance(value, list):
         return tuple(from_json(item, source=source) for item in value)
     if not isinstance(value, dict):
@@ -82,24 +107,26 @@ def from_json(value: Any, *, source: str) -> Any:
     config_class = config_classes().get(str(value["class"]))
     if config_class is None:
         raise UserError(
-            f"{source} names the class {value['class']!r:.80}, which is not a config class of this version of flaxdistill"
+            f"{source} names the class {value['class']!r:.80}, which is not a config class of "
+            "this version of flaxdistill"
         )
     try:
         return config_class(**fields)
-    except (TypeError, AttributeError, ValueError) as error:  # values of other types
+    except (TypeError, AttributeError, ValueError, UserError) as error:
         raise UserError(f"{source} does not fit this version of flaxdistill: {error}") from None
 
 
 @functools.cache
 def config_classes() -> Mapping[str, type]:
-    """Return the classes that a stored experiment can hold, by name: those below and the dataclasses of losses and tasks.
+    """Return the classes that a stored experiment can hold, by name.
 
-    The names do not depend on the modules, so a module can be renamed without making stored runs unreadable.
+    These are the classes below and the dataclasses of ``losses`` and ``tasks``. The names do not
+    depend on modules, so a module can be renamed without making stored runs unreadable.
     """
     classes: list[type] = [Experiment, Teacher, Student, Start, Corpus, Source, Engine, AdamW]
     for package in (losses, tasks):
-        for found in pkgutil.iter_modules(package.__path__):
-            module = importlib.import_module(f"{package.__name__}.{found.name}")
+        for info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
             classes += [
                 value
                 for value in vars(module).values()
@@ -123,10 +150,10 @@ def check_types(value: Any, name: str) -> None:
     elif dataclasses.is_dataclass(value):
         hints = typing.get_type_hints(type(value))
         for field in dataclasses.fields(value):
-            item, place = getattr(value, field.name), f"{name}.{field.name}"
+            item, path = getattr(value, field.name), f"{name}.{field.name}"
             try:
                 typeguard.check_type(item, hints[field.name])
             except typeguard.TypeCheckError as error:
-                why = " ".join(str(error).split())
-                raise UserError(f"{place} is {item!r:.80}: {why:.200}; mend it") from None
-            check_types(item, place)
+                reason = " ".join(str(error).split())
+                raise UserError(f"{path} is {item!r:.80}: {reason:.200}") from None
+            check_types(item, path)

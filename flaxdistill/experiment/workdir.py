@@ -1,4 +1,4 @@
-"""The folder of one run: what it is, its vocabulary, its checkpoints, and the student in it."""
+"""The folder of a run: its experiment, vocabulary, checkpoints and student."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import fcntl
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -15,33 +14,37 @@ from typing import IO, Any
 import jax
 
 from flaxdistill.data.corpus import Corpus
-from flaxdistill.data.store import MANIFEST
+from flaxdistill.data.store import STORE_MANIFEST
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import serialization
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.hub import checkpoint
+from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.families import family as find_family
 from flaxdistill.hub.families.base import Family
-from flaxdistill.metrics import higher_is_better
+from flaxdistill.metrics import signed_metric
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.runtime import gcs, gcs_paths
-from flaxdistill.runtime.files import read_json, refuse_brackets, write_json
+from flaxdistill.runtime.files import atomic_path, check_checkpoint_path, read_json, write_json
 from flaxdistill.train.checkpoint import latest_step, read_student
-from flaxdistill.train.lanes import split
-from flaxdistill.train.log import Row, last, read_rows
+from flaxdistill.train.lanes import split_lanes
+from flaxdistill.train.log import LogRow, last_row, read_rows
 
 EXPERIMENT = "experiment.json"
 TEMPORARY = f".{EXPERIMENT}.tmp"
 TOKENIZER = "tokenizer"
 LOCK = ".lock"
+EXPORT = "export"
+"""The folder in a workdir that a finished run is exported to."""
+
 FORMAT = 5
-"""Changes whenever a run of an earlier version cannot go on as it was, such as when rows come in another order."""
+"""Incremented when runs of earlier versions cannot resume, as when the row order changes."""
 
 
 def is_workdir(path: Path) -> bool:
-    """Tell whether a run lives here."""
+    """Return whether a folder holds a run."""
     return (path / EXPERIMENT).is_file()
 
 
@@ -53,121 +56,133 @@ def lock(
     inputs: Mapping[str, str],
     vocabulary: Vocabulary,
     *,
-    alone: bool = True,
+    is_main: bool = True,
 ) -> IO[str]:
-    """Make a folder the run's own, or make sure that it already is, and hold it until the file given back is closed.
+    """Create the folder of a run, or check that it is this run's, and lock it.
 
-    A process that is not ``alone``, since the first of its run holds the folder, only looks. ``inputs`` are hashes of what
-    the experiment only names: models and blocks. Raises UserError naming the fields where the folder holds another
-    experiment, for a folder that holds something else, and while another process is at work there.
+    Only the main process takes the lock; the others (``is_main=False``) just validate. Closing the
+    returned file releases the lock. ``inputs`` are hashes of what the experiment only names: models
+    and prepared data. Raises UserError if the folder holds another experiment, naming the fields
+    that differ, if it holds something else, and while another process uses it.
     """
-    refuse_brackets(path)
-    if not alone:
+    check_checkpoint_path(path)
+    if not is_main:
         gcs.refresh(path)
-    check(path, experiment, inputs)
-    if not alone:
+    check_experiment(path, experiment, inputs)
+    if not is_main:
         return (path / EXPERIMENT).open()
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as on_error:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = undo.enter_context((path / LOCK).open("w"))
+            lock = on_error.enter_context((path / LOCK).open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not is_workdir(path):
-                record(path, experiment, family, encoder, inputs)
-            # After it, so that a claim cut short here is known as this run's, and mended by the next one.
-            if not (path / TOKENIZER / "tokenizer.json").is_file():
-                shutil.rmtree(path / f".{TOKENIZER}.tmp", ignore_errors=True)
-                vocabulary.save(path / f".{TOKENIZER}.tmp")
-                shutil.rmtree(path / TOKENIZER, ignore_errors=True)
-                os.rename(path / f".{TOKENIZER}.tmp", path / TOKENIZER)
-            gcs.send(path / TOKENIZER)
+                write_experiment(path, experiment, family, encoder, inputs)
+            # After the experiment: if this is interrupted, the folder is known as this run's, and
+            # the next run writes the tokenizer.
+            _write_tokenizer(path, vocabulary)
         except BlockingIOError:
             raise UserError(
-                f"another process is at work in {path}; wait for it, or choose another --workdir"
+                f"another process is using {path}; wait for it, or choose another --workdir"
             ) from None
         except OSError as error:
             raise UserError(
                 f"cannot write to {path}: {error.strerror}; choose another --workdir"
             ) from None
-        undo.pop_all()
+        on_error.pop_all()
     return lock
 
 
-def record(
+def _write_tokenizer(path: Path, vocabulary: Vocabulary) -> None:
+    if (path / TOKENIZER / "tokenizer.json").is_file():
+        gcs.upload(path / TOKENIZER)  # an earlier upload may have failed
+        return
+    with atomic_path(path / TOKENIZER, overwrite=True) as temporary:
+        vocabulary.save(temporary)
+
+
+def write_experiment(
     path: Path,
     experiment: Experiment,
     family: Family,
     encoder: EncoderConfig,
     inputs: Mapping[str, str],
 ) -> None:
-    """Write down what run a folder holds; of one that goes on once its checkpoint has been read."""
-    new = {
+    """Write which run a folder holds; a resumed run does so after its checkpoint is read."""
+    content = {
         "format": FORMAT,
         "experiment": serialization.to_json(experiment),
         "inputs": dict(inputs),
         "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
     }
-    write_json(path / TEMPORARY, new)
+    write_json(path / TEMPORARY, content)
     os.replace(path / TEMPORARY, path / EXPERIMENT)
-    gcs.send(path / EXPERIMENT)
+    gcs.upload(path / EXPERIMENT)
 
 
-def check(path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None) -> None:
-    """Raise UserError unless a folder is free or holds this very experiment, free fields aside; names the fields."""
+def check_experiment(
+    path: Path, experiment: Experiment, inputs: Mapping[str, str] | None = None
+) -> None:
+    """Raise UserError unless a folder is empty or holds this experiment, free fields aside.
+
+    The error names the fields that differ.
+    """
     if not is_workdir(path):
-        free = {"data", TEMPORARY, LOCK}
-        if path.is_file() or not gcs.entries(path) <= free:
+        if path.is_file() or not gcs.list_names(path) <= {"data", TEMPORARY, LOCK}:
             raise UserError(
-                f"{path} exists and is no run of flaxdistill; choose another --workdir or an empty folder"
+                f"{path} exists and is not a flaxdistill run; choose another --workdir or an empty "
+                "folder"
             )
         return
-    differ = serialization.differences(
-        _stored(path, "experiment"), serialization.to_json(experiment)
-    )
+    stored, new = _stored(path, "experiment"), serialization.to_json(experiment)
+    lines = serialization.differences(stored, new)
     if inputs is not None:
-        differ += serialization.differences(_stored(path, "inputs"), inputs, "inputs.")
-    if differ:
+        lines += serialization.differences(_stored(path, "inputs"), inputs, "inputs.")
+    if lines:
         raise UserError(
-            f"{path} holds another experiment ({'; '.join(differ)}); choose another --workdir, or run it as it was"
+            f"{path} holds another experiment ({'; '.join(lines)}); choose another --workdir, or "
+            "restore the old values"
         )
 
 
 def _stored(path: Path, part: str) -> dict[str, Any]:
-    given = read_json(path / EXPERIMENT)
-    found = given.get(part)
-    if given.get("format") != FORMAT or not isinstance(found, dict):
+    content = read_json(path / EXPERIMENT)
+    value = content.get(part)
+    if content.get("format") != FORMAT or not isinstance(value, dict):
         raise UserError(
-            f"{path / EXPERIMENT} is damaged or of another version, with no {part!r} to read; start the run anew "
-            "elsewhere"
+            f"{path / EXPERIMENT} is damaged or of another version, with no {part!r} to read; "
+            "start the run again in another folder"
         )
-    return found
+    return value
 
 
 def read_experiment(path: Path) -> Experiment:
-    """Read what run lives in a folder; raises UserError where none does."""
+    """Read the experiment of a run's folder; raises UserError if there is none."""
     if not is_workdir(path):
         raise UserError(
-            f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run"
+            f"{path} is not a workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir "
+            "of a run"
         )
-    found = serialization.from_json(_stored(path, "experiment"), source=str(path / EXPERIMENT))
-    if not isinstance(found, Experiment):
+    e = serialization.from_json(_stored(path, "experiment"), source=str(path / EXPERIMENT))
+    if not isinstance(e, Experiment):
         raise UserError(f"{path / EXPERIMENT} holds no experiment; give the --workdir of a run")
-    serialization.check_types(found, f"{path / EXPERIMENT}: experiment")
-    return found
+    serialization.check_types(e, f"{path / EXPERIMENT}: experiment")
+    return e
 
 
 def read_inputs(path: Path) -> dict[str, str]:
-    """Read the hashes of what a workdir's run was given."""
+    """Read the hashes of a run's models and prepared data."""
     inputs = _stored(path, "inputs")
     if not all(isinstance(value, str) and value.isalnum() for value in inputs.values()):
         raise UserError(
-            f"{path / EXPERIMENT} is damaged: its inputs are no hashes; start the run anew elsewhere"
+            f"{path / EXPERIMENT} is damaged: its inputs are not hashes; start the run again in "
+            "another folder"
         )
     return inputs
 
 
-def trained_on(model: checkpoint.Model, corpus: Corpus) -> bool:
-    """Tell whether a model is the student of a run that trained its vocabulary on this very corpus."""
+def trained_vocabulary_on(model: Checkpoint, corpus: Corpus) -> bool:
+    """Return whether a model is the student of a run that trained its vocabulary on ``corpus``."""
     path = model.directory.parent
     if not (model.directory.name == TOKENIZER and is_workdir(path)):
         return False
@@ -176,7 +191,7 @@ def trained_on(model: checkpoint.Model, corpus: Corpus) -> bool:
 
 
 def read_config(path: Path) -> tuple[Family, EncoderConfig]:
-    """Read which student a workdir trains."""
+    """Read the family and config of a run's student."""
     stored = _stored(path, "student")
     try:
         return find_family(stored["family"]), checkpoint.encoder_config(stored["config"])
@@ -186,101 +201,98 @@ def read_config(path: Path) -> tuple[Family, EncoderConfig]:
         ) from None
 
 
-def blocks(path: Path, e: Experiment) -> Path:
-    """Find the folder of a run's blocks: where its experiment says, or beside it, as of a stage."""
+def blocks_folder(path: Path, e: Experiment) -> Path:
+    """Find the prepared data of a run: in its ``data_dir``, or in or next to its folder."""
     name = read_inputs(path).get("blocks", "")
-    places = [gcs_paths.here(e.data_dir)] if e.data_dir else [path / "data", path.parent / "data"]
-    folder = next(
-        (place for place in places if gcs.reach(place / name, MANIFEST).is_dir()), places[0]
-    )
-    return folder / name
+    folders = [path / "data", path.parent / "data"]
+    if e.data_dir:
+        folders = [gcs_paths.local_path(e.data_dir)]
+    present = (folder for folder in folders if gcs.download(folder / name, STORE_MANIFEST).is_dir())
+    return next(present, folders[0]) / name
 
 
-def evaluations(path: Path) -> list[Row]:
-    """Find the evaluation of the student that a run gives, the last or the best, of each lane; {} where there is none."""
+def lane_evaluations(path: Path) -> list[LogRow]:
+    """Return the evaluation of each lane's student, the last or the best; {} if there is none."""
     e, step = read_experiment(path), latest_step(path) or 0
     rows = [row for row in read_rows(path / "metrics.jsonl") if row.get("split") == "held_out"]
-    rows = [row for row in rows if row["step"] <= step]  # of what the checkpoint has seen
-    found = []
+    # The log may be ahead of the checkpoint.
+    rows = [row for row in rows if row["step"] <= step]
+    evaluations = []
     for lane in e.lanes():
-        own = [
+        lane_rows = [
             row
             for row in rows
             if lane == (row.get("seed", lane.seed), row.get("learning_rate", lane.learning_rate))
         ]
-        scores = [higher_is_better(row, e.task.metric) for row in own]
+        scores = [signed_metric(row, e.task.metric) for row in lane_rows]
         if e.select == "best" and max(scores, default=-math.inf) > -math.inf:
-            found.append(own[scores.index(max(scores))])
+            evaluations.append(lane_rows[scores.index(max(scores))])
         else:
-            found.append(last(own, "held_out"))
-    return found
+            evaluations.append(last_row(lane_rows, "held_out"))
+    return evaluations
 
 
-def best_lane(rows: Sequence[Row], metric: str) -> int:
-    """Find the lane whose evaluation is worth most, the first of equal ones: the student that a run gives."""
-    scores = [higher_is_better(row, metric) for row in rows]
+def best_lane(rows: Sequence[LogRow], metric: str) -> int:
+    """Return the index of the lane with the best evaluation, the first of equal ones."""
+    scores = [signed_metric(row, metric) for row in rows]
     return scores.index(max(scores))
 
 
-def describe(path_or_id: str) -> checkpoint.Model:
-    """Read what ``read_model`` does but the weights; ``params`` and ``digest`` are empty."""
-    path = gcs.local(path_or_id, gcs.RUN)
+def describe(path_or_id: str) -> Checkpoint:
+    """Read what ``read_model`` does except the weights; ``params`` and ``digest`` are empty."""
+    path = gcs.local_copy(path_or_id, gcs.RUN_FILES)
     if not is_workdir(path):
         return checkpoint.describe(path_or_id)
-    return checkpoint.Model(path_or_id, *read_config(path), {}, path / TOKENIZER, "", "")
+    return Checkpoint(path_or_id, *read_config(path), {}, path / TOKENIZER, "", "")
 
 
-def read_model(path_or_id: str) -> checkpoint.Model:
-    """Read the student of a workdir at its newest checkpoint, or else any model that ``hub`` can read.
+def read_model(path_or_id: str) -> Checkpoint:
+    """Read the student of a run at its newest checkpoint, or any model that ``hub`` can read.
 
-    Of several lanes the one whose evaluation is worth most.
+    Of several lanes, read the student with the best evaluation.
     """
-    path = gcs.local(path_or_id, gcs.RUN)
+    path = gcs.local_copy(path_or_id, gcs.RUN_FILES)
     if not is_workdir(path):
         return checkpoint.read_model(path_or_id)
-    return _students(path, every=False)[0]
+    return _read_lanes(path, every=False)[0]
 
 
-def read_lanes(path_or_id: str) -> list[checkpoint.Model]:
-    """Read what ``read_model`` does, of several lanes every one's student."""
-    path = gcs.local(path_or_id, gcs.RUN)
+def read_students(path_or_id: str) -> list[Checkpoint]:
+    """Read what ``read_model`` does, with the students of all lanes."""
+    path = gcs.local_copy(path_or_id, gcs.RUN_FILES)
     if not is_workdir(path):
         return [checkpoint.read_model(path_or_id)]
-    return _students(path, every=True)
+    return _read_lanes(path, every=True)
 
 
-def _students(path: Path, *, every: bool) -> list[checkpoint.Model]:
+def _read_lanes(path: Path, *, every: bool) -> list[Checkpoint]:
+    """Read the students of all lanes, or of the best one, at the newest checkpoint."""
     family, encoder = read_config(path)
     step = latest_step(path)
     if step is None:
         raise UserError(f"{path} has no complete checkpoint yet; run it until it saves one")
-    e, shapes, seen = read_experiment(path), shapes_of(encoder), evaluations(path)
+    e, shapes, evaluations = read_experiment(path), shapes_of(encoder), lane_evaluations(path)
     lanes = e.lanes()
     if len(lanes) > 1:
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((len(lanes), *leaf.shape), leaf.dtype), shapes
         )
-    # Before an evaluation with a number the best that is kept is what the run began with.
-    best = [e.select == "best" and higher_is_better(row, e.task.metric) > -math.inf for row in seen]
-    chosen = range(len(lanes)) if every else [best_lane(seen, e.task.metric)]
-    read = {
-        kept: split(read_student(path, step, shapes, best=kept), len(lanes))
-        for kept in {best[n] for n in chosen}
+    # Before the first evaluation with a finite metric, the stored best student is the initial one.
+    best = [
+        e.select == "best" and signed_metric(row, e.task.metric) > -math.inf for row in evaluations
+    ]
+    numbers = range(len(lanes)) if every else [best_lane(evaluations, e.task.metric)]
+    params = {
+        is_best: split_lanes(read_student(path, step, shapes, best=is_best), len(lanes))
+        for is_best in {best[n] for n in numbers}
     }
     students = []
-    for n in chosen:
+    for n in numbers:
         source = f"{path} at step {step}"
-        source += (
-            f", seed {lanes[n].seed}, rate {lanes[n].learning_rate:g}" if len(lanes) > 1 else ""
-        )
-        source += f", its best of step {seen[n]['step']}" if best[n] else ""
-        params = read[best[n]][n]
-        digest = checkpoint.digest_of(family, encoder, params)
-        students.append(
-            checkpoint.Model(source, family, encoder, params, path / TOKENIZER, digest, "")
-        )
+        if len(lanes) > 1:
+            source += f", seed {lanes[n].seed}, rate {lanes[n].learning_rate:g}"
+        source += f", its best of step {evaluations[n]['step']}" if best[n] else ""
+        student = params[best[n]][n]
+        digest = checkpoint.digest_of(family, encoder, student)
+        students.append(Checkpoint(source, family, encoder, student, path / TOKENIZER, digest, ""))
     return students
-
-
-EXPORT = "export"
-"""The folder in a workdir that a finished run is exported to."""
