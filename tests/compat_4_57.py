@@ -1,7 +1,12 @@
-"""Check written directories under transformers 4.57.6. A script, not collected by pytest.
+"""Load written directories with transformers 4.57.6. This is a script, not collected by pytest.
 
-python tests/compat_4_57.py --make DIR     with flaxdistill: tiny models, tokenizers and their expected logits
-python tests/compat_4_57.py DIR/NAME ...   with transformers 4.57.6 and torch: load each and compare
+With flaxdistill installed, write tiny models, tokenizers and their expected logits:
+
+    python tests/compat_4_57.py --make DIR
+
+With transformers 4.57.6 and torch installed, load each model and compare the logits:
+
+    python tests/compat_4_57.py DIR/NAME ...
 """
 
 from __future__ import annotations
@@ -27,11 +32,11 @@ WORDS = (
     "##s",
 )
 IDS = [2, *(WORDS.index(word) for word in SENTENCE.split()), 3]
-CLOSE = 1e-4
+TOLERANCE = 1e-4
 
 
 def make(folder: Path) -> None:
-    """Write a tied and an untied model of every family, each with what is expected of it."""
+    """Write a tied and an untied model of every family, and their expected logits."""
     import json
 
     import jax
@@ -46,14 +51,10 @@ def make(folder: Path) -> None:
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir(parents=True)
     (tokenizer / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    described = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 32}
-    (tokenizer / "tokenizer_config.json").write_text(json.dumps(described))
+    fields = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 32}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(fields))
     ids = np.asarray([IDS], np.int32)
-    none, row = np.zeros_like(ids), np.zeros((1,), np.int32)
-    positions = np.arange(len(IDS), dtype=np.int32)[None]
-    batch = Batch(
-        ids, none + 1, positions, none, none[:, :0], none[:, :0], row + np.float32(1), row, row
-    )
+    batch = Batch.of(jnp.asarray(ids))
     for name in families.known():
         family = families.family(name)
         for tied in (True, False):
@@ -67,8 +68,8 @@ def make(folder: Path) -> None:
                 type_vocab_size=2 if "embeddings/token_type" in family.encoder else 0,
                 tied_head=tied,
             )
-            start = make_init(config)(jax.random.key(0))
-            leaves, structure = jax.tree.flatten(start)
+            initial = make_init(config)(jax.random.key(0))
+            leaves, structure = jax.tree.flatten(initial)
             keys = jax.random.split(jax.random.key(1), len(leaves))
             params = structure.unflatten(
                 leaf + 0.3 * jax.random.normal(key, leaf.shape)
@@ -81,11 +82,11 @@ def make(folder: Path) -> None:
             write_model(directory, family=family, config=config, params=params, tokenizer=tokenizer)
             np.save(folder / f"{directory.name}.logits.npy", np.asarray(logits))
             np.save(folder / f"{directory.name}.input_ids.npy", ids)
-            print("made", directory)
+            print("wrote", directory)
 
 
 def check(directory: Path) -> None:
-    """Load a directory as a user of transformers 4 would; raises AssertionError where anything differs."""
+    """Load a directory with transformers 4; raise AssertionError if its logits differ."""
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -97,25 +98,26 @@ def check(directory: Path) -> None:
     assert not any(info.values()), info
     tokenizer = AutoTokenizer.from_pretrained(directory)
     with torch.no_grad():
-        found = model.eval()(torch.as_tensor(ids.astype(np.int64))).logits.numpy()
-        again = model(**tokenizer(SENTENCE, return_tensors="pt")).logits
-    assert torch.isfinite(again).all()
-    assert found.shape == logits.shape, (found.shape, logits.shape)
-    error = np.abs(found - logits).max() / np.abs(logits).max()
-    assert error <= CLOSE, error
-    # An empty vocabulary loads without complaint and knows nothing.
+        actual = model.eval()(torch.as_tensor(ids.astype(np.int64))).logits.numpy()
+        from_text = model(**tokenizer(SENTENCE, return_tensors="pt")).logits
+    assert torch.isfinite(from_text).all()
+    assert actual.shape == logits.shape, (actual.shape, logits.shape)
+    error = np.abs(actual - logits).max() / np.abs(logits).max()
+    assert error <= TOLERANCE, error
+    # An empty vocabulary loads without an error and maps everything to [UNK].
     assert tokenizer.unk_token_id not in tokenizer(SENTENCE)["input_ids"]
-    if len(tokenizer) == len(WORDS):  # made by --make
+    # Not for other models than those of --make.
+    if len(tokenizer) == len(WORDS):
         assert tokenizer(SENTENCE)["input_ids"] == ids[0].tolist()
     print(f"ok {directory} ({error:.1e})")
 
 
 if __name__ == "__main__":
-    first, *rest = sys.argv[1:] or [""]
+    first, *others = sys.argv[1:] or [""]
     if not first:
         sys.exit(__doc__)
     if first == "--make":
-        make(Path(rest[0]))
+        make(Path(others[0]))
     else:
-        for name in (first, *rest):
+        for name in (first, *others):
             check(Path(name).absolute())

@@ -1,1 +1,1 @@
-"""From texts to answers: predictions, mask filling, data augmentation."""
+"""Inference on texts: predictions, mask filling and data augmentation."""

@@ -1,37 +1,43 @@
-"""What a text asks of a model's head, and the answer that its logits give, ready for JSON."""
+"""Preprocessing of texts for a model's head, and postprocessing of logits to answers in JSON."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxdistill.data.labelled_rows import Row, check_text
+from flaxdistill.data.labelled_rows import Row
+from flaxdistill.data.readers.records import check_text
 from flaxdistill.data.sources import Example
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.models.config import EncoderConfig
-from flaxdistill.tasks.question_answering import QuestionAnswering, Span
+from flaxdistill.tasks.answer_spans import Span, Window, null_score_difference
+from flaxdistill.tasks.question_answering import QuestionAnswering
 from flaxdistill.tasks.text_classification import Classification
-from flaxdistill.tasks.token_classification import NOT_ASKED, TokenClassification
-from flaxdistill.tasks.word_splitting import word_places
+from flaxdistill.tasks.token_classification import NO_PREDICTION, TokenClassification
+from flaxdistill.tasks.word_splitting import word_offsets
+from flaxdistill.train.predict import softmax
 
 Answer = dict[str, Any]
 
 
-class Question(NamedTuple):
-    """One text as rows of tokens, and how the logits [N, C] of these rows become its answer."""
+class Request(NamedTuple):
+    """One text, ready for the model."""
 
     rows: list[Row]
-    answer: Callable[[list[np.ndarray]], Any]
+    """Its tokens, as one or more rows."""
+
+    postprocess: Callable[[list[np.ndarray]], Any]
+    """Convert the logits [N, C] of each row to the answer."""
 
 
-Asking = Callable[[list[Example]], list[Question]]
+Preprocess = Callable[[list[Example]], list[Request]]
 
 
-def make_asking(
+def make_preprocess(
     config: EncoderConfig,
     vocabulary: Vocabulary,
     length: int,
@@ -39,18 +45,19 @@ def make_asking(
     top: int = 5,
     unanswerable: bool = False,
     null_threshold: float = 0.0,
-) -> Asking:
-    """Make ``asking(examples)`` for a model's head: classes or a number, entities, spans, or the words of masks.
+) -> Preprocess:
+    """Return ``preprocess(examples)``, which makes one request per example for the head of a model.
 
-    Rows have at most ``length`` tokens. ``top`` bounds the classes, spans and words that are told; of a model for SQuAD 2
-    ``unanswerable`` lets [CLS] answer that there is none, where its score is more than ``null_threshold`` above the best
-    span's. The function raises UserError naming the place of what is no text, of a question without its text, and of a text
-    without a mask.
+    Rows have at most ``length`` tokens. ``top`` limits the classes, spans and tokens of an answer.
+    With ``unanswerable`` (SQuAD 2) the answer is empty if the score of [CLS] exceeds the best
+    span's by more than ``null_threshold``. ``preprocess`` raises UserError, which names the
+    example, for a value that is not text, for a question without a context, and for a masked-LM's
+    text without a mask.
     """
     if config.head == "sequence":
-        return lambda examples: _classes(examples, config, vocabulary, length, top)
+        return lambda examples: _classify(examples, config, vocabulary, length, top)
     if config.head == "tokens":
-        return lambda examples: _entities(examples, config, vocabulary, length)
+        return lambda examples: _tag(examples, config, vocabulary, length)
     if config.head == "span":
         task = QuestionAnswering(
             stride=min(128, length // 4),
@@ -59,41 +66,46 @@ def make_asking(
             unanswerable=unanswerable,
             null_threshold=null_threshold,
         )
-        return lambda examples: _spans(examples, task, vocabulary, length, top)
+        return lambda examples: _extract(examples, task, vocabulary, length, top)
     if config.head == "mlm":
-        return lambda examples: [_words(example, vocabulary, length) for example in examples]
+        return lambda examples: [_fill(example, vocabulary, length) for example in examples]
     raise UserError(
-        "the model has no head to answer with; give a masked-LM, or one that was trained on a task"
+        "the model has no head to predict with; give a masked-LM, or a model trained on a task"
     )
 
 
-def _classes(
+def _classify(
     examples: list[Example], config: EncoderConfig, vocabulary: Vocabulary, length: int, top: int
-) -> list[Question]:
+) -> list[Request]:
+    """Predict a label for each text, or a number if the head has a single output."""
     labels = config.labels
 
-    def answer(logits: list[np.ndarray]) -> Answer:
+    def postprocess(logits: list[np.ndarray]) -> Answer:
         (row,) = logits[0]
         if len(labels) == 1:
             return {"score": float(row[0])}
-        shares = _shares(row)
-        order = np.argsort(-shares, kind="stable")
-        scores = {labels[n]: float(shares[n]) for n in order[:top]}
-        return {"label": labels[order[0]], "score": float(shares[order[0]]), "scores": scores}
+        probabilities = softmax(row)
+        order = np.argsort(-probabilities, kind="stable")
+        scores = {labels[n]: float(probabilities[n]) for n in order[:top]}
+        best = order[0]
+        return {"label": labels[best], "score": float(probabilities[best]), "scores": scores}
 
     rows = Classification().row_builder().rows(examples, list(labels), vocabulary, length)
-    return [Question(made, answer) for made in rows]
+    return [Request(text_rows, postprocess) for text_rows in rows]
 
 
-def _entities(
+def _tag(
     examples: list[Example], config: EncoderConfig, vocabulary: Vocabulary, length: int
-) -> list[Question]:
-    """Ask about each word of a text, or of a list, as a text with blanks between them; tags of BIO become entities."""
+) -> list[Request]:
+    """Predict a label for each word of a text; BIO tags are joined to entities.
+
+    A list of words is treated as a text with blanks between them.
+    """
     bio = all(label == "O" or label[:2] in ("B-", "I-") for label in config.labels)
 
-    def question(sentence: str | list[str], made: list[Row]) -> Question:
+    def request(sentence: str | list[str], rows: list[Row]) -> Request:
         if isinstance(sentence, str):
-            text, places = sentence, word_places(sentence, vocabulary)
+            text, places = sentence, word_offsets(sentence, vocabulary)
         else:
             text = " ".join(sentence)
             ends = itertools.accumulate(len(word) + 1 for word in sentence)
@@ -101,93 +113,104 @@ def _entities(
                 (end - len(word) - 1, end - 1) for word, end in zip(sentence, ends, strict=True)
             ]
 
-        def answer(logits: list[np.ndarray]) -> Answer:
-            asked = [
-                said[row.labels[: len(said)] != NOT_ASKED]
-                for said, row in zip(logits, made, strict=True)
+        def postprocess(logits: list[np.ndarray]) -> Answer:
+            first_tokens = [
+                row_logits[row.labels[: len(row_logits)] != NO_PREDICTION]
+                for row_logits, row in zip(logits, rows, strict=True)
             ]
-            shares = _shares(np.concatenate(asked)) if asked else np.zeros((0, 1))
-            tags = [config.labels[n] for n in shares.argmax(-1)]
+            probabilities = np.zeros((0, 1))
+            if first_tokens:
+                probabilities = softmax(np.concatenate(first_tokens))
+            tags = [config.labels[n] for n in probabilities.argmax(-1)]
             words = [
                 {"label": tag, "text": text[a:b], "start": a, "end": b, "score": float(row.max())}
-                for tag, (a, b), row in zip(tags, places, shares, strict=True)
+                for tag, (a, b), row in zip(tags, places, probabilities, strict=True)
             ]
-            return {"entities": joined(words, text)} if bio else {"words": words}
+            return {"entities": join_entities(words, text)} if bio else {"words": words}
 
-        return Question(made, answer)
+        return Request(rows, postprocess)
 
     rows = TokenClassification().row_builder().rows(examples, [], vocabulary, length)
-    return [question(example.text, made) for example, made in zip(examples, rows, strict=True)]
-
-
-def joined(words: list[Answer], text: str) -> list[Answer]:
-    """Join words to entities: B begins one, and so does I after anything but its own kind."""
-    groups: list[list[Answer]] = []
-    before = "O"
-    for word in words:
-        tag = word["label"]
-        if tag != "O" and tag[:2] == "I-" and before[2:] == tag[2:]:
-            groups[-1].append(word)
-        elif tag != "O":
-            groups.append([word])
-        before = tag
     return [
-        {
-            "label": group[0]["label"][2:],
-            "text": text[group[0]["start"] : group[-1]["end"]],
-            "start": group[0]["start"],
-            "end": group[-1]["end"],
-            "score": float(np.mean([word["score"] for word in group])),
-        }
-        for group in groups
+        request(example.text, text_rows) for example, text_rows in zip(examples, rows, strict=True)
     ]
 
 
-def _spans(
-    examples: list[Example], task: QuestionAnswering, vocabulary: Vocabulary, length: int, top: int
-) -> list[Question]:
-    """Ask for spans; their scores are shares among the n best and no answer, as BERT's own script gives them."""
+def join_entities(words: list[Answer], text: str) -> list[Answer]:
+    """Join words with BIO tags to entities; the score of an entity is the mean over its words.
 
-    def question(example: Example, made: list[Row]) -> Question:
-        def answer(logits: list[np.ndarray]) -> Answer:
+    An entity starts at every B tag, and at an I tag that does not follow a tag of the same type.
+    """
+    entities: list[list[Answer]] = []
+    previous = "O"
+    for word in words:
+        tag = word["label"]
+        if tag != "O" and tag[:2] == "I-" and previous[2:] == tag[2:]:
+            entities[-1].append(word)
+        elif tag != "O":
+            entities.append([word])
+        previous = tag
+    return [
+        {
+            "label": entity[0]["label"][2:],
+            "text": text[entity[0]["start"] : entity[-1]["end"]],
+            "start": entity[0]["start"],
+            "end": entity[-1]["end"],
+            "score": float(np.mean([word["score"] for word in entity])),
+        }
+        for entity in entities
+    ]
+
+
+def _extract(
+    examples: list[Example], task: QuestionAnswering, vocabulary: Vocabulary, length: int, top: int
+) -> list[Request]:
+    """Extract answer spans from the second text of each example.
+
+    Scores are probabilities among the n best spans and no answer, as in BERT's own script.
+    """
+
+    def request(example: Example, rows: list[Row]) -> Request:
+        def postprocess(logits: list[np.ndarray]) -> Answer:
             windows = [
-                (
-                    said,
-                    slice(row.second, len(row.ids) - 1),
-                    row.beside["places"],
-                )  # up to the closing [SEP]
-                for said, row in zip(logits, made, strict=True)
+                # Up to the closing [SEP].
+                Window(row_logits, slice(row.second, len(row.ids) - 1), row.extra["places"])
+                for row_logits, row in zip(logits, rows, strict=True)
             ]
-            spans, nothing = task.spans(windows, example.pair, task.n_best)
-            none = task.unanswerable and task.gap(spans, nothing) > task.null_threshold
+            spans, null_score = task.spans(windows, example.pair, task.n_best)
+            difference = null_score_difference(spans, null_score)
+            no_answer = task.unanswerable and difference > task.null_threshold
             if task.unanswerable:
-                spans = sorted([*spans, Span(0, 0, nothing)], key=lambda span: -span.score)
+                spans = sorted([*spans, Span(0, 0, null_score)], key=lambda span: -span.score)
                 spans = [span for n, span in enumerate(spans) if n < task.n_best or not span.end]
             if not spans:
                 return {"answer": "", "start": 0, "end": 0, "score": 0.0, "answers": []}
-            told = [
-                {"answer": example.pair[a:b], "start": a, "end": b, "score": float(share)}
-                for (a, b, _), share in zip(
-                    spans, _shares(np.array([s.score for s in spans])), strict=True
-                )
+            probabilities = softmax(np.array([span.score for span in spans]))
+            answers = [
+                {"answer": example.pair[a:b], "start": a, "end": b, "score": float(probability)}
+                for (a, b, _), probability in zip(spans, probabilities, strict=True)
             ]
-            best = next(one for one in told if bool(one["end"]) != none)
-            return best | {"answers": told[:top]}
+            best = next(answer for answer in answers if bool(answer["end"]) != no_answer)
+            return best | {"answers": answers[:top]}
 
-        return Question(made, answer)
+        return Request(rows, postprocess)
 
     rows = task.row_builder().rows(examples, [], vocabulary, length)
-    return [question(example, made) for example, made in zip(examples, rows, strict=True)]
+    return [request(example, windows) for example, windows in zip(examples, rows, strict=True)]
 
 
-def _words(example: Example, vocabulary: Vocabulary, length: int) -> Question:
-    """Ask for the word at every mask, a row for each; of a text too long for a row it sees what stands around it."""
+def _fill(example: Example, vocabulary: Vocabulary, length: int) -> Request:
+    """Predict the token at every mask, with one row per mask.
+
+    If the text is longer than a row, the row holds the tokens around its mask.
+    """
     check_text(example.text, example.place)
     mask = vocabulary.tokenizer.id_to_token(vocabulary.mask)
     parts = example.text.split(mask)
     if len(parts) < 2:
         raise UserError(
-            f"{example.place}: there is no {mask} in {example.text!r:.60}; write it where a word is asked for"
+            f"{example.place}: there is no {mask} in {example.text!r:.60}; write it in place of "
+            "the word to predict"
         )
     ids: list[int] = []
     masks = []
@@ -196,62 +219,27 @@ def _words(example: Example, vocabulary: Vocabulary, length: int) -> Question:
             masks.append(len(ids))
             ids.append(vocabulary.mask)
         ids += part.tolist()
-    made = []
-    for at in masks:
-        first = max(0, min(at - (length - 2) // 2, len(ids) - (length - 2)))
+    rows = []
+    for position in masks:
+        first = max(0, min(position - (length - 2) // 2, len(ids) - (length - 2)))
         window = ids[first : first + length - 2]
-        row = np.array([vocabulary.cls, *window, vocabulary.sep], np.int32)
-        made.append(Row(row, 0, np.array([at - first + 1], np.int32)))
+        tokens = np.array([vocabulary.cls, *window, vocabulary.sep], np.int32)
+        label_positions = np.array([position - first + 1], np.int32)
+        rows.append(Row(tokens, 0, np.array([-1], np.int32), {"label_positions": label_positions}))
 
-    def answer(said: list[np.ndarray]) -> Answer:
+    def postprocess(predictions: list[np.ndarray]) -> Answer:
+        """Convert the likeliest tokens of each mask, (token id, log probability) [1, top, 2]."""
         return {
             "masks": [
                 [
                     {
-                        "word": vocabulary.tokenizer.id_to_token(int(word)),
-                        "score": float(np.exp(share)),
+                        "word": vocabulary.tokenizer.id_to_token(int(token_id)),
+                        "score": float(np.exp(log_probability)),
                     }
-                    for word, share in row[0]
+                    for token_id, log_probability in tokens
                 ]
-                for row in said
+                for (tokens,) in predictions
             ]
         }
 
-    return Question(made, answer)
-
-
-def _shares(logits: np.ndarray) -> np.ndarray:
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
-
-
-def examples_of(texts: Iterable[str], pair: str | Iterable[str] | None) -> Iterator[Example]:
-    """Name texts by their number; ``pair`` is the second text of all, or of each; raises UserError for too many or few."""
-    if pair is None or isinstance(pair, str):
-        yield from (
-            Example(f"text {n}", text, pair, paired=pair is not None)
-            for n, text in enumerate(texts, 1)
-        )
-        return
-    nothing = object()
-    for n, (text, second) in enumerate(itertools.zip_longest(texts, pair, fillvalue=nothing), 1):
-        if text is nothing or second is nothing:
-            raise UserError(
-                f"text {n} has no {'second text' if second is nothing else 'first text'}; give as many second texts as "
-                "texts, or one for all"
-            )
-        yield Example(f"text {n}", text, second, paired=True)
-
-
-def lines(file: BinaryIO, pair: str | None) -> Iterator[Example]:
-    """Read a text from each line of UTF-8, and behind a tab its second text; raises UserError for other bytes."""
-    for number, line in enumerate(file, 1):
-        place = f"standard input, line {number}"
-        try:
-            text, tab, second = line.decode().rstrip("\r\n").partition("\t")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{place}: byte 0x{line[error.start]:02x} is not valid UTF-8; convert it to UTF-8"
-            ) from None
-        behind = second if tab else pair
-        yield Example(place, text, behind, paired=behind is not None)
+    return Request(rows, postprocess)

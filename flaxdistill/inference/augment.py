@@ -1,4 +1,6 @@
-"""Variants of labelled rows with other words in their place, for a teacher to label (TinyBERT's augmentation)."""
+"""Data augmentation of TinyBERT: variants of labelled rows with replaced words, for a teacher to
+label.
+"""
 
 from __future__ import annotations
 
@@ -16,51 +18,66 @@ import numpy as np
 
 from flaxdistill.data.labelled_rows import text_of
 from flaxdistill.data.preparation.held_out import document_hash
-from flaxdistill.data.sources import VARIED, Example, Source
+from flaxdistill.data.sources import AUGMENTATION_FILE, Example, Source
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
-from flaxdistill.hub.checkpoint import Model
+from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.compatibility import check_head
-from flaxdistill.inference.mask_filling import Fillers, make_fillers
+from flaxdistill.inference.mask_filling import FillMask, make_fill_mask
 from flaxdistill.inference.stop_words import read_stop_words
-from flaxdistill.inference.word_vectors import Neighbours
+from flaxdistill.inference.word_vectors import WordVectors
 from flaxdistill.runtime import gcs
 from flaxdistill.runtime.files import read_json, write_json
 
-PART = 500
-"""Rows of one file: what a killed run has to do again."""
+ROWS_PER_FILE = 500
+"""Source rows per output file, which is the most work that an interrupted run repeats."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How rows are varied (Jiao et al., 2020, algorithm 1).
+    """How the rows of a source are varied (Jiao et al., 2020, algorithm 1).
 
-    In each of ``variants`` copies of a text every word is replaced with probability ``share`` by one of its ``candidates``
-    likeliest others: those of the masked-LM ``model``, which reads the text without the word and beside it the whole text,
-    or, for a word that its vocabulary splits, its nearest neighbours in ``glove``, a text file of vectors; without that file
-    such words stay. So do words not of letters alone, and ``stop_words``: those of a text file (an empty one: none), by
-    default TinyBERT's English ones. Of a pair each text is varied in its turn beside the other as it was. ``length``: tokens
-    that the model reads, half for the masked text and half for the whole; words beyond stay.
+    Each text gets ``variants`` copies. In a copy, every word is replaced with the given
+    ``probability`` by one of its ``candidates`` likeliest alternatives. For a word that is one
+    token, a masked-LM predicts them from the masked text and the unmasked one; for a word that the
+    vocabulary splits, they are its nearest neighbours in ``glove``. Words that are not alphabetic
+    and stop words are never replaced. The texts of a pair are varied one at a time.
     """
 
     source: Source
+
     glove: str | None = None
+    """Text file of word vectors; without it, words that the vocabulary splits are not replaced."""
+
     stop_words: str | None = None
+    """Text file of words that are not replaced, empty for none; by default TinyBERT's list."""
+
     variants: int = 20
+    """Copies of each text."""
+
     candidates: int = 15
-    share: float = 0.4
+    """Alternatives of each word."""
+
+    probability: float = 0.4
+    """Probability that a word is replaced."""
+
     length: int = 256
-    batch_size: int = 256  # masked texts at one time
+    """Tokens that the model reads, half for the masked text and half for the unmasked one.
+
+    Words after them are not replaced.
+    """
+
+    batch_size: int = 256
+    """Masked texts in a forward pass."""
+
     seed: int = 0
 
     def __post_init__(self):
         for name in ("variants", "candidates", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.share <= 1:
-            raise UserError(
-                f"share is {self.share}; the share of words replaced is above 0 and at most 1"
-            )
+        if not 0 < self.probability <= 1:
+            raise UserError(f"probability is {self.probability}; it must be above 0 and at most 1")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be at least 0 and below 2^63")
         if self.length < 5:
@@ -68,101 +85,134 @@ class Augmentation:
 
 
 class _Word(NamedTuple):
-    """A word that may be replaced: where it stands in its text, and its tokens."""
+    """A word that may be replaced: its place in the text in characters, and its tokens."""
 
     start: int
     end: int
-    first: int
-    pieces: int
+    first_token: int
+    tokens: int
 
     def of(self, text: str) -> str:
         return text[self.start : self.end]
 
 
-def augment(
-    how: Augmentation, model: Model, out: Path, *, report: Callable[[str], None] = lambda line: None
-) -> None:
-    """Write every row of a source and its variants to ``out``, a folder of jsonl files with the source's columns.
+class _Alternatives(NamedTuple):
+    """The resources that alternatives of words come from."""
 
-    A row's variants follow from its place in the source; a line that has been written once is not written again. The same
-    command goes on where it stopped. Raises UserError for a folder that holds something else.
+    vocabulary: Vocabulary
+    fill_mask: FillMask
+    word_vectors: WordVectors | None
+    stop_words: frozenset[str]
+
+
+def augment(
+    augmentation: Augmentation,
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Write every row of a source and its variants to ``out``, a folder of jsonl files with the
+    same columns.
+
+    ``checkpoint`` is a masked-LM. The variants of a row depend only on the settings and on its
+    index in the source; duplicate lines are dropped. The same command resumes an interrupted run.
+    Raises UserError if ``out`` holds anything else.
     """
-    check_head(model, "mlm")
-    if how.length > model.config.max_positions:
-        raise UserError(
-            f"length {how.length} exceeds the {model.config.max_positions} positions of {model.source}"
-        )
-    vocabulary = load_vocabulary(model.directory)
-    if type(vocabulary.tokenizer.model).__name__ != "WordPiece":
-        raise UserError(
-            f"{model.source} has a vocabulary that does not tell where words end; give a masked-LM with a WordPiece one, "
-            "such as BERT"
-        )
-    shards = how.source.labelled()
-    near = Neighbours(how.glove) if how.glove else None
-    stop_words = read_stop_words(how.stop_words)
-    fields = dataclasses.asdict(how) | {"source": [shard.fingerprint for shard in shards]}
-    meaning = fields | {
-        "model": model.digest,
-        "glove": near.digest if near else None,
+    vocabulary = _check_model(checkpoint, augmentation.length)
+    shards = augmentation.source.labelled()
+    word_vectors = WordVectors(augmentation.glove) if augmentation.glove else None
+    stop_words = read_stop_words(augmentation.stop_words)
+    settings = dataclasses.asdict(augmentation) | {
+        "source": [shard.fingerprint for shard in shards],
+        "model": checkpoint.digest,
+        "glove": word_vectors.digest if word_vectors else None,
         "stop_words": hashlib.sha256(" ".join(sorted(stop_words)).encode()).hexdigest(),
-        "pair": how.source.pair,
+        "pair": augmentation.source.pair,
     }
-    del meaning["batch_size"]
-    meaning = json.loads(json.dumps(meaning))
-    _check(out, meaning)
-    fillers = make_fillers(model, vocabulary, how.candidates + 1, how.length, how.batch_size)
+    del settings["batch_size"]
+    settings = json.loads(json.dumps(settings))
+    _check_settings(out, settings)
+    fill_mask = make_fill_mask(
+        checkpoint,
+        vocabulary,
+        augmentation.candidates + 1,
+        augmentation.length,
+        augmentation.batch_size,
+    )
+    alternatives = _Alternatives(vocabulary, fill_mask, word_vectors, stop_words)
     seen: set[int] = set()
     rows = written = 0
     examples = (example for shard in shards for example in shard.documents())
-    for number, part in enumerate(iter(lambda: list(itertools.islice(examples, PART)), [])):
+    parts = iter(lambda: list(itertools.islice(examples, ROWS_PER_FILE)), [])
+    for number, part in enumerate(parts):
         path = out / f"part-{number:05d}.jsonl"
-        if not path.exists():
-            found = _variants(part, rows, how, vocabulary, fillers, near, stop_words)
-            lines = list(_new((json.dumps(row, ensure_ascii=False) for row in found), seen))
-            _claim(out, meaning)  # not before: a source that cannot be read leaves nothing
+        if path.exists():
+            # Not splitlines, which also splits at line separators inside of texts.
+            lines = path.read_bytes().decode().split("\n")[:-1]
+            seen.update(map(document_hash, lines))
+        else:
+            variants = _variants(part, rows, augmentation, alternatives)
+            lines = list(
+                _drop_duplicates((json.dumps(row, ensure_ascii=False) for row in variants), seen)
+            )
+            # Not earlier, so that a source that cannot be read leaves no folder.
+            _write_settings(out, settings)
             temporary = out / f".{path.name}.tmp"
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             temporary.rename(path)
-            gcs.send(path)
-        else:
-            lines = (
-                path.read_bytes().decode().split("\n")[:-1]
-            )  # splitlines would cut inside texts too
-            seen.update(map(document_hash, lines))
+            gcs.upload(path)
         rows, written = rows + len(part), written + len(lines)
-        report(f"{path}: {rows} rows have become {written}")
+        report(f"{path}: wrote {written} rows for {rows} rows of the source")
     if not rows:
-        raise UserError(f"source {how.source.path} holds no row to vary")
+        raise UserError(f"source {augmentation.source.path} holds no rows; choose another source")
 
 
-def _check(out: Path, meaning: Mapping[str, Any]) -> None:
-    if (out / VARIED).is_file():
-        stored = read_json(out / VARIED)
-        differ = [
+def _check_model(checkpoint: Checkpoint, length: int) -> Vocabulary:
+    """Return the vocabulary of a model; raise UserError if the model cannot replace words."""
+    check_head(checkpoint, "mlm")
+    if length > checkpoint.config.max_positions:
+        raise UserError(
+            f"length {length} exceeds the {checkpoint.config.max_positions} positions of "
+            f"{checkpoint.source}; choose a smaller length"
+        )
+    vocabulary = load_vocabulary(checkpoint.directory)
+    if type(vocabulary.tokenizer.model).__name__ != "WordPiece":
+        raise UserError(
+            f"{checkpoint.source} has a vocabulary that does not mark the ends of words; give a "
+            "masked-LM with a WordPiece vocabulary, such as BERT"
+        )
+    return vocabulary
+
+
+def _check_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    if (out / AUGMENTATION_FILE).is_file():
+        stored = read_json(out / AUGMENTATION_FILE)
+        changes = [
             f"{name} {stored.get(name)} -> {value}"
-            for name, value in meaning.items()
+            for name, value in settings.items()
             if stored.get(name) != value
         ]
-        if differ:
+        if changes:
             raise UserError(
-                f"{out} holds variants made otherwise ({'; '.join(differ)}); choose another folder"
+                f"{out} holds variants made with other settings ({'; '.join(changes)}); choose "
+                "another folder"
             )
     elif out.exists() and not (
-        out.is_dir() and {file.name for file in out.iterdir()} <= {f"{VARIED}.tmp"}
+        out.is_dir() and {file.name for file in out.iterdir()} <= {f"{AUGMENTATION_FILE}.tmp"}
     ):
         raise UserError(f"{out} exists and holds no variants of rows; choose another folder")
 
 
-def _claim(out: Path, meaning: Mapping[str, Any]) -> None:
-    if not (out / VARIED).is_file():
+def _write_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    if not (out / AUGMENTATION_FILE).is_file():
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"{VARIED}.tmp", meaning)
-        os.replace(out / f"{VARIED}.tmp", out / VARIED)
-        gcs.send(out / VARIED)
+        write_json(out / f"{AUGMENTATION_FILE}.tmp", settings)
+        os.replace(out / f"{AUGMENTATION_FILE}.tmp", out / AUGMENTATION_FILE)
+        gcs.upload(out / AUGMENTATION_FILE)
 
 
-def _new(lines: Iterator[str], seen: set[int]) -> Iterator[str]:
+def _drop_duplicates(lines: Iterator[str], seen: set[int]) -> Iterator[str]:
     for line in lines:
         digest = document_hash(line)
         if digest not in seen:
@@ -171,78 +221,92 @@ def _new(lines: Iterator[str], seen: set[int]) -> Iterator[str]:
 
 
 def _variants(
-    part: list[Example],
-    first: int,
-    how: Augmentation,
-    vocabulary: Vocabulary,
-    fillers: Fillers,
-    near: Neighbours | None,
-    stop_words: frozenset[str],
+    examples: list[Example], first: int, augmentation: Augmentation, alternatives: _Alternatives
 ) -> Iterator[dict[str, Any]]:
-    """Give each row and then its variants, as columns."""
-    for example in part:
+    """Yield each row and then its variants, as columns; ``first`` is the index of the first row."""
+    for example in examples:
         if not isinstance(example.label, (str, int, float, NoneType)):
             raise UserError(
-                f"{example.place}: the label {example.label!r:.60} is no class and no number, and only rows with these can "
-                "be varied: other words would move what stands at a place in the text"
+                f"{example.place}: the label {example.label!r:.60} is neither a class nor a "
+                "number; rows with labels for positions in the text cannot be varied"
             )
-    texts = [text_of(example) for example in part]
+    texts = [text_of(example) for example in examples]
     flat = [text for pair in texts for text in pair]
-    encoded = vocabulary.encode_places(flat)
-    goes_on = vocabulary.continues()
-    words = [
-        [word for word in _words(text, *tokens, goes_on) if word.of(text).lower() not in stop_words]
-        for text, tokens in zip(flat, encoded, strict=True)
-    ]
-    room = (how.length - 3) // 2
-    asked = [
-        (n, word)
-        for n, found in enumerate(words)
-        for word in found
-        if word.pieces == 1 and word.first < room
-    ]
-    said = fillers([encoded[n][0][:room] for n, _ in asked], [word.first for _, word in asked])
-    others: dict[tuple[int, _Word], list[str]] = {}
-    for (n, word), ids in zip(asked, said, strict=True):
-        own = int(encoded[n][0][word.first])
-        others[n, word] = [vocabulary.tokenizer.id_to_token(int(i)) for i in ids if i != own][
-            : how.candidates
-        ]
-    for n, found in enumerate(words):
-        for word in found:
-            if word.pieces > 1 and near:
-                others[n, word] = near(word.of(flat[n]), how.candidates)
-    numbers = iter(range(len(flat)))
-    for row, (example, pair) in enumerate(zip(part, texts, strict=True), first):
-        draw = np.random.default_rng((how.seed, row))
-        sides: dict[Any, str] = dict(zip((how.source.column, how.source.pair), pair, strict=False))
-        columns = sides | ({how.source.label: example.label} if how.source.label else {})
+    candidates = iter(_candidates(flat, augmentation, alternatives))
+    source = augmentation.source
+    for row, (example, pair) in enumerate(zip(examples, texts, strict=True), first):
+        rng = np.random.default_rng((augmentation.seed, row))
+        sides: dict[Any, str] = dict(zip((source.column, source.pair), pair, strict=False))
+        columns = sides | ({source.label: example.label} if source.label else {})
         yield columns
         for name, text in sides.items():
-            n = next(numbers)
-            choices = [(word, others.get((n, word), [])) for word in words[n]]
-            for _ in range(how.variants):
-                yield columns | {name: _replace(text, choices, how.share, draw)}
+            words = next(candidates)
+            for _ in range(augmentation.variants):
+                yield columns | {name: _replace(text, words, augmentation.probability, rng)}
+
+
+def _candidates(
+    texts: list[str], augmentation: Augmentation, alternatives: _Alternatives
+) -> list[list[tuple[_Word, list[str]]]]:
+    """Return the words of each text that may be replaced, with their alternatives."""
+    vocabulary, fill_mask, word_vectors, stop_words = alternatives
+    number = augmentation.candidates
+    encoded = vocabulary.encode_with_offsets(texts)
+    continues = vocabulary.continues()
+    words = [
+        [
+            word
+            for word in _words(text, *tokens, continues)
+            if word.of(text).lower() not in stop_words
+        ]
+        for text, tokens in zip(texts, encoded, strict=True)
+    ]
+    room = (augmentation.length - 3) // 2
+    masked = [
+        (n, word)
+        for n, text_words in enumerate(words)
+        for word in text_words
+        if word.tokens == 1 and word.first_token < room
+    ]
+    predictions = fill_mask(
+        [encoded[n][0][:room] for n, _ in masked], [word.first_token for _, word in masked]
+    )
+    others: dict[tuple[int, _Word], list[str]] = {}
+    for (n, word), ids in zip(masked, predictions, strict=True):
+        own = int(encoded[n][0][word.first_token])
+        tokens = [vocabulary.tokenizer.id_to_token(int(i)) for i in ids if i != own]
+        others[n, word] = tokens[:number]
+    for n, text_words in enumerate(words):
+        for word in text_words:
+            if word.tokens > 1 and word_vectors:
+                others[n, word] = word_vectors.nearest(word.of(texts[n]), number)
+    return [
+        [(word, others.get((n, word), [])) for word in text_words]
+        for n, text_words in enumerate(words)
+    ]
 
 
 def _replace(
-    text: str, words: list[tuple[_Word, list[str]]], share: float, draw: np.random.Generator
+    text: str,
+    words: list[tuple[_Word, list[str]]],
+    probability: float,
+    rng: np.random.Generator,
 ) -> str:
-    made, at = [], 0
+    parts, end = [], 0
     for word, others in words:
-        if others and draw.random() < share:
-            made += [text[at : word.start], others[draw.integers(len(others))]]
-            at = word.end
-    return "".join([*made, text[at:]])
+        if others and rng.random() < probability:
+            parts += [text[end : word.start], others[rng.integers(len(others))]]
+            end = word.end
+    return "".join([*parts, text[end:]])
 
 
-def _words(text: str, ids: np.ndarray, places: np.ndarray, goes_on: np.ndarray) -> list[_Word]:
-    """Find the words of letters in a text."""
+def _words(text: str, ids: np.ndarray, offsets: np.ndarray, continues: np.ndarray) -> list[_Word]:
+    """Return the alphabetic words of a text; ``continues`` marks tokens inside of words."""
     if not len(ids):
         return []
-    starts = np.flatnonzero(~goes_on[ids])
-    found = [
-        _Word(int(places[first, 0]), int(places[end - 1, 1]), int(first), int(end - first))
+    starts = np.flatnonzero(~continues[ids])
+    words = [
+        _Word(int(offsets[first, 0]), int(offsets[end - 1, 1]), int(first), int(end - first))
         for first, end in zip(starts, [*starts[1:], len(ids)], strict=True)
     ]
-    return [word for word in found if word.of(text).isalpha()]
+    return [word for word in words if word.of(text).isalpha()]

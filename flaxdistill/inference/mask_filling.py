@@ -1,4 +1,4 @@
-"""Which words a masked-LM puts in a hidden place of a text."""
+"""The likeliest words at a masked position of a text, by a masked-LM."""
 
 from __future__ import annotations
 
@@ -10,104 +10,121 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdistill.data.length_buckets import EDGES
+from flaxdistill.data.length_buckets import BUCKET_LENGTHS
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.hub import frozen
-from flaxdistill.hub.checkpoint import Model
+from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.losses.vocab import at_labels
 from flaxdistill.ops.vocab import vocab_top
 from flaxdistill.pytrees import Apply, Batch, Params
 from flaxdistill.runtime import sharding
 
-Fillers = Callable[[list[np.ndarray], list[int]], list[np.ndarray]]
+FillMask = Callable[[list[np.ndarray], list[int]], list[np.ndarray]]
+"""(token ids of texts, position to mask in each) to the likeliest token ids of each."""
 
 
-def make_fillers(
-    model: Model, vocabulary: Vocabulary, number: int, longest: int, batch_size: int
-) -> Fillers:
-    """Make ``fillers(texts, places)``: the ``number`` likeliest words at one hidden place of each text, ids int32 [number].
+def make_fill_mask(
+    checkpoint: Checkpoint, vocabulary: Vocabulary, number: int, length: int, batch_size: int
+) -> FillMask:
+    """Return ``fill_mask(texts, positions)``: the ``number`` likeliest words at a position of each
+    text.
 
-    The model reads the text with the hidden place and, as a second text, the whole one, so that words keep its meaning
-    (Jiao et al., 2020, in data_augmentation.py). ``texts`` are tokens without special ones, at most ``(longest - 3) // 2``.
-    Words are those of letters that are one token.
+    The result has an int32 [number] array per text. The model reads the masked text and, as a
+    second text, the unmasked one, so that replacements preserve the meaning (Jiao et al., 2020,
+    data_augmentation.py). ``texts`` are token ids without special tokens, at most ``(length - 3) //
+    2``. Only alphabetic words that are a single token are predicted.
     """
     mesh = sharding.make_mesh()
-    apply, params = frozen.freeze(model, mesh)
-    barred = vocabulary.continues()
-    barred[list(vocabulary.special_ids)] = True
-    words = (vocabulary.tokenizer.id_to_token(word) or "" for word in range(vocabulary.size))
-    barred |= np.array([not word.isalpha() for word in words])
-    barred = np.pad(barred, (0, model.config.vocab_size - len(barred)), constant_values=True)
-    if np.all(barred):
-        raise UserError(
-            f"{model.source} has no whole word of letters in its vocabulary, which could take another's place"
-        )
-    ask = sharding.jit(
-        functools.partial(_ask, apply, jnp.asarray(barred), min(number, int(np.sum(~barred)))),
+    apply, params = frozen.freeze(checkpoint, mesh)
+    excluded = _excluded_tokens(checkpoint, vocabulary)
+    number = min(number, int(np.sum(~excluded)))
+    predict = sharding.jit(
+        functools.partial(_predict, apply, jnp.asarray(excluded), number),
         mesh,
         out_shardings=sharding.replicated(mesh),
     )
     size = sharding.round_up(batch_size, mesh)
-    types = min(2, model.config.type_vocab_size or 1)
+    types = min(2, checkpoint.config.type_vocab_size or 1)
 
-    def fillers(texts: list[np.ndarray], places: list[int]) -> list[np.ndarray]:
-        found: list[np.ndarray] = [np.zeros(0, np.int64)] * len(texts)
-        edges = [edge for edge in EDGES if edge < longest] + [longest]
-        bucket = np.searchsorted(edges, [2 * len(text) + 3 for text in texts])
-        for which, edge in enumerate(edges):
-            here = np.flatnonzero(bucket == which)
-            for first in range(0, len(here), size):
-                chosen = here[first : first + size]
-                rows = [(texts[n], places[n]) for n in chosen]
+    def fill_mask(texts: list[np.ndarray], positions: list[int]) -> list[np.ndarray]:
+        token_ids: list[np.ndarray] = [np.zeros(0, np.int64)] * len(texts)
+        edges = [edge for edge in BUCKET_LENGTHS if edge < length] + [length]
+        buckets = np.searchsorted(edges, [2 * len(text) + 3 for text in texts])
+        for bucket, edge in enumerate(edges):
+            members = np.flatnonzero(buckets == bucket)
+            for first in range(0, len(members), size):
+                indices = members[first : first + size]
+                rows = [(texts[n], positions[n]) for n in indices]
                 columns = _columns(rows, edge, size, types, vocabulary)
                 try:
-                    said = jax.device_get(ask(params, sharding.place_rows(columns, mesh)))
+                    batch = sharding.place_rows(columns, mesh)
+                    predictions = jax.device_get(predict(params, batch))
                 except jax.errors.JaxRuntimeError as error:
                     if not out_of_memory(error):
                         raise
                     raise UserError(
-                        f"the device is out of memory with {size} masked texts at a time; try --batch-size "
-                        f"{max(size // 2, 1)}"
+                        f"the device is out of memory with {size} masked texts at a time; try "
+                        f"--batch-size {max(size // 2, 1)}"
                     ) from None
-                for n, row in zip(chosen, said, strict=False):
-                    found[n] = row
-        return found
+                for n, row in zip(indices, predictions, strict=False):
+                    token_ids[n] = row
+        return token_ids
 
-    return fillers
+    return fill_mask
 
 
-def _ask(apply: Apply, barred: jax.Array, number: int, params: Params, batch: Batch) -> jax.Array:
-    # One place a row, so that its logits cost a vocabulary for each row and not for each token.
-    batch = dataclasses.replace(batch, label_positions=batch.labels)
+def _excluded_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary) -> np.ndarray:
+    """Mark special tokens, word pieces and tokens that are not alphabetic: bool [V]."""
+    excluded = vocabulary.continues()
+    excluded[list(vocabulary.special_ids)] = True
+    words = (vocabulary.tokenizer.id_to_token(token) or "" for token in range(vocabulary.size))
+    excluded |= np.array([not word.isalpha() for word in words])
+    padding = checkpoint.config.vocab_size - len(excluded)
+    excluded = np.pad(excluded, (0, padding), constant_values=True)
+    if np.all(excluded):
+        raise UserError(
+            f"{checkpoint.source} has no alphabetic whole word in its vocabulary, so it cannot "
+            "replace words; choose another masked-LM"
+        )
+    return excluded
+
+
+def _predict(
+    apply: Apply, excluded: jax.Array, number: int, params: Params, batch: Batch
+) -> jax.Array:
+    # Logits are computed at one position per row, not at every token.
     head = at_labels(apply(params, batch).vocab, batch)
-    bias = jnp.where(barred, -jnp.inf, head.bias.astype(jnp.float32))
+    bias = jnp.where(excluded, -jnp.inf, head.bias.astype(jnp.float32))
     return vocab_top(dataclasses.replace(head, bias=bias), number, 1.0).token_ids[:, 0]
 
 
 def _columns(
     rows: list[tuple[np.ndarray, int]], length: int, size: int, types: int, vocabulary: Vocabulary
 ) -> dict[str, np.ndarray]:
+    """Return the columns of a batch of ``size`` rows, filled up with rows of weight 0."""
     ids = np.full((size, length), vocabulary.pad, np.int32)
-    segments, second = np.zeros_like(ids), np.zeros_like(ids)
-    at = np.zeros((size, 1), np.int32)
-    segments[len(rows) :, 0] = 1  # a filler row attends to something
-    for n, (text, place) in enumerate(rows):
+    segments, token_types = np.zeros_like(ids), np.zeros_like(ids)
+    label_positions = np.zeros((size, 1), np.int32)
+    # A filler row needs a token to attend to.
+    segments[len(rows) :, 0] = 1
+    for n, (text, position) in enumerate(rows):
         row = [vocabulary.cls, *text, vocabulary.sep, *text, vocabulary.sep]
-        row[place + 1] = vocabulary.mask
+        row[position + 1] = vocabulary.mask
         ids[n, : len(row)] = row
         segments[n, : len(row)] = 1
-        second[n, len(text) + 2 : len(row)] = types - 1
-        at[n] = place + 1
-    nothing = np.zeros(size, np.int32)
+        token_types[n, len(text) + 2 : len(row)] = types - 1
+        label_positions[n] = position + 1
+    zeros = np.zeros(size, np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape) * segments
     return {
         "input_ids": ids,
         "segment_ids": segments,
         "positions": positions.astype(np.int32),
-        "token_type_ids": second,
-        "labels": at,
+        "token_type_ids": token_types,
+        "labels": np.full_like(label_positions, -1),
+        "label_positions": label_positions,
         "weight": (np.arange(size) < len(rows)).astype(np.float32),
-        "example_id": nothing,
-        "epoch": nothing,
+        "example_id": zeros,
+        "epoch": zeros,
     }

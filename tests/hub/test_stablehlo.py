@@ -1,4 +1,4 @@
-"""A model as one function, and as StableHLO: what `transformers` says, in any process, or the export is refused."""
+"""A model as a function and as StableHLO: equal to transformers, verified in a new process."""
 
 from __future__ import annotations
 
@@ -13,76 +13,76 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from helpers.cli import refused, succeed
-from helpers.models import HEADS, made
+from helpers.models import HEADS, random_model
 
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import workdir
 from flaxdistill.hub import checkpoint, families, stablehlo, verify
 
 IDS = np.array([[2, 9, 11, 6, 8, 3, 0, 0], [2, 7, 12, 13, 8, 9, 14, 3]], np.int32)
-GIVEN = {
+INPUTS = {
     "input_ids": IDS,
     "attention_mask": (IDS != 0).astype(np.int32),
     "token_type_ids": (IDS % 2).astype(np.int32),
 }
 
 
-def given(model) -> list[np.ndarray]:
-    return [GIVEN[name] for name in stablehlo.inputs(model.family)]
+def inputs_of(model) -> list[np.ndarray]:
+    return [INPUTS[name] for name in stablehlo.input_names(model.family)]
 
 
 @pytest.mark.hf
 @pytest.mark.torch
 @pytest.mark.parametrize("family", families.known())
 @pytest.mark.parametrize("kind", HEADS)
-def test_it_says_what_transformers_says(tmp_path, kind, family):
+def test_outputs_equal_transformers(tmp_path, kind, family):
     import torch
     import transformers
 
-    model = made(tmp_path, family, **HEADS[kind])
-    theirs = (
+    model = random_model(tmp_path, family, **HEADS[kind])
+    reference = (
         getattr(transformers, f"AutoModel{'For' if kind else ''}{kind}")
         .from_pretrained(model.directory)
         .eval()
     )
-    named = dict(zip(stablehlo.inputs(model.family), given(model), strict=True))
+    named = dict(zip(stablehlo.input_names(model.family), inputs_of(model), strict=True))
     with torch.no_grad():
-        expected = theirs(**{name: torch.tensor(value) for name, value in named.items()})
-    said = stablehlo.make_call(model.family, model.config)(
-        model.family.write(model.config, model.params), *given(model)
+        expected = reference(**{name: torch.tensor(value) for name, value in named.items()})
+    outputs = stablehlo.make_forward(model.family, model.config)(
+        model.family.write(model.config, model.params), *inputs_of(model)
     )
-    assert set(said) == set(expected.keys())
-    for name, value in said.items():
-        real = GIVEN["attention_mask"].astype(bool) if value.shape[:2] == IDS.shape else np.s_[:]
-        ours, reference = np.asarray(value)[real], expected[name].numpy()[real]
-        assert np.abs(ours - reference).max() < 1e-5 * np.abs(reference).max(), name
+    assert set(outputs) == set(expected.keys())
+    for name, value in outputs.items():
+        real = INPUTS["attention_mask"].astype(bool) if value.shape[:2] == IDS.shape else np.s_[:]
+        actual, target = np.asarray(value)[real], expected[name].numpy()[real]
+        assert np.abs(actual - target).max() < 1e-5 * np.abs(target).max(), name
 
 
 @pytest.mark.parametrize(
     ("family", "head"), [("bert", "MaskedLM"), ("distilbert", "SequenceClassification")]
 )
 def test_stablehlo_without_this_package(tmp_path, family, head):
-    """Any number of rows, any length that the model reads, from the two files alone."""
-    model = made(tmp_path, family, **HEADS[head])
-    exported = jax.export.deserialize(bytearray(stablehlo.stablehlo(model)))
+    """The two files alone are enough, for any number of rows and any supported length."""
+    model = random_model(tmp_path, family, **HEADS[head])
+    exported = jax.export.deserialize(bytearray(stablehlo.to_stablehlo(model)))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     weights = safetensors.numpy.load_file(model.directory / "model.safetensors")
-    call = stablehlo.make_call(model.family, model.config)
+    forward = stablehlo.make_forward(model.family, model.config)
     for rows, length in ((2, 8), (1, 3), (5, 16)):
-        asked = [np.resize(value, (rows, length)) for value in given(model)]
-        asked[1][:] = 1
-        for name, value in call(weights, *asked).items():
-            said = exported.call(weights, *asked)[name]
-            assert np.abs(said - value).max() < 1e-5 * np.abs(value).max(), name
+        arrays = [np.resize(value, (rows, length)) for value in inputs_of(model)]
+        arrays[1][:] = 1
+        for name, value in forward(weights, *arrays).items():
+            actual = exported.call(weights, *arrays)[name]
+            assert np.abs(actual - value).max() < 1e-5 * np.abs(value).max(), name
     with pytest.raises(ValueError, match="shape"):
-        exported.call(weights, *(np.resize(value, (1, 17)) for value in given(model)))
+        exported.call(weights, *(np.resize(value, (1, 17)) for value in inputs_of(model)))
 
 
 @pytest.fixture(scope="module")
 def whole(finished, tmp_path_factory):
-    """An export with its StableHLO, and what another process said to it."""
+    """An export with StableHLO, verified in a new process."""
     folder = tmp_path_factory.mktemp("whole") / "out"
-    assert "the same to 1e-05 in a process of its own" in succeed(
+    assert "outputs equal to 1e-05 in a new process" in succeed(
         "export", finished, folder, "--stablehlo"
     )
     return folder
@@ -90,7 +90,7 @@ def whole(finished, tmp_path_factory):
 
 @pytest.fixture
 def exported(whole, tmp_path):
-    """A copy of it to be broken."""
+    """A copy of it, for a test to damage."""
     return shutil.copytree(whole, tmp_path / "out")
 
 
@@ -101,8 +101,8 @@ def other_weights(folder):
 
 
 def other_config(folder):
-    given = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(given | {"hidden_act": "relu"}))
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"hidden_act": "relu"}))
 
 
 def other_tokenizer(folder):
@@ -117,7 +117,7 @@ def no_tokenizer(folder):
 def other_function(folder):
     model = checkpoint.read_model(str(folder))
     other = dataclasses.replace(model, config=dataclasses.replace(model.config, num_heads=1))
-    (folder / stablehlo.STABLEHLO).write_bytes(stablehlo.stablehlo(other))
+    (folder / stablehlo.STABLEHLO).write_bytes(stablehlo.to_stablehlo(other))
 
 
 def no_function(folder):
@@ -126,47 +126,47 @@ def no_function(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("breaks", "told"),
+    ("damage", "message"),
     [
-        (other_weights, "gives model: logits of texts that differ by"),
-        (other_config, "gives model: logits of texts that differ by"),
-        (other_tokenizer, "gives model: logits of texts that differ by"),
-        (no_tokenizer, "cannot be read by a process of its own (flaxdistill.errors.UserError: "),
-        (other_function, "gives StableHLO: logits of texts that differ by"),
-        (no_function, "cannot be read by a process of its own ("),
+        (other_weights, ": model: logits of all texts by"),
+        (other_config, ": model: logits of all texts by"),
+        (other_tokenizer, ": model: logits of all texts by"),
+        (no_tokenizer, "cannot be read by a new process (flaxdistill.errors.UserError: "),
+        (other_function, ": StableHLO: logits of all texts by"),
+        (no_function, "cannot be read by a new process ("),
     ],
 )
-def test_another_process_sees(finished, exported, breaks, told):
-    breaks(exported)
-    with pytest.raises(UserError, match=re.escape(told)) as caught:
-        verify.compare(workdir.read_model(str(finished)), exported, exported)
+def test_new_process_detects_damage(finished, exported, damage, message):
+    damage(exported)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        verify.compare_in_new_process(workdir.read_model(str(finished)), exported, exported)
     assert "\n" not in str(caught.value) and str(exported) in str(caught.value)
 
 
-def test_a_mismatch_leaves_nothing(finished, tmp_path, monkeypatch):
+def test_mismatch_leaves_nothing(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(
         importlib.import_module("flaxdistill.api.export"),
-        "stablehlo",
-        lambda model: b"no StableHLO",
+        "to_stablehlo",
+        lambda student: b"no StableHLO",
     )
     out = refused("export", finished, tmp_path / "out", "--stablehlo")
-    assert "out cannot be read by a process of its own" in out and out.count("\n") == 1
+    assert "out cannot be read by a new process" in out and out.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
     write = safetensors.numpy.save_file
 
-    def damaged(tensors, *told, **more):
-        write({name: value + np.float32(1e-6) for name, value in tensors.items()}, *told, **more)
+    def damaged(tensors, *args, **kwargs):
+        write({name: value + np.float32(1e-6) for name, value in tensors.items()}, *args, **kwargs)
 
     monkeypatch.setattr(safetensors.numpy, "save_file", damaged)
     assert "does not read back as it was written" in refused("export", finished, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_card_tells_how(whole, monkeypatch):
-    """By its lines as they stand."""
+def test_code_of_the_model_card(whole, monkeypatch):
+    """The code for StableHLO runs as it is printed."""
     blocks = re.findall(r"```python\n(.*?)```", (whole / "README.md").read_text(), re.DOTALL)
     (lines,) = (block for block in blocks if "jax" in block)
     monkeypatch.chdir(whole)
-    names: dict = dict(GIVEN)
+    names: dict = dict(INPUTS)
     exec(lines, names)
-    assert names["said"]["logits"].shape[:2] == IDS.shape
+    assert names["outputs"]["logits"].shape[:2] == IDS.shape

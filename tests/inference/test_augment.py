@@ -1,4 +1,4 @@
-"""Variants of labelled rows: whose words they take, and that they are the same however often a run is cut."""
+"""Variants of labelled rows: which words are replaced, and that resuming writes the same rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from helpers.cli import refused, succeed, write_model
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.preparation.labelled import prepare_examples
-from flaxdistill.data.sources import VARIED, Source
+from flaxdistill.data.sources import AUGMENTATION_FILE, Source
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.hub.checkpoint import read_model
-from flaxdistill.inference import augment as augmentation
+from flaxdistill.inference import augment
 from flaxdistill.inference.augment import Augmentation
-from flaxdistill.inference.mask_filling import make_fillers
-from flaxdistill.inference.word_vectors import Neighbours
+from flaxdistill.inference.mask_filling import make_fill_mask
+from flaxdistill.inference.word_vectors import WordVectors
 from flaxdistill.models.encoder import make_apply
 from flaxdistill.pytrees import Batch
 from flaxdistill.tasks.text_classification import Classification
@@ -45,11 +45,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def made(folder, out, **changes):
-    fields = {"variants": 6, "candidates": 3, "length": 16, "batch_size": 4, "share": 0.6} | changes
+def augment_rows(folder, out, **changes):
+    fields = {"variants": 6, "candidates": 3, "length": 16, "batch_size": 4, "probability": 0.6}
     source = Source(path=str(folder / "rows.tsv"), label="label")
-    how = Augmentation(source=source, glove=str(folder / "glove.txt"), **fields)
-    augmentation.augment(how, read_model(str(folder / "model")), out)
+    augmentation = Augmentation(
+        source=source, glove=str(folder / "glove.txt"), **(fields | changes)
+    )
+    augment.augment(augmentation, read_model(str(folder / "model")), out)
     return rows_in(out)
 
 
@@ -61,107 +63,109 @@ def rows_in(out):
     ]
 
 
-def test_words_are_replaced_by_their_own_candidates(folder, tmp_path):
-    rows = made(folder, tmp_path / "out", variants=12)
+def test_replacements(folder, tmp_path):
+    rows = augment_rows(folder, tmp_path / "out", variants=12)
     texts = [row["text"] for row in rows]
     assert len(set(texts)) == len(texts) > 2 * len(ROWS)
     assert [(row["text"], row["label"]) for row in rows if row["text"] in dict(ROWS)] == ROWS
     sides = {text.partition("12 ")[2] for text in texts if "12" in text}
-    # dogs is two pieces without a vector; 12 and the punctuation are no words; fine has two neighbours of letters.
+    # dogs is two tokens and has no vector; 12 and punctuation are not alphabetic; fine has
+    # three alphabetic neighbours.
     assert sides == {"dogs, fine!", "dogs, good!", "dogs, nice!", "dogs, odd!"}
     cats = {text.split(" ")[1] for text in texts if "12" in text}
-    assert (
-        all(cat.isalpha() for cat in cats) and 2 <= len(cats) <= 4
-    )  # the word itself, or one of three others
+    # The word itself, or one of three candidates.
+    assert all(cat.isalpha() for cat in cats) and 2 <= len(cats) <= 4
     assert {row["label"] for row in rows if " by me" in row["text"]} == {"no"}
 
 
 @pytest.mark.parametrize("types", [2, 1, 0])
-def test_fillers_are_the_likeliest_whole_words_beside_the_text(tmp_path, types):
-    model = write_model(tmp_path / "model", WORDS, type_vocab_size=types)
-    model, vocabulary = read_model(str(model)), load_vocabulary(model)
-    # Weights as large as trained ones: each word depends on all that stands beside it, and on its type.
+def test_fill_mask_predicts_the_likeliest_words(tmp_path, types):
+    path = write_model(tmp_path / "model", WORDS, type_vocab_size=types)
+    model, vocabulary = read_model(str(path)), load_vocabulary(path)
+    # Weights as large as trained ones: predictions depend on the context and on token types.
     model = dataclasses.replace(
         model, params=jax.tree.map(lambda x: x * (20 if x.ndim > 1 else 1), model.params)
     )
     texts = vocabulary.encode(["the cat sees", "old dog", "a"])
-    found = make_fillers(model, vocabulary, 4, 16, 2)(texts, [1, 0, 0])
+    predictions = make_fill_mask(model, vocabulary, 4, 16, 2)(texts, [1, 0, 0])
     apply = make_apply(model.config, "float32")
     whole = [i for i in range(vocabulary.size) if vocabulary.tokenizer.id_to_token(i).isalpha()]
-    for text, place, words in zip(texts, [1, 0, 0], found, strict=True):
+    for text, position, words in zip(texts, [1, 0, 0], predictions, strict=True):
         ids = np.array([[vocabulary.cls, *text, vocabulary.sep, *text, vocabulary.sep]], np.int32)
-        ids[0, place + 1] = vocabulary.mask
-        ones, none = np.ones_like(ids), np.zeros((1, 0), np.int32)
-        second = (
-            np.array([[0] * (len(text) + 2) + [1] * (len(text) + 1)])
-            if types == 2
-            else np.zeros_like(ids)
-        )
-        row = np.zeros(1, np.int32)
-        batch = Batch(
-            ids, ones, np.arange(ids.shape[1])[None], second, none, none, np.ones(1), row, row
-        )
+        ids[0, position + 1] = vocabulary.mask
+        token_types = np.zeros_like(ids)
+        if types == 2:
+            token_types[:, len(text) + 2 :] = 1
+        batch = Batch.of(ids, token_type_ids=token_types)
         head = apply(jax.tree.map(np.asarray, model.params), batch, None).vocab
-        logits = np.asarray(head.hidden[0, place + 1] @ head.kernel.T + head.bias)
+        logits = np.asarray(head.hidden[0, position + 1] @ head.kernel.T + head.bias)
         best = sorted(whole, key=lambda i: -logits[i])
-        # Where products are bfloat16, words as likely as that may change places.
-        close = 0.02 * np.ptp(logits)
+        # With bfloat16 products, words of about equal probability may change places.
+        tolerance = 0.02 * np.ptp(logits)
         assert len(set(words)) == 4 and set(words) <= set(whole)
-        assert logits[list(words)].min() >= logits[best[3]] - close
+        assert logits[list(words)].min() >= logits[best[3]] - tolerance
 
 
 def test_stop_words_stay(folder, tmp_path):
-    """TinyBERT's, those of a file, or none; whatever their case."""
+    """TinyBERT's stop words, those of a file, or none; upper and lower case are the same."""
     (tmp_path / "rows.txt").write_text("Not the good cat\n")
     (tmp_path / "mine").write_text("good\nCAT\n")
     (tmp_path / "none").write_text("")
-    model = ("--model", folder / "model", "--length", "32", "--variants", "20", "--share", "1")
+    model = (
+        "--model",
+        folder / "model",
+        "--length",
+        "32",
+        "--variants",
+        "20",
+        "--probability",
+        "1",
+    )
 
-    def varied(*flags):
+    def varied_positions(*flags):
         out = tmp_path / str(len(list(tmp_path.iterdir())))
         succeed("augment", tmp_path / "rows.txt", out, *model, *flags)
         columns = zip(*(row["text"].split() for row in rows_in(out)), strict=True)
         return [len(set(words)) > 1 for words in columns]
 
-    assert varied() == [False, False, True, True]
-    assert varied("--stop-words", tmp_path / "mine") == [True, True, False, False]
-    assert varied("--stop-words", tmp_path / "none") == [True] * 4
+    assert varied_positions() == [False, False, True, True]
+    assert varied_positions("--stop-words", tmp_path / "mine") == [True, True, False, False]
+    assert varied_positions("--stop-words", tmp_path / "none") == [True] * 4
 
 
 def test_words_beyond_half_the_length_stay(folder, tmp_path):
     (tmp_path / "rows.txt").write_text("cat dog good bad old new cat dog good bad\n")
-    run = ("--model", folder / "model", "--length", "16", "--share", "1", "--variants", "5")
+    run = ("--model", folder / "model", "--length", "16", "--probability", "1", "--variants", "5")
     succeed("augment", tmp_path / "rows.txt", tmp_path / "out", *run)
     source, *variants = (row["text"].split() for row in rows_in(tmp_path / "out"))
     assert len(variants) == 5 and all(words[6:] == source[6:] for words in variants)
     assert all(
-        ours != theirs
+        replacement != word
         for words in variants
-        for ours, theirs in zip(words[:6], source, strict=False)
+        for replacement, word in zip(words[:6], source, strict=False)
     )
 
 
-def test_cut_short_it_goes_on_with_the_same_rows(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(augmentation, "PART", 2)
-    whole = made(folder, tmp_path / "whole")
+def test_resume_writes_the_same_rows(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(augment, "ROWS_PER_FILE", 2)
+    whole = augment_rows(folder, tmp_path / "whole")
     assert len(list((tmp_path / "whole").glob("part-*"))) == 2 and len(
         rows_in(tmp_path / "whole")
     ) == len(whole)
-    made(folder, tmp_path / "cut")
+    augment_rows(folder, tmp_path / "cut")
     (tmp_path / "cut" / "part-00001.jsonl").unlink()
     (tmp_path / "cut" / ".part-00001.jsonl.tmp").write_text("{half a li")
-    asked = []
-    monkeypatch.setattr(
-        augmentation, "make_fillers", lambda *a: asked.append(a) or make_fillers(*a)
-    )
-    assert made(folder, tmp_path / "cut") == whole and len(asked) == 1
-    monkeypatch.setattr(augmentation, "PART", 3)  # a row's variants are its own, wherever files end
-    assert made(folder, tmp_path / "other") == whole
-    assert made(folder, tmp_path / "seed", seed=1) != whole
+    calls = []
+    monkeypatch.setattr(augment, "make_fill_mask", lambda *a: calls.append(a) or make_fill_mask(*a))
+    assert augment_rows(folder, tmp_path / "cut") == whole and len(calls) == 1
+    # The variants of a row do not depend on the size of files.
+    monkeypatch.setattr(augment, "ROWS_PER_FILE", 3)
+    assert augment_rows(folder, tmp_path / "other") == whole
+    assert augment_rows(folder, tmp_path / "seed", seed=1) != whole
 
 
-def test_rows_as_people_write_them(folder, tmp_path):
-    """Empty texts, line separators that JSON lets stand, one text with two labels, and the same row twice."""
+def test_unusual_rows(folder, tmp_path):
+    """Empty texts, line separators inside of JSON, a text with two labels, and a repeated row."""
     path, out = tmp_path / "rows.jsonl", tmp_path / "out"
     rows = [
         ("", "a"),
@@ -186,30 +190,31 @@ def test_rows_as_people_write_them(folder, tmp_path):
         "3",
     )
     succeed(*run)
-    once = [line for file in sorted(out.glob("part*")) for line in file.read_bytes().split(b"\n")]
-    found = [(row["text"], row["label"]) for row in map(json.loads, filter(None, once))]
-    assert len(set(found)) == len(found) and set(rows) <= set(found)
+    lines = [line for file in sorted(out.glob("part*")) for line in file.read_bytes().split(b"\n")]
+    written = [(row["text"], row["label"]) for row in map(json.loads, filter(None, lines))]
+    assert len(set(written)) == len(written) and set(rows) <= set(written)
     succeed(*run)
     (shard,) = Source(path=str(out), label="label").labelled()
-    assert [(e.text, e.label) for e in shard.documents()] == found
+    assert [(e.text, e.label) for e in shard.documents()] == written
 
 
-def test_a_word_of_several_parts_has_a_vector(tmp_path):
+def test_word_with_blanks_has_a_vector(tmp_path):
     (tmp_path / "v.txt").write_text("one 1 0\n. . 0 1\ntwo 0.9 0.1\n")
-    assert Neighbours(str(tmp_path / "v.txt"))("one", 3) == ["two"]
+    assert WordVectors(str(tmp_path / "v.txt")).nearest("one", 3) == ["two"]
 
 
-def test_pairs_and_the_folder_as_a_source(folder, tmp_path):
+def test_pairs(folder, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text(
         '{"a": "the cat", "b": "the dog sees", "n": 0.5}\n{"a": "old", "b": "new", "n": null}\n'
     )
     out = tmp_path / "out"
-    said = succeed(
-        "augment", path, out, "--model", folder / "model", "--column", "a", "--pair", "b", "--label", "n",
+    output = succeed(
+        "augment", path, out, "--model", folder / "model",
+        "--column", "a", "--pair", "b", "--label", "n",
         "--variants", "4", "--length", "16", "--batch-size", "4",
     )  # fmt: skip
-    assert "2 rows have become" in said
+    assert "rows for 2 rows of the source" in output
     (shard,) = Source(path=str(out), column="a", pair="b", label="n").labelled()
     examples = list(shard.documents())
     assert (examples[0].text, examples[0].pair, examples[0].label) == (
@@ -221,31 +226,31 @@ def test_pairs_and_the_folder_as_a_source(folder, tmp_path):
         any(e.text != "the cat" and e.label == 0.5 for e in examples) and examples[-1].label is None
     )
     assert any(e.pair != "the dog sees" and e.label == 0.5 for e in examples)
-    # One text varies at a time, first the first, each as often as asked.
+    # One text varies at a time, the first one first, each at most 4 times.
     sides = [(e.text != "the cat", e.pair != "the dog sees") for e in examples if e.label == 0.5]
     assert sides == sorted(sides, key=[(False, False), (True, False), (False, True)].index)
     assert sides.count((True, False)) <= 4 and sides.count((False, True)) <= 4
 
 
 @pytest.mark.parametrize("path", ["out", "out/*.jsonl", "out/part-00000.jsonl"])
-def test_variants_of_what_is_held_out_are_not_trained_on(folder, tmp_path, path):
-    made(folder, tmp_path / "out")
+def test_variants_of_held_out_rows_are_not_trained_on(folder, tmp_path, path):
+    augment_rows(folder, tmp_path / "out")
     rows = Source(path=str(folder / "rows.tsv"), label="label")
     varied = Source(path=str(tmp_path / path), label="label")
-    share = Corpus(
+    corpus = Corpus(
         sources=(rows, varied), tokenizer=str(folder / "model"), max_length=16, held_out=0.3
     )
     with pytest.raises(
-        UserError, match=r"out.* reads variants of rows .* name corpus\.held_out_sources"
+        UserError, match=r"out.* reads variants of rows .* set corpus\.held_out_sources"
     ):
-        prepare_examples(share, Classification().row_builder(), tmp_path / "stores")
-    files = dataclasses.replace(share, held_out_sources=(rows,))
+        prepare_examples(corpus, Classification().row_builder(), tmp_path / "stores")
+    files = dataclasses.replace(corpus, held_out_sources=(rows,))
     assert len(
         prepare_examples(files, Classification().row_builder(), tmp_path / "stores").held_out
     ) == len(ROWS)
 
 
-def test_mistakes(folder, tmp_path):
+def test_invalid_arguments(folder, tmp_path):
     rows, model, out = folder / "rows.tsv", folder / "model", tmp_path / "out"
     succeed("augment", rows, out, "--model", model, "--length", "16", "--variants", "1")
     assert "variants 1 -> 2" in refused(
@@ -264,13 +269,11 @@ def test_mistakes(folder, tmp_path):
         "--stop-words",
         rows,
     )
-    settings = json.loads((out / VARIED).read_text())
-    for name in (
-        "stop_words",
-        "pair",
-    ):  # of a version that varied all words, by the masked text alone
+    settings = json.loads((out / AUGMENTATION_FILE).read_text())
+    # Settings of a version that replaced stop words too, and read the masked text alone.
+    for name in ("stop_words", "pair"):
         del settings[name]
-    (out / VARIED).write_text(json.dumps(settings))
+    (out / AUGMENTATION_FILE).write_text(json.dumps(settings))
     assert "stop_words None ->" in refused(
         "augment", rows, out, "--model", model, "--length", "16", "--variants", "1"
     )
@@ -282,19 +285,21 @@ def test_mistakes(folder, tmp_path):
     assert "exceeds the 32 positions" in refused(
         "augment", rows, tmp_path / "new", "--model", model
     )
-    assert "share is 2.0" in refused(
-        "augment", rows, tmp_path / "new", "--model", model, "--share", "2"
+    assert "probability is 2.0" in refused(
+        "augment", rows, tmp_path / "new", "--model", model, "--probability", "2"
     )
     tags = tmp_path / "tags.jsonl"
     tags.write_text('{"text": "the cat", "label": ["O", "O"]}\n')
-    said = refused(
+    output = refused(
         "augment", tags, tmp_path / "new", "--model", model, "--length", "16", "--label", "label"
     )
-    assert "is no class and no number" in said and not list((tmp_path / "new").glob("part*"))
+    assert "is neither a class nor a number" in output and not list(
+        (tmp_path / "new").glob("part*")
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a 1 2\nb 1 x\n", ":2: expected a word and 2 numbers"),
         ("a 1 2\nb 1\n", ":2: expected a word and 2 numbers"),
@@ -302,13 +307,14 @@ def test_mistakes(folder, tmp_path):
         ("a 1 nan\nb 1 2\n", ":1: expected a word"),
     ],
 )
-def test_damaged_vectors(tmp_path, text, said):
+def test_damaged_vectors(tmp_path, text, message):
     (tmp_path / "v.txt").write_text(text)
-    with pytest.raises(augmentation.UserError, match=said):
-        Neighbours(str(tmp_path / "v.txt"))
+    with pytest.raises(UserError, match=message):
+        WordVectors(str(tmp_path / "v.txt"))
 
 
 def test_neighbours_of_real_vectors(shared):
-    near = Neighbours(str(shared / "data/glove/glove.twitter.27B.25d.top12k.txt"))
-    assert "friday" in near("Monday", 10) and "monday" not in near("Monday", 10)
-    assert near("qwertyzxcv", 3) == [] and len(near("movie", 15)) == 15
+    vectors = WordVectors(str(shared / "data/glove/glove.twitter.27B.25d.top12k.txt"))
+    neighbours = vectors.nearest("Monday", 10)
+    assert "friday" in neighbours and "monday" not in neighbours
+    assert vectors.nearest("qwertyzxcv", 3) == [] and len(vectors.nearest("movie", 15)) == 15

@@ -1,4 +1,4 @@
-"""Answers to texts: those of `transformers` for the same checkpoint, in the order of the texts, whatever their lengths."""
+"""Predictions equal those of transformers for the same checkpoint, in the order of the texts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import pytest
 from helpers.cli import LETTERS, refused, succeed
 from helpers.models import TEXTS
 
+from flaxdistill.data.sources import Example
 from flaxdistill.hub import checkpoint
-from flaxdistill.inference import answers as questions
 from flaxdistill.inference import predictor
-from flaxdistill.train import batches as feed
+from flaxdistill.inference.answers import join_entities
+from flaxdistill.inference.examples import make_examples
+from flaxdistill.train import batches as train_batches
 
 
-def say(path, texts, pair=None, **how):
-    examples = questions.examples_of(texts, pair)
-    return [
-        answer
-        for _, answer in predictor.make_predict(checkpoint.read_model(str(path)), **how)(examples)
-    ]
+def predict(path, texts, pair=None, **options):
+    answers = predictor.make_predict(checkpoint.read_model(str(path)), **options)
+    return [answer for _, answer in answers(make_examples(texts, pair))]
 
 
-def loaded(path, kind: str):
+def load_reference(path, kind: str):
+    """Load a model with transformers; return its tokenizer, the model and a function to logits."""
     import torch
     import transformers
 
@@ -41,10 +41,10 @@ def loaded(path, kind: str):
     return tokenizer, model, logits
 
 
-def shares(logits: np.ndarray) -> np.ndarray:
-    from scipy.special import softmax
+def softmax(logits: np.ndarray) -> np.ndarray:
+    from scipy import special
 
-    return softmax(logits, -1)
+    return special.softmax(logits, -1)
 
 
 @pytest.mark.hf
@@ -52,13 +52,16 @@ def shares(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("pair", [None, "the bee sees a cat"])
 def test_classes_and_numbers(models, pair):
     for kind in ("sequence", "number"):
-        _, model, logits = loaded(models[kind], "SequenceClassification")
-        for text, answer in zip(TEXTS, say(models[kind], TEXTS, pair), strict=True):
-            theirs = logits(text, *([pair] if pair else []))["logits"][0]
+        _, model, logits = load_reference(models[kind], "SequenceClassification")
+        for text, answer in zip(TEXTS, predict(models[kind], TEXTS, pair), strict=True):
+            expected_logits = logits(text, *([pair] if pair else []))["logits"][0]
             if kind == "number":
-                assert answer["score"] == pytest.approx(theirs[0], abs=1e-5)
+                assert answer["score"] == pytest.approx(expected_logits[0], abs=1e-5)
                 continue
-            expected = {model.config.id2label[n]: share for n, share in enumerate(shares(theirs))}
+            expected = {
+                model.config.id2label[n]: probability
+                for n, probability in enumerate(softmax(expected_logits))
+            }
             assert answer["scores"] == pytest.approx(expected, abs=1e-5)
             assert (
                 answer["label"] == next(iter(answer["scores"])) == max(expected, key=expected.get)
@@ -74,32 +77,32 @@ def test_entities(models):
     pipeline = transformers.pipeline(
         "token-classification", str(models["tokens"]), aggregation_strategy="first", device="cpu"
     )
-    some = 0
-    for text, answer in zip(TEXTS, say(models["tokens"], TEXTS), strict=True):
-        theirs = pipeline(text) if text else []
-        some += len(theirs)
+    count = 0
+    for text, answer in zip(TEXTS, predict(models["tokens"], TEXTS), strict=True):
+        expected = pipeline(text) if text else []
+        count += len(expected)
         assert [(e["label"], e["start"], e["end"], e["text"]) for e in answer["entities"]] == [
-            (e["entity_group"], e["start"], e["end"], text[e["start"] : e["end"]]) for e in theirs
+            (e["entity_group"], e["start"], e["end"], text[e["start"] : e["end"]]) for e in expected
         ]
-        for ours, other in zip(answer["entities"], theirs, strict=True):
-            assert ours["score"] == pytest.approx(other["score"], abs=1e-5)
-    assert some > 3
+        for entity, other in zip(answer["entities"], expected, strict=True):
+            assert entity["score"] == pytest.approx(other["score"], abs=1e-5)
+    assert count > 3
 
 
 @pytest.mark.hf
 @pytest.mark.torch
-def test_words_and_their_tags(models):
-    tokenizer, model, logits = loaded(models["plain"], "TokenClassification")
-    for text, answer in zip(TEXTS, say(models["plain"], TEXTS), strict=True):
+def test_tags_of_words(models):
+    tokenizer, model, logits = load_reference(models["plain"], "TokenClassification")
+    for text, answer in zip(TEXTS, predict(models["plain"], TEXTS), strict=True):
         row = tokenizer(text)
         places = row.word_ids()
-        said = shares(logits(text)["logits"][0])
+        probabilities = softmax(logits(text)["logits"][0])
         firsts = [n for n, word in enumerate(places) if word is not None and places[n - 1] != word]
         assert [word["label"] for word in answer["words"]] == [
-            model.config.id2label[said[n].argmax()] for n in firsts
+            model.config.id2label[probabilities[n].argmax()] for n in firsts
         ]
         assert [word["score"] for word in answer["words"]] == pytest.approx(
-            [said[n].max() for n in firsts], abs=1e-5
+            [probabilities[n].max() for n in firsts], abs=1e-5
         )
         assert all(text[word["start"] : word["end"]] == word["text"] for word in answer["words"])
 
@@ -108,87 +111,93 @@ def test_words_and_their_tags(models):
 @pytest.mark.torch
 def test_spans(models):
     context = "the cat sees a dog. a bee sees the cat! the dog"
-    tokenizer, _, logits = loaded(models["span"], "QuestionAnswering")
-    for question, answer in zip(TEXTS[:3], say(models["span"], TEXTS[:3], context), strict=True):
+    tokenizer, _, logits = load_reference(models["span"], "QuestionAnswering")
+    for question, answer in zip(
+        TEXTS[:3], predict(models["span"], TEXTS[:3], context), strict=True
+    ):
         row = tokenizer(question, context, return_offsets_mapping=True)
-        said = logits(question, context)
-        start, end = said["start_logits"][0], said["end_logits"][0]
+        outputs = logits(question, context)
+        start, end = outputs["start_logits"][0], outputs["end_logits"][0]
         second = [n for n, part in enumerate(row.sequence_ids()) if part == 1]
         pairs = [(i, j) for i, j in itertools.product(second, second) if i <= j < i + 30]
         pairs.sort(key=lambda pair: -start[pair[0]] - end[pair[1]])
-        nbest: dict[
-            str, tuple[int, int, float]
-        ] = {}  # 14 tokens: all are among the 20 likeliest ends
+        # With 14 tokens, all of them are among the 20 best starts and ends.
+        nbest: dict[str, tuple[int, int, float]] = {}
         for i, j in pairs:
             a, b = row["offset_mapping"][i][0], row["offset_mapping"][j][1]
             nbest.setdefault(context[a:b], (a, b, start[i] + end[j]))
         texts, scores = list(nbest), np.array([score for _, _, score in nbest.values()])
-        likely = zip(
-            texts[:5], shares(scores[:20]), strict=False
-        )  # of all that the script looks at
-        for told, (text, share) in zip(answer["answers"], likely, strict=True):
-            assert (told["answer"], told["start"], told["end"]) == (text, *nbest[text][:2])
-            assert told["score"] == pytest.approx(share, abs=1e-5)
+        # Probabilities are among the 20 spans that the script compares.
+        best = zip(texts[:5], softmax(scores[:20]), strict=False)
+        for span, (text, probability) in zip(answer["answers"], best, strict=True):
+            assert (span["answer"], span["start"], span["end"]) == (text, *nbest[text][:2])
+            assert span["score"] == pytest.approx(probability, abs=1e-5)
         assert answer == answer["answers"][0] | {"answers": answer["answers"]}
-        # With no answer among them, which the script puts behind the others where it is none of the n best.
-        nothing = float(start[0] + end[0])
-        at = int((scores >= nothing).sum())
-        those, values = [*texts[:at], "", *texts[at:]], np.insert(scores, at, nothing)
-        n = [*range(20)] if at < 20 else [*range(20), at]
-        (other,) = say(models["span"], [question], context, unanswerable=True, top=20)
-        assert [one["answer"] for one in other["answers"]] == [those[k] for k in n][:20]
-        expected = shares(values[n])
-        assert [one["score"] for one in other["answers"]] == pytest.approx(expected[:20], abs=1e-5)
-        assert other["answer"] == ("" if at == 0 else texts[0])
+        # With no answer, which the script appends if it is not among the n best.
+        null_score = float(start[0] + end[0])
+        rank = int((scores >= null_score).sum())
+        answers, values = [*texts[:rank], "", *texts[rank:]], np.insert(scores, rank, null_score)
+        best = [*range(20)] if rank < 20 else [*range(20), rank]
+        (other,) = predict(models["span"], [question], context, unanswerable=True, top=20)
+        assert [span["answer"] for span in other["answers"]] == [answers[k] for k in best][:20]
+        expected = softmax(values[best])
+        assert [span["score"] for span in other["answers"]] == pytest.approx(
+            expected[:20], abs=1e-5
+        )
+        assert other["answer"] == ("" if rank == 0 else texts[0])
         assert other["score"] == pytest.approx(expected[0], abs=1e-5)
-        for above, right in ((-0.01, ""), (0.01, texts[0])):
-            how = {"unanswerable": True, "null_threshold": nothing - float(scores[0]) + above}
-            assert say(models["span"], [question], context, **how)[0]["answer"] == right
-    # Windows: the same answer wherever it stands in a text too long for a row.
-    (long,) = say(models["span"], ["the cat"], "a cat sees. " * 30, length=32)
+        for margin, expected_answer in ((-0.01, ""), (0.01, texts[0])):
+            threshold = null_score - float(scores[0]) + margin
+            options = {"unanswerable": True, "null_threshold": threshold}
+            (other,) = predict(models["span"], [question], context, **options)
+            assert other["answer"] == expected_answer
+    # A text longer than a row is split into windows; offsets refer to the whole text.
+    (long,) = predict(models["span"], ["the cat"], "a cat sees. " * 30, length=32)
     assert ("a cat sees. " * 30)[long["start"] : long["end"]] == long["answer"] != ""
 
 
 @pytest.mark.hf
 @pytest.mark.torch
-def test_words_for_masks(models):
-    tokenizer, _, logits = loaded(models["mlm"], "MaskedLM")
+def test_masks(models):
+    tokenizer, _, logits = load_reference(models["mlm"], "MaskedLM")
     texts = ["the [MASK] sees a dog", "[MASK] [MASK]", "[MASK]cat!"]
-    for text, answer in zip(texts, say(models["mlm"], texts, top=3), strict=True):
-        at = np.flatnonzero(np.array(tokenizer(text)["input_ids"]) == tokenizer.mask_token_id)
-        said = shares(logits(text)["logits"][0][at])
-        assert len(answer["masks"]) == len(at)
-        for words, theirs in zip(answer["masks"], said, strict=True):
-            order = np.argsort(-theirs)[:3]
+    for text, answer in zip(texts, predict(models["mlm"], texts, top=3), strict=True):
+        positions = np.array(tokenizer(text)["input_ids"]) == tokenizer.mask_token_id
+        expected = softmax(logits(text)["logits"][0][positions])
+        assert len(answer["masks"]) == len(expected)
+        for words, probabilities in zip(answer["masks"], expected, strict=True):
+            order = np.argsort(-probabilities)[:3]
             assert [word["word"] for word in words] == tokenizer.convert_ids_to_tokens(order)
-            assert [word["score"] for word in words] == pytest.approx(theirs[order], abs=1e-5)
+            assert [word["score"] for word in words] == pytest.approx(
+                probabilities[order], abs=1e-5
+            )
 
 
-def test_a_mask_far_into_a_text(models):
-    """The model sees what stands around it."""
+def test_mask_far_into_a_text(models):
+    """The model reads the tokens around the mask."""
     words = ["the", "cat", "sees", "a", "dog", "."] * 10
     words[31] = "[MASK]"
-    (answer,) = say(models["mlm"], [" ".join(words)], length=16)
-    (near,) = say(models["mlm"], [" ".join(words[31 - 7 : 31 + 7])])
+    (answer,) = predict(models["mlm"], [" ".join(words)], length=16)
+    (near,) = predict(models["mlm"], [" ".join(words[31 - 7 : 31 + 7])])
     assert _rounded(answer) == _rounded(near)
-    (start,) = say(models["mlm"], [" ".join(words[29:])], length=16)
-    (near,) = say(models["mlm"], [" ".join(words[29 : 29 + 14])])
+    (start,) = predict(models["mlm"], [" ".join(words[29:])], length=16)
+    (near,) = predict(models["mlm"], [" ".join(words[29 : 29 + 14])])
     assert _rounded(start) == _rounded(near)
 
 
 @pytest.mark.slow
-def test_answers_stand_in_the_order_of_the_texts(models, monkeypatch):
+def test_answers_keep_the_order_of_the_texts(models, monkeypatch):
     monkeypatch.setattr(predictor, "WINDOW", 2)
     generator = np.random.default_rng(0)
     texts = [
         " ".join(generator.choice(list(LETTERS), generator.integers(0, 40))) for _ in range(70)
     ]
     for kind in ("sequence", "tokens"):
-        alone = [say(models[kind], [text])[0] for text in texts[:20]]
-        together = say(models[kind], texts, batch_size=8)
+        alone = [predict(models[kind], [text])[0] for text in texts[:20]]
+        together = predict(models[kind], texts, batch_size=8)
         assert len(together) == len(texts)
-        for one, other in zip(alone, together, strict=False):
-            np.testing.assert_equal(_rounded(one), _rounded(other))
+        for answer, other in zip(alone, together, strict=False):
+            np.testing.assert_equal(_rounded(answer), _rounded(other))
 
 
 def _rounded(value):
@@ -199,49 +208,49 @@ def _rounded(value):
     return round(value, 4) if isinstance(value, float) else value
 
 
-def test_texts_are_taken_as_they_are_needed(models):
-    """Memory does not grow with their number: no more than two windows are read before the first answer is given."""
-    taken = itertools.count()
-    endless = (questions.Example(f"text {n}", "a cat") for n in taken)
+def test_texts_are_read_lazily(models):
+    """At most two windows are read before the first answer, so memory use is bounded."""
+    counter = itertools.count()
+    endless = (Example(f"text {n}", "a cat") for n in counter)
     answers = predictor.make_predict(checkpoint.read_model(str(models["sequence"])), batch_size=2)(
         endless
     )
     for _ in range(10):
         next(answers)
-    assert next(taken) <= 2 + 2 * 2 * predictor.WINDOW + 1
+    assert next(counter) <= 2 + 2 * 2 * predictor.WINDOW + 1
 
 
-def test_few_short_texts_cost_what_they_weigh(models, monkeypatch):
-    shapes, batches = [], feed.bucketed
+def test_few_short_texts_make_a_small_batch(models, monkeypatch):
+    shapes, batches = [], train_batches.batches_by_length
 
-    def watched(*how):
-        for batch in batches(*how):
+    def record(*arguments):
+        for batch in batches(*arguments):
             shapes.append(batch.input_ids.shape)
             yield batch
 
-    monkeypatch.setattr(feed, "bucketed", watched)
-    assert len(say(models["sequence"], ["a cat"] * 3)) == 3 and shapes == [(8, 8)], (
-        "a row on each device, as long as the texts"
+    monkeypatch.setattr(train_batches, "batches_by_length", record)
+    assert len(predict(models["sequence"], ["a cat"] * 3)) == 3 and shapes == [(8, 8)], (
+        "one row per device, padded to the length of the texts"
     )
 
 
-def test_the_verb(models, tmp_path, capsys, monkeypatch):
+def test_command(models, tmp_path, capsys, monkeypatch):
     def lines(*arguments: object) -> list[dict]:
         return [json.loads(line) for line in succeed("predict", *arguments).splitlines()]
 
-    told = lines(models["sequence"], "the cat", "a dog", "--top", 2)
-    assert [line["text"] for line in told] == ["the cat", "a dog"]
-    assert all(len(line["scores"]) == 2 for line in told)
+    answers = lines(models["sequence"], "the cat", "a dog", "--top", 2)
+    assert [line["text"] for line in answers] == ["the cat", "a dog"]
+    assert all(len(line["scores"]) == 2 for line in answers)
     file = tmp_path / "rows.tsv"
     file.write_text("one\ttwo\nthe cat\ta dog\n")
     (from_file,) = lines(models["sequence"], "--data", file, "--column", "one", "--pair", "two")
-    (told_both,) = lines(models["sequence"], "the cat", "--pair", "a dog")
-    assert from_file == told_both
+    (from_arguments,) = lines(models["sequence"], "the cat", "--pair", "a dog")
+    assert from_file == from_arguments
     monkeypatch.setattr(
         sys, "stdin", io.TextIOWrapper(io.BytesIO("the cat\ta dog\r\n\nä cat".encode()))
     )
     first, empty, last = lines(models["sequence"])
-    assert first == told_both
+    assert first == from_arguments
     assert (empty["text"], last["text"]) == ("", "ä cat")
     sentences = tmp_path / "sentences.txt"
     sentences.write_text("the\ncat-dog!\n\nbee\n")
@@ -256,20 +265,21 @@ def test_the_verb(models, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments", "told"),
+    ("kind", "arguments", "message"),
     [
         ("mlm", ["no mask"], "text 1: there is no [MASK] in 'no mask'"),
         (
             "span",
             ["a question"],
-            "text 1: expected a text but found None; name its column in source.pair, or give predict --pair",
+            "text 1: expected a text but found None; name its column in source.pair, or give "
+            "predict --pair",
         ),
         ("sequence", ["a", "--length", 1000], "--length is 1000; "),
         ("sequence", ["a", "--top", 0], "--top is 0; it must be at least 1"),
         (
             "span",
             ["a", "--null-threshold", 1.5],
-            "--null-threshold is 1.5, but without --unanswerable no question",
+            "--null-threshold is 1.5, but without --unanswerable every question",
         ),
         (
             "span",
@@ -279,14 +289,14 @@ def test_the_verb(models, tmp_path, capsys, monkeypatch):
         ("sequence", ["a", "--batch-size", 0], "--batch-size is 0; it must be at least 1"),
         ("sequence", ["a", "--data", "b.tsv"], "give texts or --data, not both"),
         ("sequence", ["--data", "b.tsv"], "b.tsv does not exist"),
-        ("sequence", ["a", "--column", "text"], "--column is of what --data names; give that too"),
+        ("sequence", ["a", "--column", "text"], "--column describes --data, which is missing"),
     ],
 )
-def test_mistakes(models, kind, arguments, told):
-    assert told in refused("predict", models[kind], *arguments)
+def test_invalid_arguments(models, kind, arguments, message):
+    assert message in refused("predict", models[kind], *arguments)
 
 
-def test_lines_of_other_bytes(models, monkeypatch):
+def test_lines_that_are_not_utf8(models, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xff\xfe\n")))
     assert "standard input, line 2: byte 0xff is not valid UTF-8" in refused(
         "predict", models["sequence"]
@@ -303,14 +313,14 @@ def test_lines_of_other_bytes(models, monkeypatch):
         ("O O", []),
     ],
 )
-def test_tags_become_entities(tags, entities):
+def test_tags_are_joined_to_entities(tags, entities):
     text = "abcd"
     words = [
         {"label": tag, "text": text[n], "start": n, "end": n + 1, "score": 0.1 * n}
         for n, tag in enumerate(tags.split())
     ]
-    found = questions.joined(words, text)
-    assert [f"{e['label']} {e['start']} {e['end']}" for e in found] == entities
-    for entity in found:
+    joined = join_entities(words, text)
+    assert [f"{e['label']} {e['start']} {e['end']}" for e in joined] == entities
+    for entity in joined:
         assert entity["text"] == text[entity["start"] : entity["end"]]
         assert entity["score"] == pytest.approx(0.1 * (entity["start"] + entity["end"] - 1) / 2)
