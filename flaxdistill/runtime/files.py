@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -24,18 +25,23 @@ def atomic_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     The block creates the file or folder. It is uploaded to the address of ``path``, if that has
     one, and then renamed. If the block or the upload fails, it is removed. The temporary path is
-    ``.NAME.HEX.tmp`` in the same folder. ``overwrite`` replaces an existing file or folder.
+    ``.NAME.HEX.tmp`` in the same folder. Raises UserError if the rename fails, as when another
+    process has written the folder. ``overwrite`` is for a single writer: it replaces an existing
+    file or folder, and removes temporary ones that killed processes have left.
     """
+    if overwrite:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            _remove(leftover)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         gcs.upload(temporary, path)
         if overwrite and path.is_dir():
             shutil.rmtree(path)
-        if overwrite:
-            temporary.replace(path)
-        else:
+        try:
             temporary.rename(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error_summary(error)}") from error
     finally:
         _remove(temporary)
 

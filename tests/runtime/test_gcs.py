@@ -24,6 +24,7 @@ from helpers.processes import rows_of as all_rows
 from helpers.servers.gcs import Bucket, serving
 
 from flaxdistill.data import sources
+from flaxdistill.data.readers.file_paths import find_files
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import workdir
 from flaxdistill.runtime import gcs, gcs_paths
@@ -263,15 +264,15 @@ def test_pickled_paths_keep_their_address(bucket, monkeypatch, tmp_path):
 def test_text_files_by_pattern(bucket, pattern, names):
     for name in ("a.txt", "b.bin", "deep/c.jsonl", "deep/er/d.txt.gz"):
         bucket.put(f"corpus/{name}", b"text")
-    assert [name for name, _ in sources._find_files(pattern)] == names
+    assert [name for name, _ in find_files(pattern)] == names
     for name in ("a.txt", "deep/c.jsonl"):
         del bucket.objects[f"corpus/{name}"]
     remaining = [name for name in names if name not in ("a.txt", "deep/c.jsonl", "c.jsonl")]
     if remaining:
-        assert [name for name, _ in sources._find_files(pattern)] == remaining
+        assert [name for name, _ in find_files(pattern)] == remaining
     else:
         with pytest.raises(UserError):
-            sources._find_files(pattern)
+            find_files(pattern)
 
 
 # Runs.
@@ -308,7 +309,7 @@ def test_a_run_in_a_bucket_resumes_on_any_machine(bucket, alone, tmp_path):
     move_to_new_machine()
     out = succeed("train", config(tmp_path), "--workdir", "gs://test/run", "--steps", 4)
     assert "exported" not in out
-    assert "finished at step 4, skipped" in out and "--steps changes nothing" in out
+    assert "finished at step 4, skipped" in out and "--steps has no effect" in out
     assert not gcs.as_epath(mirrored / "checkpoints" / "6").exists()
 
 
@@ -409,9 +410,9 @@ def test_preparation_resumes_on_another_machine(bucket, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_settle", stop)
+        patch.setattr(prepare, "split_corpus", stop)
         code, out = run("prepare", config(tmp_path), "--workdir", "gs://test/prepared")
-    assert code == 130 and "kept what is done in gs://test/prepared/data/" in out
+    assert code == 130 and "completed shards are in gs://test/prepared/data/" in out
     assert any(".parts/survey-00000/facts.json" in name for name in bucket.files("prepared/"))
     move_to_new_machine()
     out = succeed("prepare", config(tmp_path), "--workdir", "gs://test/prepared")

@@ -273,16 +273,16 @@ def test_incomplete_folders_are_removed_after_a_day(folder):
             os.utime(file, (time.time() - 3600 * hours,) * 2)
         return name
 
-    leave(f".{fingerprint}-0000dead", 25, 25)
+    leave(f".{fingerprint}.0000dead.tmp", 25, 25)
     expected = {
         fingerprint,
-        leave(f".{fingerprint}-00000new", 23, 23),
-        leave(f".{fingerprint}-0growing", 25, 1),  # an old folder with a growing file
-        leave(".0123456789abcdef-other", 25, 25),
+        leave(f".{fingerprint}.00000new.tmp", 23, 23),
+        leave(f".{fingerprint}.0growing.tmp", 25, 1),  # an old folder with a growing file
+        leave(".0123456789abcdef.other.tmp", 25, 25),
     }
     prepare(corpus(folder), folder / "stores")
     assert {path.name for path in (folder / "stores").iterdir()} == expected
-    leave(f".{fingerprint}-0000dead", 25, 25)
+    leave(f".{fingerprint}.0000dead.tmp", 25, 25)
     prepare(corpus(folder), folder / "stores")  # reused
     assert {path.name for path in (folder / "stores").iterdir()} == expected
 
