@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from flaxdistill.experiment.config import Stage as Stage
     from flaxdistill.experiment.config import Student as Student
     from flaxdistill.experiment.config import Teacher as Teacher
-    from flaxdistill.losses.answers import Labels as Labels
-    from flaxdistill.losses.answers import SoftLabels as SoftLabels
     from flaxdistill.losses.cosine import HiddenCosine as HiddenCosine
     from flaxdistill.losses.hidden import HiddenMSE as HiddenMSE
+    from flaxdistill.losses.labels import Labels as Labels
+    from flaxdistill.losses.labels import SoftLabels as SoftLabels
     from flaxdistill.losses.relation import AttentionScores as AttentionScores
     from flaxdistill.losses.relation import Relation as Relation
     from flaxdistill.losses.schedule import Schedule as Schedule
@@ -66,8 +66,8 @@ _MODULES = {
     "HiddenMSE": "losses.hidden",
     "AttentionScores": "losses.relation",
     "Relation": "losses.relation",
-    "Labels": "losses.answers",
-    "SoftLabels": "losses.answers",
+    "Labels": "losses.labels",
+    "SoftLabels": "losses.labels",
     "UserError": "errors",
 }
 """The module of each name, in the order of the API pages. Type checkers read the imports above."""

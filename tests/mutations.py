@@ -121,13 +121,13 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ("losses/base.py", "losses/test_contracts.py"): {
         "batch.positions == 0, batch.real()": "batch.positions == 0, 1.0",
     },
-    ("losses/answers.py", "losses/test_answers.py"): {
+    ("losses/labels.py", "losses/test_labels.py"): {
         "known > 0, batch.labels, 0.0": "batch.weight[:, None] >= 0, batch.labels, 0.0",
         "batch.labels != -1": "batch.labels >= 0",
         "asked / jnp.square": "asked * jnp.square",
         "jnp.where(known, batch.weight[:, None], 0.0)": "jnp.where(known, 1.0, 0.0)",
     },
-    ("ops/divergence.py", "losses/test_answers.py"): {
+    ("ops/logits.py", "losses/test_labels.py"): {
         "- jnp.where(hit, hard_weight[..., None], 0.0)": "- jnp.where(hit, 1.0, 0.0)",
         'gradient += shares["soft"](soft_weight)': 'gradient += shares["soft"](soft_weight) / 2',
     },

@@ -18,8 +18,8 @@ from pathlib import Path
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.answers import Labels, SoftLabels
 from flaxdistill.losses.hidden import HiddenMSE
+from flaxdistill.losses.labels import Labels, SoftLabels
 from flaxdistill.losses.schedule import constant
 from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.question_answering import QuestionAnswering

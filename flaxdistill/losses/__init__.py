@@ -1,1 +1,1 @@
-"""Pure loss terms, one idea per file."""
+"""Distillation losses as pure functions with hyperparameters, one idea per file."""

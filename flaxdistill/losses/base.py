@@ -1,57 +1,101 @@
-"""What every loss is: counts first, then totals, divided once by the step."""
+"""The contract of a loss, and the masks of the tokens that losses average over."""
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Literal
+import dataclasses
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from flaxdistill.errors import UserError
+from flaxdistill.losses.schedule import Schedule
 from flaxdistill.pytrees import Batch, Outputs, Params
 
 Terms = dict[str, jax.Array]
 """One float32 scalar per named term."""
 
 Tokens = Literal["real", "masked", "content", "first", "all"]
-"""Which tokens a term looks at: all but padding; those with a label; all but padding and the first and last of each sequence
-([CLS], [SEP]); the first of each sequence; all, padding too, as some published code does."""
+"""The tokens that a term averages over: ``real``, all except padding; ``masked``, those with a
+label; ``content``, all except padding and the first and last token of each sequence ([CLS] and
+[SEP]); ``first``, the first token of each sequence ([CLS]); ``all``, padding too, as some published
+code does."""
 
 
 class Loss(abc.ABC):
-    """One idea of the literature as a pure function with its own knobs; subclasses are frozen dataclasses.
+    """A loss of one or more named terms, each a weighted mean over tokens, rows or token pairs.
 
-    The step asks ``count`` first (masks and labels only), sums counts over the whole global batch, sets
-    ``scale = weight / count`` per term and then calls the loss on each micro-batch, so that a mean is exact whatever
-    the split. ``kind`` says what the contract tests may assume: ``match`` is least where student equals teacher,
-    ``supervised`` reads labels, ``projected`` compares through parameters of its own.
+    A subclass is a frozen dataclass whose fields are the hyperparameters; all methods are pure. For
+    every update the training step
+
+    1. calls ``count`` on each micro-batch and sums the counts over the global batch,
+    2. sets ``scale[term] = weights(step)[term] / count[term]``,
+    3. calls the loss on each micro-batch and sums the objectives.
+
+    Each mean is therefore exact, however the batch is split over micro-batches and devices.
+
+    Fields of type ``Schedule`` accept a number or text too: ``VocabKD(kl=5.0, mlm="1:2:1000")``. A
+    subclass with its own ``__post_init__`` must call ``super().__post_init__()`` first.
     """
 
     kind: ClassVar[Literal["match", "supervised", "projected"]]
-    needs_teacher: ClassVar[bool] = False  # whether the loss says nothing without one
-    about: ClassVar[Literal["states", "words", "answers"]] = (
-        "states"  # words and answers need the head that gives them
-    )
+    """What the contract tests may assume. ``match``: the loss is minimal where the student equals
+    the teacher. ``supervised``: it reads labels. ``projected``: it compares through its own
+    parameters."""
+
+    needs_teacher: ClassVar[bool] = False
+    """Whether the loss cannot be computed without a teacher."""
+
+    about: ClassVar[Literal["states", "tokens", "labels"]] = "states"
+    """What the loss compares, which the task must provide. ``states``: hidden states or attention,
+    which every task has. ``tokens``: vocabulary logits, which masked-language-model tasks have.
+    ``labels``: the logits of a task head, which labelled tasks have."""
+
+    def __post_init__(self) -> None:
+        """Convert numbers and text in fields of type ``Schedule``."""
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self)  # type: ignore[arg-type]
+        for field in fields:
+            if field.type not in (Schedule, "Schedule"):
+                continue
+            try:
+                schedule = Schedule.of(getattr(self, field.name))
+            except UserError as error:
+                raise UserError(f"{type(self).__name__}.{field.name}: {error}") from None
+            object.__setattr__(self, field.name, schedule)
 
     @abc.abstractmethod
     def weights(self, step: jax.Array) -> Terms:
-        """Give the weight of each term at a step; 0 for a term that is only reported."""
+        """Return the weight of each term at a step; 0 for a term that is only reported."""
 
     def init(self, key: jax.Array, student: Outputs, teachers: tuple[Outputs, ...]) -> Params:
-        """Make the loss's own parameters from ``ShapeDtypeStruct`` outputs; raises UserError where shapes cannot meet."""
+        """Create the parameters of the loss; {} for a loss without any.
+
+        Args:
+          key: A PRNG key.
+          student: Outputs with ``ShapeDtypeStruct`` leaves.
+          teachers: The same of each teacher.
+
+        Raises:
+          UserError: For shapes that the loss cannot compare.
+        """
         return {}
 
     def reads(self, student: int, teacher: int) -> frozenset[str]:
-        """Name what it reads of a teacher, by numbers of layers: ``vocab``, ``hidden_0``, ``queries_12``, ``values_12``."""
+        """Name the teacher outputs that the loss reads, given both numbers of layers.
+
+        Names are ``vocab``, and ``hidden_3``, ``queries_3``, ``keys_3`` and ``values_3`` with the
+        number of a layer; ``hidden_0`` is the embeddings.
+        """
         return frozenset()
 
-    def bare(self) -> Loss:
-        """Give the loss that does the work: another one for a loss that only gives it a name."""
+    def unwrap(self) -> Loss:
+        """Return the wrapped loss of ``Named``, and any other loss itself."""
         return self
 
     @abc.abstractmethod
     def count(self, batch: Batch) -> Terms:
-        """Count what each term averages over in this batch."""
+        """Count what each term averages over in a batch."""
 
     @abc.abstractmethod
     def __call__(
@@ -63,11 +107,15 @@ class Loss(abc.ABC):
         scale: Terms,
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
-        """Compute the objective (the sum of scale x total, differentiable) and each term's total (reported)."""
+        """Return the objective and the total of each term.
+
+        The objective is the sum of ``scale[term] * total[term]``, differentiable in ``params`` and
+        ``student``. Totals are for reports only.
+        """
 
 
 def token_mask(batch: Batch, tokens: Tokens) -> jax.Array:
-    """Mark the tokens a term looks at. float32 [B, T]; for ``masked`` [B, K], along the labelled positions."""
+    """Mark the tokens that a term averages over: float32 [B, T], or [B, K] for ``masked``."""
     if tokens == "masked":
         return jnp.where(batch.labels >= 0, batch.weight[:, None], 0.0)
     if tokens == "all":

@@ -1,4 +1,4 @@
-"""The triple loss's third term: hidden states that point the same way."""
+"""The cosine loss of DistilBERT and of patient knowledge distillation."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from flaxdistill.losses.hidden import Hidden
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HiddenCosine(Hidden):
-    """Turn the student's hidden states towards the teacher's: 1 - cos.
+    """Align the directions of hidden states: 1 - cos(student, teacher).
 
-    The published code of DistilBERT compares the last layer only and every token but padding (Sanh et al., 2019); both
-    are the defaults. Patient distillation (Sun et al., 2019) is ``layers`` skip and ``tokens`` first: the squared
-    distance of normalised vectors is twice 1 - cos.
+    The defaults are those of DistilBERT's published code: the last layer only, and every token
+    except padding (Sanh et al., 2019). Patient knowledge distillation (Sun et al., 2019) is
+    ``HiddenCosine(layers="skip", tokens="first")``: its squared distance of normalised vectors is 2
+    (1 - cos).
+
+    Needs a teacher of equal width, or ``project``. Term: ``cosine``.
     """
 
     @property
     def term(self) -> str:
         return "cosine"
 
-    def distance(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        return 1.0 - cosine(x, y)
+    def distance(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
+        return 1.0 - cosine(student, teacher)
 
 
 def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Compute the cosine of the angle between vectors [..., D], in float32; 0 and a zero gradient for zero vectors."""
+    """Compute the cosine of the angle between vectors [..., D] in float32.
+
+    Value and gradient are 0 for zero vectors.
+    """
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-    # eps stands inside the root: the gradient of a norm at zero is not a number.
+    # The epsilon is inside the root, because the gradient of a norm at zero is NaN.
     norms = jax.lax.rsqrt(jnp.sum(x * x, -1) + 1e-12) * jax.lax.rsqrt(jnp.sum(y * y, -1) + 1e-12)
     return jnp.sum(x * y, -1) * norms

@@ -1,4 +1,4 @@
-"""A loss under a name of its own, or of one teacher among several."""
+"""Another loss under a different name, or of one teacher among several."""
 
 from __future__ import annotations
 
@@ -15,62 +15,79 @@ from flaxdistill.pytrees import Batch, Outputs, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Named(Loss):
-    """Take another loss under a name, so that one objective serves twice: with other layers, weights or teachers.
+    """Wrap a loss and prefix its terms, so that one class of loss can be used twice.
 
-    Its terms are called ``name_term``. ``teacher``: None for all of them, averaged; 0 for the experiment's own, 1, 2, ...
-    for those of its ensemble in order, each with a term, a temperature and a map of layers of its own.
+    Each copy has its own layers, weight or teacher. Terms are called ``{name}_{term}``.
+
+    Example:
+      Two teachers of an ensemble, each with its own layer map and weight:
+
+      >>> large = Named(name="large", teacher=0, loss=HiddenMSE(layers="-1:24", weight=1.0))
+      >>> small = Named(name="small", teacher=1, loss=HiddenMSE(layers="-1:12", weight=0.5))
+      >>> {term: float(weight) for term, weight in small.weights(step=0).items()}
+      {'small_hidden': 0.5}
     """
 
     name: str = "other"
+    """The prefix of the terms, an identifier."""
     loss: Loss = dataclasses.field(default_factory=HiddenMSE)
+    """The loss that computes the terms."""
     teacher: int | None = None
+    """The teacher that the loss compares with: 0 for the experiment's teacher, 1, 2, ... for those
+    of its ensemble in order, None for all of them."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.name.isidentifier():
             raise UserError(
-                f"name is {self.name!r}; a loss is called by a plain word, of which its terms' names begin"
+                f"name is {self.name!r}; it is the prefix of the loss's terms and must be an "
+                "identifier such as deep"
             )
         if self.teacher is not None and self.teacher < 0:
             raise UserError(
-                f"teacher is {self.teacher}; 0 is the experiment's own, 1 the first of its ensemble"
+                f"teacher is {self.teacher}; 0 is the experiment's teacher and 1 the first of its "
+                "ensemble"
             )
 
     @property
-    def kind(self) -> Any:  # type: ignore[override]  # as the loss itself
+    def kind(self) -> Any:  # type: ignore[override]
+        """That of the wrapped loss."""
         return self.loss.kind
 
     @property
-    def needs_teacher(self) -> Any:  # type: ignore[override]  # as the loss itself
+    def needs_teacher(self) -> Any:  # type: ignore[override]
+        """That of the wrapped loss."""
         return self.loss.needs_teacher
 
     @property
-    def about(self) -> Any:  # type: ignore[override]  # as the loss itself
+    def about(self) -> Any:  # type: ignore[override]
+        """That of the wrapped loss."""
         return self.loss.about
 
     @property
     def tokens(self) -> str:
-        """Say which tokens it looks at, where it has such a knob."""
+        """The ``tokens`` of the wrapped loss, or "" if it has none."""
         return getattr(self.loss, "tokens", "")
 
-    def bare(self) -> Loss:
-        return self.loss.bare()
+    def unwrap(self) -> Loss:
+        return self.loss.unwrap()
 
     def reads(self, student: int, teacher: int) -> frozenset[str]:
         return self.loss.reads(student, teacher)
 
     def weights(self, step: jax.Array) -> Terms:
-        return self._ours(self.loss.weights(step))
+        return self._prefixed(self.loss.weights(step))
 
     def init(self, key: jax.Array, student: Outputs, teachers: tuple[Outputs, ...]) -> Params:
         if self.teacher is not None and self.teacher >= len(teachers):
             raise UserError(
-                f"loss {self.name} is of teacher {self.teacher} and there are {len(teachers)}, counted from 0; name more in "
-                "ensemble"
+                f"loss {self.name} compares with teacher {self.teacher}, counted from 0, but the "
+                f"experiment has {len(teachers)}; add teachers to ensemble"
             )
-        return self.loss.init(key, student, self._chosen(teachers))
+        return self.loss.init(key, student, self._selected(teachers))
 
     def count(self, batch: Batch) -> Terms:
-        return self._ours(self.loss.count(batch))
+        return self._prefixed(self.loss.count(batch))
 
     def __call__(
         self,
@@ -81,12 +98,14 @@ class Named(Loss):
         scale: Terms,
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
-        theirs = {term: scale[f"{self.name}_{term}"] for term in self.loss.count(batch)}
-        objective, totals = self.loss(params, student, self._chosen(teachers), batch, theirs, step)
-        return objective, self._ours(totals)
+        inner_scale = {term: scale[f"{self.name}_{term}"] for term in self.loss.count(batch)}
+        objective, totals = self.loss(
+            params, student, self._selected(teachers), batch, inner_scale, step
+        )
+        return objective, self._prefixed(totals)
 
-    def _ours(self, terms: Terms) -> Terms:
+    def _prefixed(self, terms: Terms) -> Terms:
         return {f"{self.name}_{term}": value for term, value in terms.items()}
 
-    def _chosen(self, teachers: tuple[Outputs, ...]) -> tuple[Outputs, ...]:
+    def _selected(self, teachers: tuple[Outputs, ...]) -> tuple[Outputs, ...]:
         return teachers if self.teacher is None else teachers[self.teacher : self.teacher + 1]

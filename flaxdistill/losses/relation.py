@@ -1,4 +1,4 @@
-"""Who attends to whom, and who resembles whom: attention distributions and relations of queries, keys and values."""
+"""Losses on attention: distributions, scores, and relations of queries, keys and values."""
 
 from __future__ import annotations
 
@@ -15,80 +15,105 @@ from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.ops.relation import relation_kl, score_mse
 from flaxdistill.pytrees import Batch, Outputs, Params
 
-NAMES = {"q": "queries", "k": "keys", "v": "values"}
+FIELDS = {"q": "queries", "k": "keys", "v": "values"}
+"""The field of ``Outputs`` for each letter of a relation."""
+
 Tokens = Literal["real", "all"]
+"""Whether padded queries count: ``real`` does not count them, ``all`` does."""
 
 
-def layers_of(spec: str, student: int, teacher: int) -> Pairs:
-    """Read a map of layers that have attention: all but the embeddings."""
+def attention_layer_pairs(spec: str, student: int, teacher: int) -> Pairs:
+    """Parse a layer map as ``layer_pairs`` does; raises UserError for layer 0, the embeddings."""
     pairs = layer_pairs(spec, student, teacher)
     if any(0 in pair for pair in pairs):
         raise UserError(
-            f"layers {spec} names the embeddings, layer 0, which attend to nothing; begin at 1"
+            f"layers {spec} names layer 0, the embeddings, which have no attention; layers with "
+            "attention count from 1"
         )
     return pairs
 
 
-def asked(batch: Batch, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
-    """Give the segments of queries and of keys. Padding asks what the row's first sequence is asked, if it counts."""
+def attention_segments(batch: Batch, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+    """Return the segments of queries and of keys, int32 [B, T] each.
+
+    With ``tokens`` all, padded queries see the row's first sequence.
+    """
     segments = batch.segment_ids
     return (jnp.where(segments == 0, 1, segments) if tokens == "all" else segments), segments
 
 
 def sequence_lengths(batch: Batch) -> jax.Array:
-    """Give for every token the number of tokens of its sequence, float32 [B, T], without an array [T, T]."""
+    """Return for every token the length of its sequence, float32 [B, T], without a [T, T] array."""
     segments = batch.segment_ids
-    count = jax.vmap(lambda row: jnp.zeros(row.shape[0] + 1, jnp.float32).at[row].add(1.0))(
-        segments
-    )
-    return jnp.take_along_axis(count, segments, axis=1)
+
+    def segment_lengths(row: jax.Array) -> jax.Array:
+        return jnp.zeros(row.shape[0] + 1, jnp.float32).at[row].add(1.0)
+
+    return jnp.take_along_axis(jax.vmap(segment_lengths)(segments), segments, axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Relation(Loss):
-    """Match the teacher's relations: KL(teacher || student) of softmax(x y / sqrt(d)), a mean over heads and queries.
+    """Match relations: KL(teacher || student) of softmax(x y^T / sqrt(d)), a mean over heads.
 
-    ``relations``: pairs of q, k and v. ``heads``: relation heads that the concatenated heads are cut into again, 0 for the
-    model's own. MiniLM (Wang et al., 2020) is ``qk,vv`` with its own heads: attention distributions and value relations.
-    MiniLM v2 (Wang et al., 2021) is ``qq,kk,vv``, the default, with 48 ``heads`` for a teacher of 768, 64 for one of 1,024,
-    and of a large teacher an upper layer, such as ``-1:21``. ``mean`` sequences gives every sequence the same say however
-    long it is, as both papers write it; ``tokens`` all counts padded queries, as some code does. The sum over relations is
-    a mean where a weight of 1 / 3 is given; here as in the papers every relation counts 1.
+    x and y are queries, keys or values. MiniLM (Wang et al., 2020) is ``relations="qk,vv"``:
+    attention distributions and value relations of the models' own heads. MiniLM v2 (Wang et al.,
+    2021) is the default ``qq,kk,vv`` with ``heads=48`` for a teacher of width 768 or 64 for one of
+    1,024; for a large teacher it uses an upper layer that is not the last, such as
+    ``layers="-1:21"``.
+
+    Every relation has weight ``weight``, as in the papers; a weight of 1/3 makes three relations a
+    mean.
+
+    Needs a teacher of any width; without ``heads`` it must have as many heads as the student.
+    Terms: ``relation_qq`` and so on, one per relation.
     """
 
     kind = "match"
     needs_teacher = True
 
     weight: Schedule = constant(1.0)
+    """The weight of each term."""
     relations: str = "qq,kk,vv"
+    """Pairs of q, k and v, separated by commas."""
     heads: int = 0
+    """Relation heads: the concatenated heads are split again into this many. 0 uses the models' own
+    heads."""
     layers: str = "-1:-1"
+    """Which layers are compared, as ``layer_pairs`` reads it, counted from 1."""
     tokens: Tokens = "real"
+    """The queries that the mean is over; ``all`` counts padding, as some published code does."""
     mean: Literal["tokens", "sequences"] = "tokens"
+    """Whether every token weighs the same, or every sequence, whatever its length, as both papers
+    write it."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mean == "sequences" and self.tokens == "all":
             raise UserError(
-                "a mean over sequences has no room for padding; set tokens to real, or mean to tokens"
+                "a mean over sequences cannot count padding; set tokens to real, or mean to tokens"
             )
-        bad = [r for r in self.names() if len(r) != 2 or set(r) - set("qkv")]
-        if bad or len(set(self.names())) < len(self.names()):
+        names = self.names()
+        invalid = [name for name in names if len(name) != 2 or set(name) - set("qkv")]
+        if invalid or len(set(names)) < len(names):
             raise UserError(
-                f"relations is {self.relations!r}; write pairs of q, k and v, each once, such as qq,kk,vv"
+                f"relations is {self.relations!r}; write pairs of q, k and v, each once, such as "
+                "qq,kk,vv"
             )
         if self.heads < 0:
             raise UserError(
-                f"heads is {self.heads}; it is a number of relation heads, or 0 for the model's own"
+                f"heads is {self.heads}; give a number of relation heads, or 0 for the models' own "
+                "heads"
             )
 
     def names(self) -> list[str]:
-        """List the relations."""
+        """Return the names of the relations."""
         return self.relations.split(",")
 
     def reads(self, student: int, teacher: int) -> frozenset[str]:
-        layers = {j for _, j in layers_of(self.layers, student, teacher)}
+        layers = {j for _, j in attention_layer_pairs(self.layers, student, teacher)}
         return frozenset(
-            f"{NAMES[letter]}_{j}" for letter in set("".join(self.names())) for j in layers
+            f"{FIELDS[letter]}_{j}" for letter in set("".join(self.names())) for j in layers
         )
 
     def weights(self, step: jax.Array) -> Terms:
@@ -96,26 +121,29 @@ class Relation(Loss):
 
     def init(self, key: jax.Array, student: Outputs, teachers: tuple[Outputs, ...]) -> Params:
         for teacher in teachers:
-            layers_of(self.layers, len(student.queries), len(teacher.queries))
-            ours, theirs = (side.queries[-1].shape[2] for side in (student, teacher))
-            if not self.heads and ours != theirs:
+            attention_layer_pairs(self.layers, len(student.queries), len(teacher.queries))
+            heads = [side.queries[-1].shape[2] for side in (student, teacher)]
+            if not self.heads and heads[0] != heads[1]:
                 raise UserError(
-                    f"relations of the models' own heads need equal numbers of them, but the student has {ours} and the "
-                    f"teacher {theirs}; set heads to relation heads that divide both widths"
+                    "relations of the models' own heads need equal numbers of heads, but the "
+                    f"student has {heads[0]} and the teacher {heads[1]}; set heads to a number of "
+                    "relation heads that divides both widths"
                 )
-            for name, side in (("student", student), ("teacher", teacher)):
-                width = side.hidden[-1].shape[-1]
+            for model, outputs in (("student", student), ("teacher", teacher)):
+                width = outputs.hidden[-1].shape[-1]
                 if self.heads and width % self.heads:
                     raise UserError(
-                        f"{self.heads} relation heads do not divide the {name}'s width {width}; use another number"
+                        f"{self.heads} relation heads do not divide the {model}'s width {width}; "
+                        "use another number"
                     )
         return {}
 
     def count(self, batch: Batch) -> Terms:
-        whole = token_mask(batch, self.tokens if self.mean == "tokens" else "first")
-        return dict.fromkeys((f"relation_{name}" for name in self.names()), jnp.sum(whole))
+        mask = token_mask(batch, self.tokens if self.mean == "tokens" else "first")
+        return dict.fromkeys((f"relation_{name}" for name in self.names()), jnp.sum(mask))
 
     def _mask(self, batch: Batch) -> jax.Array:
+        """Return the weight of each query. float32 [B, T]."""
         mask = token_mask(batch, self.tokens)
         return mask if self.mean == "tokens" else mask / jnp.maximum(sequence_lengths(batch), 1.0)
 
@@ -128,46 +156,59 @@ class Relation(Loss):
         scale: Terms,
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
-        mask, segments = self._mask(batch), asked(batch, self.tokens)
+        mask, segments = self._mask(batch), attention_segments(batch, self.tokens)
         objective, totals = jnp.zeros((), jnp.float32), {}
         for name in self.names():
             term = f"relation_{name}"
             totals[term] = jnp.zeros((), jnp.float32)
             for teacher in teachers:
-                for pair in layers_of(self.layers, len(student.queries), len(teacher.queries)):
-                    ours, theirs = (
-                        (self._cut(side, name[0], layer), self._cut(side, name[1], layer))
-                        for side, layer in zip((student, teacher), pair, strict=True)
-                    )
+                depths = len(student.queries), len(teacher.queries)
+                for pair in attention_layer_pairs(self.layers, *depths):
                     value, kl = relation_kl(
-                        ours, theirs, segments, mask * scale[term] / len(teachers)
+                        (
+                            self._heads(student, name[0], pair[0]),
+                            self._heads(student, name[1], pair[0]),
+                        ),
+                        (
+                            self._heads(teacher, name[0], pair[1]),
+                            self._heads(teacher, name[1], pair[1]),
+                        ),
+                        segments,
+                        mask * scale[term] / len(teachers),
                     )
                     objective += value
                     totals[term] += jnp.sum(mask * kl) / len(teachers)
         return objective, totals
 
-    def _cut(self, outputs: Outputs, letter: str, layer: int) -> jax.Array:
-        x: jax.Array = getattr(outputs, NAMES[letter])[layer - 1]
+    def _heads(self, outputs: Outputs, letter: str, layer: int) -> jax.Array:
+        """Return queries, keys or values of a layer in relation heads. [B, T, heads, d]"""
+        x: jax.Array = getattr(outputs, FIELDS[letter])[layer - 1]
         return x.reshape(*x.shape[:2], self.heads, -1) if self.heads else x
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionScores(Loss):
-    """Match the teacher's attention scores before the softmax: squared difference, a mean over heads and pairs of tokens.
+    """Match attention scores before the softmax: (student - teacher)^2 of query key^T / sqrt(d).
 
-    TinyBERT's attention loss (Jiao et al., 2020, equation 7), summed over layers. Its code counts padded queries, and
-    divides by all pairs of a padded row: ``tokens`` all.
+    The mean is over heads and pairs of tokens; layers are summed. This is the attention loss of
+    TinyBERT (Jiao et al., 2020, equation 7). Its code counts padded queries and divides by all
+    pairs of a padded row, which is ``tokens="all"``.
+
+    Needs a teacher with as many heads as the student; widths may differ. Term: ``scores``.
     """
 
     kind = "match"
     needs_teacher = True
 
     weight: Schedule = constant(1.0)
+    """The weight of the term."""
     layers: str = "uniform"
+    """Which layers are compared, as ``layer_pairs`` reads it, counted from 1."""
     tokens: Tokens = "real"
+    """The queries that the mean is over; ``all`` counts padding, as the published code does."""
 
     def reads(self, student: int, teacher: int) -> frozenset[str]:
-        layers = {j for _, j in layers_of(self.layers, student, teacher)}
+        layers = {j for _, j in attention_layer_pairs(self.layers, student, teacher)}
         return frozenset(f"{name}_{j}" for name in ("queries", "keys") for j in layers)
 
     def weights(self, step: jax.Array) -> Terms:
@@ -175,12 +216,13 @@ class AttentionScores(Loss):
 
     def init(self, key: jax.Array, student: Outputs, teachers: tuple[Outputs, ...]) -> Params:
         for teacher in teachers:
-            layers_of(self.layers, len(student.queries), len(teacher.queries))
-            ours, theirs = (side.queries[-1].shape[2] for side in (student, teacher))
-            if ours != theirs:
+            attention_layer_pairs(self.layers, len(student.queries), len(teacher.queries))
+            heads = [side.queries[-1].shape[2] for side in (student, teacher)]
+            if heads[0] != heads[1]:
                 raise UserError(
-                    f"attention scores are compared head by head, but the student has {ours} heads and the teacher "
-                    f"{theirs}; make them equal, or use Relation with relation heads"
+                    f"attention scores are compared head by head, but the student has {heads[0]} "
+                    f"heads and the teacher {heads[1]}; make them equal, or use Relation with "
+                    "relation heads"
                 )
         return {}
 
@@ -199,16 +241,16 @@ class AttentionScores(Loss):
         scale: Terms,
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
-        mask, segments = token_mask(batch, self.tokens), asked(batch, self.tokens)
+        mask, segments = token_mask(batch, self.tokens), attention_segments(batch, self.tokens)
         objective, total = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
         for teacher in teachers:
-            for pair in layers_of(self.layers, len(student.queries), len(teacher.queries)):
-                ours, theirs = (
-                    (side.queries[layer - 1], side.keys[layer - 1])
-                    for side, layer in zip((student, teacher), pair, strict=True)
-                )
+            depths = len(student.queries), len(teacher.queries)
+            for i, j in attention_layer_pairs(self.layers, *depths):
                 value, square = score_mse(
-                    ours, theirs, segments, mask * scale["scores"] / len(teachers)
+                    (student.queries[i - 1], student.keys[i - 1]),
+                    (teacher.queries[j - 1], teacher.keys[j - 1]),
+                    segments,
+                    mask * scale["scores"] / len(teachers),
                 )
                 objective += value
                 total += jnp.sum(mask * square) / len(teachers)

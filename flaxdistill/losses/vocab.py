@@ -1,4 +1,4 @@
-"""What is said about vocabulary logits: masked-LM cross-entropy, temperature KL, and the report of both."""
+"""Losses on vocabulary logits: masked-LM cross-entropy, distillation, and a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss, Terms, token_mask
-from flaxdistill.losses.schedule import Schedule, constant
+from flaxdistill.losses.schedule import Schedule, check_temperature, constant
 from flaxdistill.ops.divergence import Divergence
 from flaxdistill.ops.vocab import vocab_objective, vocab_statistics
 from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection, VocabTargets
@@ -20,17 +20,22 @@ V = TypeVar("V", VocabProjection, VocabTargets)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM(Loss):
-    """Predict the masked tokens: cross-entropy, a mean over them (Devlin et al., 2019)."""
+    """Predict the masked tokens: -log softmax(z)[label], a mean over them (Devlin et al., 2019).
+
+    Needs a masked-language-model task, and no teacher. Term: ``mlm``.
+    """
 
     kind = "supervised"
-    about = "words"
+    about = "tokens"
 
     weight: Schedule = constant(1.0)
-    chunk: int = (
-        0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
-    )
+    """The weight of the term."""
+    chunk: int = 0
+    """The maximum number of tokens per row whose logits exist at one time; 0 chooses it for the
+    device."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _check_chunk(self.chunk)
 
     def weights(self, step: jax.Array) -> Terms:
@@ -58,34 +63,53 @@ class MaskedLM(Loss):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabKD(Loss):
-    """Match the teacher's vocabulary distribution and predict the masked tokens, in one pass over the logits.
+    """Distil the teacher's vocabulary distribution and predict the masked tokens, in one pass.
 
-    ``kl``: T^2 KL(teacher || student), a mean over ``tokens``; ``mlm``: cross-entropy, a mean over masked tokens
-    (Sanh et al., 2019). The defaults are the published single-GPU recipe: weights 5 and 2, temperature 2, KL on every
-    token but padding. Several teachers are averaged as probabilities. Another ``divergence`` takes the place, the weight
-    and the name of the KL's term: cross-entropy differs by a constant, ``mse`` is of logits and summed over words,
-    ``jsd`` is Jensen-Shannon. ``squared`` False leaves T^2 out, as TextBrewer and TinyBERT do.
+    ``kl`` T^2 KL(p || q) + ``mlm`` CE(label), with p = softmax(t/T) of the teacher's logits t and
+    q = softmax(z/T) of the student's z (Hinton et al., 2015; Sanh et al., 2019). The first term
+    is a mean over ``tokens``, the second over the masked tokens. Several teachers are averaged as
+    probabilities.
+
+    The defaults are DistilBERT's published single-GPU recipe: weights 5 and 2, temperature 2, KL on
+    every token except padding.
+
+    Needs a teacher with the same vocabulary and a masked-language-model task; the teacher may be of
+    any width. Terms: the name of ``divergence``, and ``mlm``.
+
+    Example:
+      >>> loss = VocabKD(kl=5.0, mlm=2.0, temperature="4:1:1000")
+      >>> {term: float(weight) for term, weight in loss.weights(step=0).items()}
+      {'kl': 5.0, 'mlm': 2.0}
+      >>> float(loss.temperature(500))
+      2.5
     """
 
     kind = "match"
     needs_teacher = True
-    about = "words"
+    about = "tokens"
 
     kl: Schedule = constant(5.0)
+    """The weight of the divergence."""
     mlm: Schedule = constant(2.0)
+    """The weight of the cross-entropy with the masked tokens; 0 leaves it out of the objective."""
     temperature: Schedule = constant(2.0)
+    """T, above 0."""
     divergence: Divergence = "kl"
+    """The divergence: ``kl``; ``ce``, the cross-entropy -sum p log q, which differs from KL by a
+    constant; ``mse``, squared differences of logits, summed over the vocabulary; or ``jsd``, the
+    Jensen-Shannon divergence. The term is named after it."""
     squared: bool = True
+    """Whether the divergence is multiplied by T^2; TextBrewer and TinyBERT leave it out."""
     tokens: Literal["real", "masked", "content"] = "real"
-    chunk: int = (
-        0  # tokens of every row whose logits exist at one time; 0: as many as suit the device
-    )
+    """The tokens on which student and teacher are compared."""
+    chunk: int = 0
+    """The maximum number of tokens per row whose logits exist at one time; 0 chooses it for the
+    device."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _check_chunk(self.chunk)
-        for value in (self.temperature.start, self.temperature.end):
-            if value <= 0:
-                raise UserError(f"temperature is {self.temperature}; it must be above 0")
+        check_temperature(self.temperature)
 
     def reads(self, student: int, teacher: int) -> frozenset[str]:
         return frozenset({"vocab"})
@@ -108,58 +132,57 @@ class VocabKD(Loss):
         scale: Terms,
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
+        soft_mask = token_mask(batch, self.tokens)
         if self.tokens == "masked":
-            # Only labelled positions have a say: gather them, so that the heads cost K tokens of a row and not T.
-            head, heads = (
-                at_labels(student.vocab, batch),
-                tuple(at_labels(t.vocab, batch) for t in teachers),
-            )
-            labels, kl_mask = batch.labels, token_mask(batch, "masked")
+            # Only the K labelled positions matter, so the heads compute K tokens of a row, not T.
+            student_head = at_labels(student.vocab, batch)
+            teacher_heads = tuple(at_labels(teacher.vocab, batch) for teacher in teachers)
+            labels = batch.labels
         else:
-            head, heads = student.vocab, tuple(t.vocab for t in teachers)
-            labels, kl_mask = spread_labels(batch), token_mask(batch, self.tokens)
-        ce_mask = jnp.where(labels >= 0, batch.weight[:, None], 0.0)
-        temperature = (
-            self.temperature.start if self.temperature.constant else self.temperature(step)
-        )
+            student_head = student.vocab
+            teacher_heads = tuple(teacher.vocab for teacher in teachers)
+            labels = scatter_labels(batch)
+        hard_mask = jnp.where(labels >= 0, batch.weight[:, None], 0.0)
+        temperature = self.temperature.value_at(step)
         if not self.squared and self.divergence != "mse":
-            kl_mask = kl_mask / jnp.square(jnp.asarray(temperature, jnp.float32))
+            soft_mask = soft_mask / jnp.square(jnp.asarray(temperature, jnp.float32))
         objective, values = vocab_objective(
-            head,
-            heads,
+            student_head,
+            teacher_heads,
             labels,
-            scale[self.divergence] * kl_mask,
-            scale["mlm"] * ce_mask,
+            scale[self.divergence] * soft_mask,
+            scale["mlm"] * hard_mask,
             temperature,
             self.chunk,
             self.divergence,
         )
-        soft, ce = jnp.sum(values["soft"] * kl_mask), jnp.sum(values["ce"] * ce_mask)
+        soft, ce = jnp.sum(values["soft"] * soft_mask), jnp.sum(values["ce"] * hard_mask)
         return objective, {self.divergence: soft, "mlm": ce}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabReport(Loss):
-    """Report, on masked tokens: MLM loss and accuracy, KL at temperature 1 and top-1 agreement with the teacher.
+    """Report metrics on the masked tokens, for evaluation; nothing has a gradient.
 
-    ``kl`` and ``agreement`` only where ``judged`` says that there is one. Nothing here has a gradient.
+    Terms: ``mlm``, the cross-entropy, and ``accuracy``; ``with_teacher`` also ``kl`` at temperature
+    1 and ``agreement``, the fraction of tokens on which both models predict the same token.
     """
 
     kind = "supervised"
 
-    judged: bool = False
+    with_teacher: bool = False
+    """Whether to compare with a teacher."""
 
     def terms(self) -> dict[str, str]:
-        """Map each term to its name among the op's statistics."""
-        compared = {"kl": "kl", "agreement": "agreement"} if self.judged else {}
+        """Map each term to its name in the result of ``vocab_statistics``."""
+        compared = {"kl": "kl", "agreement": "agreement"} if self.with_teacher else {}
         return {"mlm": "ce", "accuracy": "correct"} | compared
 
     def weights(self, step: jax.Array) -> Terms:
         return {term: jnp.zeros((), jnp.float32) for term in self.terms()}
 
     def count(self, batch: Batch) -> Terms:
-        n = jnp.sum(token_mask(batch, "masked"))
-        return dict.fromkeys(self.terms(), n)
+        return dict.fromkeys(self.terms(), jnp.sum(token_mask(batch, "masked")))
 
     def __call__(
         self,
@@ -170,8 +193,9 @@ class VocabReport(Loss):
         scale: Terms,
         step: jax.Array,
     ) -> tuple[jax.Array, Terms]:
-        heads = tuple(at_labels(t.vocab, batch) for t in teachers)
-        values = vocab_statistics(at_labels(student.vocab, batch), heads, batch.labels)
+        teacher_heads = tuple(at_labels(teacher.vocab, batch) for teacher in teachers)
+        student_head = at_labels(student.vocab, batch)
+        values = vocab_statistics(student_head, teacher_heads, batch.labels)
         masked = token_mask(batch, "masked")
         totals = {term: jnp.sum(values[name] * masked) for term, name in self.terms().items()}
         return jnp.zeros((), jnp.float32), totals
@@ -180,23 +204,27 @@ class VocabReport(Loss):
 def _check_chunk(chunk: int) -> None:
     if chunk < 0:
         raise UserError(
-            f"chunk is {chunk}; it is a number of tokens, or 0 for as many as suit the device"
+            f"chunk is {chunk}; give a number of tokens, or 0 to choose it for the device"
         )
 
 
 def at_labels(head: V, batch: Batch) -> V:
-    """Keep the hidden states at the labelled positions: [B, T, D] to [B, K, D]; stored targets are only those."""
+    """Gather the hidden states at the labelled positions: [B, T, D] to [B, K, D].
+
+    Stored targets are returned as they are: they hold the labelled positions only.
+    """
     if isinstance(head, VocabTargets):
         return head
     hidden = jnp.take_along_axis(head.hidden, batch.label_positions[:, :, None], axis=1)
     return VocabProjection(hidden, head.kernel, head.bias)
 
 
-def spread_labels(batch: Batch) -> jax.Array:
-    """Put labels [B, K] back at their places: int32 [B, T], -1 elsewhere."""
+def scatter_labels(batch: Batch) -> jax.Array:
+    """Scatter labels [B, K] to their positions: int32 [B, T], -1 elsewhere."""
 
-    def row(labels, positions):
-        # Unused entries all point somewhere; the greatest value wins, and no label is -1.
-        return jnp.full(batch.input_ids.shape[1:], -1, jnp.int32).at[positions].max(labels)
+    def scatter_row(labels: jax.Array, positions: jax.Array) -> jax.Array:
+        # Unused entries have label -1 and an arbitrary position, so the maximum is the label.
+        row = jnp.full(batch.input_ids.shape[1:], -1, jnp.int32)
+        return row.at[positions].max(labels)
 
-    return jax.vmap(row)(batch.labels, batch.label_positions)
+    return jax.vmap(scatter_row)(batch.labels, batch.label_positions)

@@ -1,1 +1,1 @@
-"""Encoders behind pure functions; the only folder that imports flax."""
+"""Encoders as pure functions; the only folder that imports flax."""

@@ -1,4 +1,4 @@
-"""The one encoder, and the pure functions the rest of the package sees of it."""
+"""The encoder, and the pure functions that the rest of the package calls."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxdistill.models import dropout_sites
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.heads import Classifier, MLMHead
 from flaxdistill.models.layers import ACTIVATIONS, Dense, Embeddings, Layer
@@ -21,7 +22,11 @@ from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection
 
 
 class Encoder(nn.Module):
-    """A transformer encoder; layers are unrolled, one subtree each, so that any of them can be read for nothing."""
+    """A transformer encoder that returns every hidden state.
+
+    Layers are unrolled, each with its own subtree of parameters, so reading one hidden state costs
+    nothing.
+    """
 
     config: EncoderConfig
     dtype: Any
@@ -35,67 +40,70 @@ class Encoder(nn.Module):
         embeddings = Embeddings(c, dtype, name="embeddings")
         x = embeddings(batch.input_ids, batch.positions, batch.token_type_ids, keys)
         hidden, projections = [x], []
-        # Kept from the forward pass: each layer's input, and what a loss reads of it.
-        layer = nn.remat(Layer) if self.remat else Layer
+        # Remat saves the input of each layer, and what a loss reads of the layer.
+        layer_class = nn.remat(Layer) if self.remat else Layer
         for i in range(c.num_layers):
-            site = 3 * i + 1
-            x, qkv = layer(c, dtype, self.attention, site, name=f"layer_{i}")(
-                x, batch.segment_ids, keys
-            )
+            layer = layer_class(c, dtype, self.attention, i, name=f"layer_{i}")
+            x, projection = layer(x, batch.segment_ids, keys)
             hidden.append(x)
-            projections.append(qkv)
-        queries, keys_, values = zip(*projections, strict=True)
-        first, word = x[:, 0], embeddings.word.embedding
+            projections.append(projection)
+        queries, attention_keys, values = zip(*projections, strict=True)
+        pooled, word_embedding = x[:, 0], embeddings.word.embedding
         if c.pooler:
-            first = ACTIVATIONS[c.pooler_activation](
-                Dense(c.hidden_size, c, dtype, name="pooler")(first)
-            )
+            pooled = Dense(c.hidden_size, c, dtype, name="pooler")(pooled)
+            pooled = ACTIVATIONS[c.pooler_activation](pooled)
         logits = None
         if c.head in ("sequence", "tokens", "span"):
-            asked = first[:, None] if c.head == "sequence" else x
-            asked = dropout(asked, c.dropout, keys, 3 * c.num_layers + 1)
-            logits = Classifier(c, name="classifier")(asked, batch.segment_ids)
-        # An encoder without the head still names its vocabulary vectors; whoever trains on them must check ``head``.
-        headless = VocabProjection(x, word, jnp.zeros((c.vocab_size,), jnp.float32))
+            inputs = pooled[:, None] if c.head == "sequence" else x
+            inputs = dropout(inputs, c.dropout, keys, dropout_sites.head_site(c.num_layers))
+            logits = Classifier(c, name="classifier")(inputs, batch.segment_ids)
+        if c.head == "mlm":
+            vocab = MLMHead(c, dtype, name="mlm")(x, word_embedding)
+        else:
+            # Without an MLM head this holds the last hidden states; a caller that needs the head
+            # checks ``config.head``.
+            vocab = VocabProjection(x, word_embedding, jnp.zeros((c.vocab_size,), jnp.float32))
         return Outputs(
             hidden=tuple(hidden),
             queries=queries,
-            keys=keys_,
+            keys=attention_keys,
             values=values,
-            pooled=first,
-            vocab=MLMHead(c, dtype, name="mlm")(x, word) if c.head == "mlm" else headless,
+            pooled=pooled,
+            vocab=vocab,
             logits=logits,
         )
 
 
 @functools.lru_cache(maxsize=64)
 def shapes_of(config: EncoderConfig) -> Params:
-    """Give the parameters of ``config`` as ``ShapeDtypeStruct`` leaves, without making any."""
+    """Return the parameters of ``config`` as ``ShapeDtypeStruct`` leaves, without creating any."""
     return jax.eval_shape(make_init(config), jax.random.key(0))
 
 
 def untied(config: EncoderConfig) -> tuple[EncoderConfig, Callable[[Params], Params]]:
-    """Give the config of a student whose head has a table of its own, and the linear map that fills it from the tied one.
+    """Return a config whose MLM head has a separate kernel, and the linear map that fills it.
 
-    For accumulation on many devices: XLA moves the all-reduce of a gradient out of a loop that adds it up, but not the
-    sum of two, and a tied table has two, as embeddings and as head.
+    The map copies the word embeddings of a tied student to its head. Use it to accumulate gradients
+    on many devices: XLA moves the all-reduce of an accumulated gradient out of the loop, but not
+    the sum of two gradients, and a tied table has two, as embeddings and as head.
     """
 
-    def view(params: Params) -> Params:
+    def untie(params: Params) -> Params:
         student = params["student"]
         head = student["mlm"] | {"decoder": student["embeddings"]["word"]}
         return params | {"student": student | {"mlm": head}}
 
     if config.head != "mlm" or not config.tied_head:
         return config, lambda params: params
-    return dataclasses.replace(config, tied_head=False), view
+    return dataclasses.replace(config, tied_head=False), untie
 
 
 Apply = Callable[[Params, Batch, jax.Array | None], Outputs]
+"""``apply(params, batch, keys) -> Outputs``; ``keys`` [B] drive dropout, None disables it."""
 
 
 def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
-    """Make ``init(key) -> params``: float32 leaves, normal weights, zero biases, unit norms."""
+    """Return ``init(key) -> params``: float32, with normal weights, zero biases and unit norms."""
 
     def init(key: jax.Array) -> Params:
         tokens = jnp.zeros((1, 2), jnp.int32)
@@ -111,9 +119,9 @@ def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
 def make_apply(
     config: EncoderConfig, dtype: DType, attention: Attention = "auto", *, remat: bool = False
 ) -> Apply:
-    """Make ``apply(params, batch, keys) -> Outputs`` computing in ``dtype``; ``keys`` [B] drive dropout, None is none.
+    """Return ``apply(params, batch, keys) -> Outputs``, which computes in ``dtype``.
 
-    ``remat`` computes a layer again in the backward pass instead of keeping what is inside it.
+    ``remat`` recomputes each layer in the backward pass instead of saving its intermediate arrays.
     """
     encoder = Encoder(config, operand_dtype(dtype), attention, remat)
 
@@ -127,6 +135,6 @@ def make_apply(
 def make_frozen(
     config: EncoderConfig, dtype: DType, attention: Attention = "auto"
 ) -> Callable[[Params, Batch], Outputs]:
-    """Make ``apply(params, batch) -> Outputs`` without dropout."""
+    """Return ``apply(params, batch) -> Outputs`` without dropout."""
     encode = make_apply(config, dtype, attention)
     return lambda params, batch: encode(params, batch, None)

@@ -1,4 +1,4 @@
-"""Heads on top of an encoder."""
+"""The heads of an encoder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from flaxdistill.models.layers import ACTIVATIONS, Dense, Embed, Norm
 from flaxdistill.ops.dense import dense
 from flaxdistill.pytrees import VocabProjection
 
-NO_ANSWER = -1e4
-"""A logit whose share is 0 in float32 at any temperature in use, far from where arithmetic overflows."""
+PADDING_LOGIT = -1e4
+"""The logit of padding in a span head: its probability is 0 in float32 at any usual temperature,
+and it is far from overflow."""
 
 
 class MLMHead(nn.Module):
-    """Transform, norm, and a projection onto the vocabulary that is left unmultiplied."""
+    """Dense, activation, norm, and a projection onto the vocabulary that is not multiplied out."""
 
     config: EncoderConfig
     dtype: Any
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         self.transform = Dense(c.hidden_size, c, self.dtype)
         self.norm = Norm(c.head_norm_eps, self.dtype)
@@ -39,24 +40,24 @@ class MLMHead(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Float32 logits [B, N, C]: of N questions asked of a row, C answers each.
+    """A linear task head: float32 logits [B, N, C], N predictions of a row and C classes each.
 
-    Of a row's classes N is 1, of its tokens' N is T. A span's two ends are two questions with T answers, no padding
-    among them.
+    Text classification has N = 1 and token classification N = T. A span head has N = 2, start and
+    end, and C = T positions, of which padding is excluded.
     """
 
     config: EncoderConfig
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         size = 2 if c.head == "span" else len(c.labels)
         shape, normal = (c.hidden_size, size), nn.initializers.normal(c.initializer_range)
         self.kernel = self.param("kernel", normal, shape, jnp.float32)
         self.bias = self.param("bias", nn.initializers.zeros, (size,), jnp.float32)
 
-    def __call__(self, asked: jax.Array, segment_ids: jax.Array) -> jax.Array:
-        # Few columns: float32 costs nothing, and answers are told apart by small differences.
-        logits = dense(asked, self.kernel, self.bias, jnp.dtype(jnp.float32))
+    def __call__(self, inputs: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        # Float32 costs nothing for so few columns, and small differences decide between classes.
+        logits = dense(inputs, self.kernel, self.bias, jnp.dtype(jnp.float32))
         if self.config.head != "span":
             return logits
-        return jnp.where((segment_ids > 0)[:, None], logits.swapaxes(1, 2), NO_ANSWER)
+        return jnp.where((segment_ids > 0)[:, None], logits.swapaxes(1, 2), PADDING_LOGIT)

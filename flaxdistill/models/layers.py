@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.dropout_sites import EMBEDDINGS, LayerDropout, layer_site
 from flaxdistill.ops.attention import Attention, attention
-from flaxdistill.ops.dense import Split, dense, whole
-from flaxdistill.ops.dropout import drawn, dropout, kept
+from flaxdistill.ops.dense import Split, dense, gather_params
+from flaxdistill.ops.dropout import dropout, effective_rate, keep_mask
 from flaxdistill.ops.gelu import gelu
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -21,10 +22,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
 }
+"""Activation functions by their Hugging Face names."""
+
+Projections = tuple[jax.Array, jax.Array, jax.Array]
+"""Queries, keys and values of a layer. [B, T, H, D / H] each."""
 
 
 class Dense(nn.Module):
-    """An affine map whose operands have ``dtype`` and whose sums are float32."""
+    """An affine map with operands in ``dtype`` and float32 sums."""
 
     features: int
     config: EncoderConfig
@@ -40,7 +45,7 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer norm in float32, with the variance taken about the mean as Hugging Face does."""
+    """Layer norm in float32; the variance is taken about the mean, as Hugging Face does."""
 
     eps: float
     dtype: Any
@@ -59,28 +64,28 @@ class Norm(nn.Module):
 
 
 class Embed(nn.Module):
-    """A table of vectors."""
+    """An embedding table."""
 
     rows: int
     config: EncoderConfig
 
-    def setup(self):
+    def setup(self) -> None:
         shape = (self.rows, self.config.hidden_size)
         self.embedding = self.param(
             "embedding", nn.initializers.normal(self.config.initializer_range), shape, jnp.float32
         )
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return jnp.take(whole(self.embedding), ids, axis=0)
+        return jnp.take(gather_params(self.embedding), ids, axis=0)
 
 
 class Embeddings(nn.Module):
-    """Word, position and token type, summed in float32 and normed."""
+    """Word, position and token type embeddings, summed in float32 and normalised."""
 
     config: EncoderConfig
     dtype: Any
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         self.word = Embed(c.vocab_size, c)
         self.position = Embed(c.max_positions, c)
@@ -88,46 +93,63 @@ class Embeddings(nn.Module):
             self.token_type = Embed(c.type_vocab_size, c)
         self.norm = Norm(c.norm_eps, self.dtype)
 
-    def __call__(self, input_ids, positions, token_type_ids, keys):
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        positions: jax.Array,
+        token_type_ids: jax.Array,
+        keys: jax.Array | None,
+    ) -> jax.Array:
         x = self.word(input_ids).astype(jnp.float32) + self.position(positions).astype(jnp.float32)
         if self.config.type_vocab_size:
             x += self.token_type(token_type_ids).astype(jnp.float32)
-        return dropout(self.norm(x), self.config.dropout, keys, 0)
+        return dropout(self.norm(x), self.config.dropout, keys, EMBEDDINGS)
 
 
 class Layer(nn.Module):
-    """Self-attention and feed-forward, each added to its input and normed after (Vaswani et al., 2017)."""
+    """Self-attention and feed-forward, each added to its input and normalised after.
+
+    This is the post-norm layer of Vaswani et al., 2017.
+    """
 
     config: EncoderConfig
     dtype: Any
     attention: Attention
-    site: int  # of its first dropout: it has three
+    index: int
+    """The number of the layer, counted from 0; it selects the random numbers of dropout."""
 
     @nn.compact
-    def __call__(self, x_BTD, segment_ids, keys):
+    def __call__(
+        self, x_BTD: jax.Array, segment_ids: jax.Array, keys: jax.Array | None
+    ) -> tuple[jax.Array, Projections]:
         c, dtype = self.config, self.dtype
-        heads = (*x_BTD.shape[:2], c.num_heads, c.hidden_size // c.num_heads)
-        q, k, v = (
-            Dense(c.hidden_size, c, dtype, "columns", name=name)(x_BTD).reshape(heads)
+        B, T, D = x_BTD.shape
+        shape = (B, T, c.num_heads, c.hidden_size // c.num_heads)
+        query, key, value = (
+            Dense(c.hidden_size, c, dtype, "columns", name=name)(x_BTD).reshape(shape)
             for name in ("query", "key", "value")
         )
-        survivors, rate = None, c.attention_dropout
+        mask, rate = None, c.attention_dropout
         if keys is not None and rate:
-            B, T, H, _ = heads
-            survivors = kept((B, H, T, T), rate, keys, self.site)
-        context = attention(
-            q, k, v, segment_ids, kept=survivors, rate=drawn(rate), kernel=self.attention
-        ).reshape(x_BTD.shape)
-        context = dropout(
-            Dense(c.hidden_size, c, dtype, "rows", name="attention")(context),
-            c.dropout,
-            keys,
-            self.site + 1,
-        )
-        x_BTD = Norm(c.norm_eps, dtype, name="attention_norm")(x_BTD + context)
-        inner_BTF = ACTIVATIONS[c.activation](
-            Dense(c.intermediate_size, c, dtype, "columns", name="inner")(x_BTD)
-        )
-        outer = Dense(c.hidden_size, c, dtype, "rows", name="outer")(inner_BTF)
-        outer = dropout(outer, c.dropout, keys, self.site + 2)
-        return Norm(c.norm_eps, dtype, name="norm")(x_BTD + outer), (q, k, v)
+            site = layer_site(self.index, LayerDropout.ATTENTION_PROBABILITIES)
+            mask = keep_mask((B, c.num_heads, T, T), rate, keys, site)
+        context_BTD = attention(
+            query,
+            key,
+            value,
+            segment_ids,
+            keep_mask=mask,
+            dropout_rate=effective_rate(rate),
+            kernel=self.attention,
+        ).reshape(B, T, D)
+        context_BTD = Dense(c.hidden_size, c, dtype, "rows", name="attention")(context_BTD)
+        site = layer_site(self.index, LayerDropout.ATTENTION_OUTPUT)
+        context_BTD = dropout(context_BTD, c.dropout, keys, site)
+        x_BTD = Norm(c.norm_eps, dtype, name="attention_norm")(x_BTD + context_BTD)
+        inner_BTF = Dense(c.intermediate_size, c, dtype, "columns", name="inner")(x_BTD)
+        inner_BTF = ACTIVATIONS[c.activation](inner_BTF)
+        outer_BTD = Dense(c.hidden_size, c, dtype, "rows", name="outer")(inner_BTF)
+        site = layer_site(self.index, LayerDropout.FEED_FORWARD_OUTPUT)
+        outer_BTD = dropout(outer_BTD, c.dropout, keys, site)
+        x_BTD = Norm(c.norm_eps, dtype, name="norm")(x_BTD + outer_BTD)
+        return x_BTD, (query, key, value)

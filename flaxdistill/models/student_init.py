@@ -1,4 +1,4 @@
-"""How a student starts: from chosen teacher layers, or from random weights."""
+"""How a student is initialised: from selected layers of another model, or at random."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from flaxdistill import param_paths
@@ -16,56 +17,78 @@ from flaxdistill.pytrees import Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where the student's first weights come from: the biggest single effect in the DistilBERT ablation.
+    """Where the student's first weights come from.
 
-    ``path``: a checkpoint, an earlier stage or, as the word ``teacher``, the experiment's own; None is random weights.
-    ``layers``: ``uniform`` takes teacher layer round-half-up(i (L-1) / (M-1)) for student layer i; ``distilbert`` the
-    published [0, 2, 4, 7, 9, 11] of 12; or the numbers themselves, ``0,2,5``; ``random`` takes the sizes only.
-    ``mlm_transform`` copies the MLM head's transform (the published script did so only when asked). ``token_types``: a
-    student without them ``fold``s the teacher's type 0 into the position table, which leaves the sum as it was, or
-    ``drop``s it as the published script did; a student that has them where the teacher has none gets zeros.
-    ``shrink`` is how a student of other widths starts: ``truncate`` takes the first entries of every width, the first heads
-    and of each head the first entries; ``svd`` turns the embeddings onto their most important directions, which loses
-    the least of them, and leaves the layers random; ``no`` refuses.
+    This has the largest effect in the ablation of DistilBERT (Sanh et al., 2019, table 4).
     """
 
     path: str | None = "teacher"
+    """A checkpoint, an earlier stage, or ``teacher`` for the experiment's teacher; None initialises
+    at random."""
     layers: str = "uniform"
+    """The layers to copy, as ``choose_layers`` reads it: ``uniform``, ``distilbert``, or one layer
+    per student layer, counted from 0, such as ``0,2,5``. ``random`` copies no weight and takes only
+    the sizes."""
     mlm_transform: bool = True
+    """Whether to copy the transform of the MLM head; the DistilBERT script copies it only with its
+    option ``--vocab_transform``."""
     token_types: Literal["fold", "drop"] = "fold"
+    """What a student without token types does with the teacher's type 0: ``fold`` adds it to the
+    position embeddings, which computes the same sum; ``drop`` leaves it out, as the DistilBERT
+    script does. A student with token types starts with zeros if the teacher has none."""
     shrink: Literal["no", "truncate", "svd"] = "no"
+    """How a narrower student starts: ``truncate`` takes the first entries of every width, the first
+    heads and the first entries of each head; ``svd`` projects the embeddings onto their principal
+    directions, which loses the least of them, and initialises the layers at random; ``no`` raises
+    an error."""
 
 
 def choose_layers(spec: str, teacher: int, student: int) -> tuple[int, ...]:
-    """Choose which of ``teacher`` layers the ``student`` layers start from.
+    """Return the teacher layer that each student layer is copied from, counted from 0.
 
-    Raises UserError for a layer that does not exist, for a wrong number of them and for an unknown word.
+    Layers count from 0, as in checkpoints (``layer.0``) and in the DistilBERT script. Layer maps of
+    losses count hidden states instead, where the output of layer 0 is number 1.
+
+    ``spec`` is ``uniform`` (teacher layer round(i (L - 1) / (M - 1)) of L for student layer i of M,
+    halves rounded up), ``distilbert`` (the published 0, 2, 4, 7, 9, 11 of 12) or the layers
+    themselves, separated by commas.
+
+    Example:
+      >>> choose_layers("uniform", teacher=12, student=4)
+      (0, 4, 7, 11)
+      >>> choose_layers("0,2,5", teacher=6, student=3)
+      (0, 2, 5)
+
+    Raises:
+      UserError: For a layer that does not exist, for a wrong number of layers and for other text.
     """
     if spec == "distilbert":
         if (teacher, student) != (12, 6):
             raise UserError(
-                f"start.layers distilbert is 6 of 12 layers, but this is {student} of {teacher}; use uniform or list them"
+                f"start.layers distilbert is 6 of 12 layers, but the student has {student} and the "
+                f"teacher {teacher}; use uniform or list the layers"
             )
         return (0, 2, 4, 7, 9, 11)
     if spec == "uniform":
         if student > teacher:
             raise UserError(
-                f"a student of {student} layers cannot start from a teacher of {teacher}; use at most {teacher}"
+                f"a student of {student} layers cannot start from a teacher of {teacher}; use at "
+                f"most {teacher}"
             )
-        return (
-            tuple(math.floor(i * (teacher - 1) / (student - 1) + 0.5) for i in range(student))
-            if student > 1
-            else (0,)
-        )
+        if student == 1:
+            return (0,)
+        return tuple(math.floor(i * (teacher - 1) / (student - 1) + 0.5) for i in range(student))
     try:
         layers = tuple(int(part) for part in spec.split(","))
     except ValueError:
         raise UserError(
-            f"start.layers is {spec!r}; write uniform, distilbert, random or numbers such as 0,2,5"
+            f"start.layers is {spec!r}; write uniform, distilbert, random or layers counted from "
+            "0, such as 0,2,5"
         ) from None
     if len(layers) != student or not all(0 <= layer < teacher for layer in layers):
         raise UserError(
-            f"start.layers {spec} must name {student} layers (one per student layer), each from 0 to {teacher - 1}"
+            f"start.layers {spec} must name {student} layers (one per student layer), each from 0 "
+            f"to {teacher - 1}"
         )
     return layers
 
@@ -75,119 +98,132 @@ def start_from(
     teacher: EncoderConfig,
     teacher_params: Params,
     student: EncoderConfig,
-    random: Params,
+    student_params: Params,
 ) -> Params:
-    """Copy what student and teacher share, float32; what only the student has stays as in ``random``.
+    """Copy what student and teacher have in common, as float32.
 
-    Raises UserError naming both sides where sizes that must be equal are not.
+    Args:
+      start: What to copy.
+      teacher: The config of the model that the student starts from.
+      teacher_params: Its parameters.
+      student: The student's config.
+      student_params: Random parameters; what only the student has is left as it is there.
+
+    Raises:
+      UserError: Naming both values, for sizes that must be equal and are not.
     """
-    widths = ("hidden_size", "intermediate_size", "num_heads")
-    for name in ("vocab_size", "activation", *(widths if start.shrink == "no" else ())):
-        ours, theirs = getattr(student, name), getattr(teacher, name)
-        if ours != theirs:
-            narrow = "cut it down with start.shrink truncate or svd, " if name in widths else ""
-            raise UserError(
-                f"the student's {name} {ours} differs from the {theirs} of the model it starts from; make them equal, "
-                f"{narrow}or start at random with start.path None"
-            )
-    for name, ours, theirs in (
-        *((n, getattr(student, n), getattr(teacher, n)) for n in widths),
-        _head_widths(student, teacher),
-    ):
-        if ours > theirs:
-            raise UserError(
-                f"the student's {name} {ours} exceeds the {theirs} of the model it starts from; use no more"
-            )
-    if student.max_positions > teacher.max_positions:
-        raise UserError(
-            f"the student's max_positions {student.max_positions} exceeds the {teacher.max_positions} of the model it "
-            "starts from; use no more"
-        )
-    if student.type_vocab_size > teacher.type_vocab_size > 0:
-        raise UserError(
-            f"the student's type_vocab_size {student.type_vocab_size} exceeds the {teacher.type_vocab_size} of the model "
-            "it starts from; use no more"
-        )
-    if start.shrink == "svd" and student.hidden_size == teacher.hidden_size:
-        raise UserError(
-            f"start.shrink svd turns the embeddings for a narrower student, and both are {student.hidden_size} wide; use no"
-        )
+    _check_sizes(start, teacher, student)
     layers = choose_layers(start.layers, teacher.num_layers, student.num_layers)
-    ours, theirs = param_paths.flatten(random), param_paths.flatten(teacher_params)
+    initial, source = param_paths.flatten(student_params), param_paths.flatten(teacher_params)
     if start.shrink == "svd":
-        theirs = _turned(theirs, student.hidden_size)
-    # Of a head of other classes, or a pooler bent otherwise, the sizes may be equal and the meaning is not.
-    foreign: tuple[str, ...] = (
-        () if (student.head, student.labels) == (teacher.head, teacher.labels) else ("classifier/",)
-    )
-    if student.pooler_activation != teacher.pooler_activation:
-        foreign += ("pooler/",)
-    copied = {}
-    for path, leaf in ours.items():
-        source = path
+        source = _svd_embeddings(source, student.hidden_size)
+    skipped = _skipped(start, teacher, student)
+    params = {}
+    for path, leaf in initial.items():
+        source_path = path
         if path.startswith("layer_"):
-            number, rest = path.removeprefix("layer_").split("/", 1)
-            source = f"layer_{layers[int(number)]}/{rest}"
-        kept = path.startswith(("mlm/transform", "mlm/norm")) and not start.mlm_transform
-        if source in theirs and not kept and not path.startswith(foreign):
-            leaf = _cut(
-                path, jnp.asarray(theirs[source], jnp.float32), leaf.shape, student, teacher
-            )
-        copied[path] = leaf
+            layer, name = path.removeprefix("layer_").split("/", 1)
+            source_path = f"layer_{layers[int(layer)]}/{name}"
+        if source_path in source and not path.startswith(skipped):
+            source_leaf = jnp.asarray(source[source_path], jnp.float32)
+            leaf = _truncate(path, source_leaf, leaf.shape, student, teacher)
+        params[path] = leaf
     if start.token_types == "fold" and teacher.type_vocab_size and not student.type_vocab_size:
-        first = jnp.asarray(theirs["embeddings/token_type/embedding"], jnp.float32)[
-            :1, : student.hidden_size
-        ]
-        copied["embeddings/position/embedding"] += first
+        token_types = jnp.asarray(source["embeddings/token_type/embedding"], jnp.float32)
+        params["embeddings/position/embedding"] += token_types[:1, : student.hidden_size]
     if student.type_vocab_size and not teacher.type_vocab_size:
         # Random vectors would be noise on embeddings that were trained without them.
-        copied["embeddings/token_type/embedding"] = jnp.zeros_like(
-            ours["embeddings/token_type/embedding"]
+        path = "embeddings/token_type/embedding"
+        params[path] = jnp.zeros_like(initial[path])
+    return param_paths.unflatten(params)
+
+
+def _check_sizes(start: Start, teacher: EncoderConfig, student: EncoderConfig) -> None:
+    """Raise UserError for a student that cannot start from the teacher."""
+    widths = ("hidden_size", "intermediate_size", "num_heads")
+    for name in ("vocab_size", "activation", *(widths if start.shrink == "no" else ())):
+        values = getattr(student, name), getattr(teacher, name)
+        if values[0] != values[1]:
+            shrink = "set start.shrink to truncate or svd, " if name in widths else ""
+            raise UserError(
+                f"the student's {name} {values[0]} differs from the {values[1]} of the model it "
+                f"starts from; make them equal, {shrink}or start at random with start.path None"
+            )
+    head_widths = [config.hidden_size // config.num_heads for config in (student, teacher)]
+    limits: list[tuple[str, int, int]] = [
+        (name, getattr(student, name), getattr(teacher, name)) for name in widths
+    ]
+    limits += [
+        ("width of a head", head_widths[0], head_widths[1]),
+        ("max_positions", student.max_positions, teacher.max_positions),
+    ]
+    if teacher.type_vocab_size:
+        limits.append(("type_vocab_size", student.type_vocab_size, teacher.type_vocab_size))
+    for name, size, maximum in limits:
+        if size > maximum:
+            raise UserError(
+                f"the student's {name} {size} exceeds the {maximum} of the model it starts from; "
+                f"use at most {maximum}"
+            )
+    if start.shrink == "svd" and student.hidden_size == teacher.hidden_size:
+        raise UserError(
+            "start.shrink svd is for a student narrower than its teacher, and both have "
+            f"hidden_size {student.hidden_size}; set start.shrink to no"
         )
-    return param_paths.unflatten(copied)
 
 
-def _head_widths(student: EncoderConfig, teacher: EncoderConfig) -> tuple[str, int, int]:
-    return (
-        "width of a head",
-        student.hidden_size // student.num_heads,
-        teacher.hidden_size // teacher.num_heads,
-    )
+def _skipped(start: Start, teacher: EncoderConfig, student: EncoderConfig) -> tuple[str, ...]:
+    """Return the prefixes of the paths that are not copied.
+
+    A classifier of other classes and a pooler of another activation may have equal sizes, but not
+    the same meaning.
+    """
+    prefixes: tuple[str, ...] = () if start.mlm_transform else ("mlm/transform", "mlm/norm")
+    if (student.head, student.labels) != (teacher.head, teacher.labels):
+        prefixes += ("classifier/",)
+    if student.pooler_activation != teacher.pooler_activation:
+        prefixes += ("pooler/",)
+    return prefixes
 
 
-def _cut(
+def _truncate(
     path: str,
-    leaf: jnp.ndarray,
+    leaf: jax.Array,
     shape: tuple[int, ...],
     student: EncoderConfig,
     teacher: EncoderConfig,
-) -> jnp.ndarray:
-    """Take the first entries along every axis; along one that is heads side by side, of the first heads."""
-    heads = {
+) -> jax.Array:
+    """Take the first entries of every axis; on an axis of heads, the first entries of each head."""
+    head_axes = {
         "query": -1,
         "key": -1,
         "value": -1,
         "attention": 0 if path.endswith("kernel") else None,
     }
-    axis = heads.get(path.split("/")[-2]) if path.startswith("layer_") else None
+    axis = head_axes.get(path.split("/")[-2]) if path.startswith("layer_") else None
     if axis is not None:
         axis %= leaf.ndim
         H, d = student.num_heads, student.hidden_size // student.num_heads
-        apart = (*leaf.shape[:axis], teacher.num_heads, -1, *leaf.shape[axis + 1 :])
+        separate = (*leaf.shape[:axis], teacher.num_heads, -1, *leaf.shape[axis + 1 :])
         first = (slice(None),) * axis + (slice(H), slice(d))
-        leaf = leaf.reshape(apart)[first]
+        leaf = leaf.reshape(separate)[first]
         leaf = leaf.reshape(*leaf.shape[:axis], H * d, *leaf.shape[axis + 2 :])
     return leaf[tuple(map(slice, shape))]
 
 
-def _turned(params: dict[str, jnp.ndarray], width: int) -> dict[str, jnp.ndarray]:
-    """Turn the embeddings onto the ``width`` right singular vectors of the words' table; nothing else is kept."""
+def _svd_embeddings(params: dict[str, jax.Array], width: int) -> dict[str, jax.Array]:
+    """Project the embeddings onto ``width`` principal directions of the word embeddings.
+
+    The directions are the first right singular vectors. Only embeddings and the bias of the MLM
+    head are returned.
+    """
     words = jnp.asarray(params["embeddings/word/embedding"], jnp.float32)
-    # The right singular vectors of [V, D] are the eigenvectors of [D, D], which is far smaller.
+    # The right singular vectors of [V, D] are the eigenvectors of a [D, D] matrix, which is far
+    # smaller.
     _, directions = jnp.linalg.eigh(jnp.matmul(words.T, words, precision="highest"))
-    turn = directions[:, ::-1][:, :width]
+    projection = directions[:, ::-1][:, :width]
     tables = {path: leaf for path, leaf in params.items() if path.endswith("/embedding")}
     return {
-        path: jnp.matmul(jnp.asarray(table, jnp.float32), turn, precision="highest")
+        path: jnp.matmul(jnp.asarray(table, jnp.float32), projection, precision="highest")
         for path, table in tables.items()
     } | {path: leaf for path, leaf in params.items() if path == "mlm/bias"}

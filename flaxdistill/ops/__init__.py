@@ -1,1 +1,1 @@
-"""Numerics worth their own file; jax only."""
+"""Attention, matrix products, dropout, GELU and distillation objectives on arrays; JAX only."""

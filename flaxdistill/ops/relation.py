@@ -1,112 +1,148 @@
-"""Relations between the tokens of a sequence, compared without an array [T, T]: KL of softmaxes, and MSE of scores.
+"""Relations between the tokens of a sequence, compared without an array [T, T].
 
-Shapes: B rows, T tokens, A heads, d width of one, c queries of a block.
+Two objectives: the KL divergence of softmaxes of scores, and the squared error of scores.
+Shapes: B rows, T tokens, A heads, d width of a head, c queries of a block.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flaxdistill.ops.attention import LOWEST
-from flaxdistill.runtime.mesh_axes import devices
+from flaxdistill.ops.attention import MASK_VALUE
+from flaxdistill.runtime.mesh_axes import num_shards
 
-BLOCK = 2**22
-"""Scores of a device that exist at one time, of all its rows and all heads."""
+BLOCK_SCORES = 2**22
+"""The number of scores per device that exist at one time, over all of its rows and all heads."""
 
-Sides = tuple[jax.Array, jax.Array]
-"""What stands left and right of a product: queries and keys, or values twice. [B, T, A, d] each."""
+Factors = tuple[jax.Array, jax.Array]
+"""The two factors x and y of the scores x y^T / sqrt(d), [B, T, A, d] each: queries and keys, or
+the same array twice."""
+
+Result = tuple[jax.Array, jax.Array]
+"""The objective, and a value per query, float32 [B, T]."""
+
+Compare = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""A function of student scores, teacher scores and mask [B, A, c, T] that returns the value of each
+pair and its derivative in the student score."""
 
 
 def relation_kl(
-    student: Sides, teacher: Sides, segments: Sides, weight: jax.Array, block: int = 0
-) -> tuple[jax.Array, jax.Array]:
-    """Sum ``weight`` x KL(teacher || student) of softmax(x y / sqrt(d)) over queries, a mean over heads.
+    student: Factors, teacher: Factors, segments: Factors, weight: jax.Array, block: int = 0
+) -> Result:
+    """Sum ``weight`` KL(teacher || student) of softmax(x y^T / sqrt(d)) over queries.
 
-    ``segments``: int32 [B, T] of queries and of keys, which see each other where they are equal; ``weight`` float32
-    [B, T] per query, known before the forward pass, so that value and gradients come out of one scan over blocks of
-    ``block`` queries (0: as many as a fixed number of scores allows) and nothing [T, T] is kept. Widths of heads may
-    differ between student and teacher, numbers may not. Returns the float32 objective, differentiable in ``student``,
-    and the KL of each query, float32 [B, T]. Attention and value relations of Wang et al., 2020; with heads cut
-    otherwise those of Wang et al., 2021.
+    With queries and keys these are attention distributions; with values twice, the value relation
+    of MiniLM (Wang et al., 2020). With heads split into relation heads they are the relations of
+    MiniLM v2 (Wang et al., 2021).
+
+    The weights are known before the forward pass, so one scan over blocks of queries computes value
+    and gradients together, and no [T, T] array is saved.
+
+    Args:
+      student: Two arrays [B, T, A, d].
+      teacher: Two arrays [B, T, A, d']. The width of a head may differ from the student's, the
+        number of heads may not.
+      segments: int32 [B, T] of queries and of keys. A query sees the keys of an equal segment.
+      weight: float32 [B, T] per query.
+      block: Queries per block; 0 chooses as many as ``BLOCK_SCORES`` allows.
+
+    Returns:
+      The float32 objective, differentiable in ``student``, and the KL of each query, float32 [B,
+      T]; both are means over heads.
     """
     return _over_blocks(_kl, block, student, *jax.lax.stop_gradient((teacher, segments, weight)))
 
 
 def score_mse(
-    student: Sides, teacher: Sides, segments: Sides, weight: jax.Array, block: int = 0
-) -> tuple[jax.Array, jax.Array]:
-    """Sum ``weight`` x (score of student - score of teacher)^2 over queries and the keys they see, a mean over heads.
+    student: Factors, teacher: Factors, segments: Factors, weight: jax.Array, block: int = 0
+) -> Result:
+    """Sum ``weight`` (student score - teacher score)^2 over queries and the keys that they see.
 
-    Scores are x y / sqrt(d), before the softmax (Jiao et al., 2020, equation 7). Arguments and results are those of
-    ``relation_kl``, with the sum of each query in place of its KL.
+    Scores are x y^T / sqrt(d), before the softmax: the attention loss of TinyBERT (Jiao et al.,
+    2020, equation 7). Arguments and results are those of ``relation_kl``, with each query's sum of
+    squares instead of its KL.
     """
     return _over_blocks(
-        _square, block, student, *jax.lax.stop_gradient((teacher, segments, weight))
+        _squared_error, block, student, *jax.lax.stop_gradient((teacher, segments, weight))
     )
 
 
-def _kl(ours: jax.Array, theirs: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Compare scores [B, A, c, T]: what each pair adds, and its slope."""
+def _kl(
+    student_scores: jax.Array, teacher_scores: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     log_q, log_p = (
-        jax.nn.log_softmax(jnp.where(same, scores, LOWEST)) for scores in (ours, theirs)
+        jax.nn.log_softmax(jnp.where(mask, scores, MASK_VALUE))
+        for scores in (student_scores, teacher_scores)
     )
     p = jnp.exp(log_p)
     return p * (log_p - log_q), jnp.exp(log_q) - p
 
 
-def _square(ours: jax.Array, theirs: jax.Array, same: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.square(ours - theirs), 2 * (ours - theirs)
+def _squared_error(
+    student_scores: jax.Array, teacher_scores: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    difference = student_scores - teacher_scores
+    return jnp.square(difference), 2 * difference
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _over_blocks(compare, block, student, *fixed):
-    return _forward(compare, block, student, *fixed)[0]
+def _over_blocks(compare: Compare, block: int, student: Factors, *constants: Any) -> Result:
+    return _forward(compare, block, student, *constants)[0]
 
 
-def _forward(compare, block, student, teacher, segments, weight):
-    (x, y), (x_t, y_t), (B, T, A, d) = student, teacher, student[0].shape
-    c = min(block or max(BLOCK * devices(B, A) // (B * T * A), 1), T)
+def _forward(
+    compare: Compare,
+    block: int,
+    student: Factors,
+    teacher: Factors,
+    segments: Factors,
+    weight: jax.Array,
+) -> tuple[Result, Factors]:
+    """Scan over blocks of queries; returns the result and the gradients of the objective."""
+    (x, y), (teacher_x, teacher_y), (B, T, A, d) = student, teacher, student[0].shape
+    c = min(block or max(BLOCK_SCORES * num_shards(B, A) // (B * T * A), 1), T)
     n = -(-T // c)
 
-    def cut(a):  # [B, T, ...] to [n, B, c, ...]
+    def split(a: jax.Array) -> jax.Array:
+        """Split [B, T, ...] into [n, B, c, ...]."""
         a = jnp.pad(a, [(0, 0), (0, n * c - T)] + [(0, 0)] * (a.ndim - 2))
         return jnp.moveaxis(a.reshape(B, n, c, *a.shape[2:]), 1, 0)
 
-    def scores(x, y):
-        return (
-            jnp.einsum("bcad,btad->bact", x, y, preferred_element_type=jnp.float32)
-            * x.shape[-1] ** -0.5
-        )
-
-    def body(dy, piece):
-        x, x_t, segment, w = piece
-        same = segment[:, None, :, None] == segments[1][:, None, None, :]
-        each, slope = compare(scores(x, y), scores(x_t, y_t), same)
-        value = jnp.sum(jnp.where(same, each, 0.0), (1, 3)) / A
-        dscores = jnp.where(same, slope, 0.0) * (w[:, None, :, None] / (A * math.sqrt(d)))
+    def body(dy: jax.Array, queries: tuple[jax.Array, ...]) -> tuple[jax.Array, Factors]:
+        x, teacher_x, segment, w = queries
+        mask = segment[:, None, :, None] == segments[1][:, None, None, :]
+        pair_value, slope = compare(_scores(x, y), _scores(teacher_x, teacher_y), mask)
+        value = jnp.sum(jnp.where(mask, pair_value, 0.0), (1, 3)) / A
+        dscores = jnp.where(mask, slope, 0.0) * (w[:, None, :, None] / (A * math.sqrt(d)))
         dscores = dscores.astype(y.dtype)
         dx = jnp.einsum("bact,btad->bcad", dscores, y, preferred_element_type=jnp.float32)
         dy += jnp.einsum("bact,bcad->btad", dscores, x, preferred_element_type=jnp.float32)
         return dy, (value, dx.astype(x.dtype))
 
-    pieces = tuple(cut(a) for a in (x, x_t, segments[0], weight))
-    dy, (value, dx) = jax.lax.scan(body, jnp.zeros(y.shape, jnp.float32), pieces)
+    blocks = tuple(split(a) for a in (x, teacher_x, segments[0], weight))
+    dy, (value, dx) = jax.lax.scan(body, jnp.zeros(y.shape, jnp.float32), blocks)
     value, dx = (jnp.moveaxis(a, 0, 1).reshape(B, n * c, *a.shape[3:])[:, :T] for a in (value, dx))
     return (jnp.sum(weight * value), value), (dx, dy.astype(y.dtype))
 
 
-def _backward(compare, block, gradients, cotangents):
+def _scores(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Compute x y^T / sqrt(d): [B, c, A, d] and [B, T, A, d] to float32 [B, A, c, T]."""
+    scores = jnp.einsum("bcad,btad->bact", x, y, preferred_element_type=jnp.float32)
+    return scores * x.shape[-1] ** -0.5
+
+
+def _backward(
+    compare: Compare, block: int, gradients: Factors, cotangents: Result
+) -> tuple[Any, ...]:
     scale = cotangents[0]
-    return (
-        tuple((g.astype(jnp.float32) * scale).astype(g.dtype) for g in gradients),
-        None,
-        None,
-        None,
-    )
+    scaled = tuple((g.astype(jnp.float32) * scale).astype(g.dtype) for g in gradients)
+    return scaled, None, None, None
 
 
 _over_blocks.defvjp(_forward, _backward)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.losses.labels import Labels, SoftLabels
 from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.text_classification import Classification, Regression
 from flaxdistill.tasks.question_answering import QuestionAnswering

@@ -1,4 +1,4 @@
-"""What every loss promises; a new file in flaxdistill/losses inherits these proofs."""
+"""The contract of every loss; a new file in flaxdistill/losses is tested too."""
 
 import dataclasses
 import functools
@@ -28,23 +28,23 @@ def loss_classes() -> list[type[Loss]]:
         importlib.import_module(f"{losses.__name__}.{m.name}")
         for m in pkgutil.iter_modules(losses.__path__)
     ]
-    found = {
+    classes = {
         c
         for module in modules
         for _, c in inspect.getmembers(module, inspect.isclass)
         if issubclass(c, Loss)
     }
-    return sorted((c for c in found if not inspect.isabstract(c)), key=lambda c: c.__name__)
+    return sorted((c for c in classes if not inspect.isabstract(c)), key=lambda c: c.__name__)
 
 
 def variants() -> dict[str, Loss]:
-    """Every loss as its defaults have it, and once more for each other value of a knob that is a choice."""
-    found = {}
+    """Return every loss with its defaults, and a variant for each other value of each choice."""
+    losses_by_name = {}
     for cls in loss_classes():
         names = {field.name for field in dataclasses.fields(cls)}
         # Three chunks of the batch's 8 tokens, the last one short.
-        loss = found[cls.__name__] = cls(**({"chunk": 3} if "chunk" in names else {}))
-        for knob, kind in typing.get_type_hints(cls).items():
+        loss = losses_by_name[cls.__name__] = cls(**({"chunk": 3} if "chunk" in names else {}))
+        for field, kind in typing.get_type_hints(cls).items():
             choices = (
                 (False, True)
                 if kind is bool
@@ -53,10 +53,11 @@ def variants() -> dict[str, Loss]:
                 else ()
             )
             for value in (
-                sorted(set(choices) - {getattr(loss, knob)}, key=str) if knob in names else ()
+                sorted(set(choices) - {getattr(loss, field)}, key=str) if field in names else ()
             ):
-                found[f"{cls.__name__}-{knob}-{value}"] = dataclasses.replace(loss, **{knob: value})
-    return found
+                variant = dataclasses.replace(loss, **{field: value})
+                losses_by_name[f"{cls.__name__}-{field}-{value}"] = variant
+    return losses_by_name
 
 
 LOSSES = variants()
@@ -76,7 +77,7 @@ def compiled(name: str):
 
 
 def evaluate(name, params, student, teachers, batch, scale):
-    """((objective, totals), gradients of the objective in the loss's parameters and the student's outputs)."""
+    """Return ((objective, totals), gradients in the parameters and the student's outputs)."""
 
     def objective(params, student):
         return LOSSES[name](params, student, teachers, batch, scale, jnp.int32(STEP))
@@ -84,23 +85,23 @@ def evaluate(name, params, student, teachers, batch, scale):
     return jax.value_and_grad(objective, (0, 1), has_aux=True)(params, student)
 
 
-def replaced(name: str) -> Loss:
-    """Give a loss that looks at real tokens instead."""
+def with_real_tokens(name: str) -> Loss:
+    """Return a loss that averages over real tokens instead."""
     return dataclasses.replace(LOSSES[name], tokens="real")
 
 
-def references(name: str) -> bool:
-    """Say whether a loss is shown a teacher: where it needs one or was asked to compare with one."""
-    return LOSSES[name].needs_teacher or getattr(LOSSES[name], "judged", False)
+def has_teachers(name: str) -> bool:
+    """Return whether a loss is tested with teachers: it needs one, or reports about one."""
+    return LOSSES[name].needs_teacher or getattr(LOSSES[name], "with_teacher", False)
 
 
 def setting(name: str, rows: int = 8, length: int = 8):
-    """(params, student, teachers, batch, scale): two teachers unlike the student, a scale that is no round number."""
+    """Return (params, student, teachers, batch, scale) with two teachers unlike the student."""
     loss, batch = LOSSES[name], labelled_batch()
     student = random_outputs(1, rows, length)
     teachers = (
         (random_outputs(2, rows, length), random_outputs(3, rows, length))
-        if references(name)
+        if has_teachers(name)
         else ()
     )
     params = jax.device_get(
@@ -121,21 +122,21 @@ def base(name: str):
     return jax.device_get(compiled(name)(*setting(name)))
 
 
-def close(ours, theirs, within: float = CLOSE):
-    theirs = param_paths.flatten(theirs)
-    for path, a in param_paths.flatten(ours).items():
-        a, b = np.asarray(a, np.float32), np.asarray(theirs[path], np.float32)
+def close(result, expected, within: float = CLOSE):
+    expected = param_paths.flatten(expected)
+    for path, a in param_paths.flatten(result).items():
+        a, b = np.asarray(a, np.float32), np.asarray(expected[path], np.float32)
         assert a.shape == b.shape, path
         assert np.abs(a - b).max(initial=0) <= within * np.abs(b).max(initial=0) + 1e-7, path
 
 
 def finite(result):
-    bad = [
+    not_finite = [
         path
         for path, x in param_paths.flatten(result).items()
         if not np.isfinite(np.asarray(x, np.float32)).all()
     ]
-    assert not bad, bad
+    assert not not_finite, not_finite
 
 
 @every_loss
@@ -150,7 +151,7 @@ def test_terms_have_a_weight_a_count_and_a_total(name):
     leaves = jax.tree.leaves(gradient)
     if any(loss.weights(jnp.int32(STEP)).values()):
         assert max(np.abs(leaf).max() for leaf in leaves) > 1e-3, (
-            "a term with a weight moves something"
+            "a term with a weight has a gradient"
         )
         np.testing.assert_allclose(
             value, sum(setting(name)[-1][t] * totals[t] for t in totals), rtol=CLOSE
@@ -160,19 +161,19 @@ def test_terms_have_a_weight_a_count_and_a_total(name):
 
 
 @every_loss
-def test_match_is_least_where_student_equals_teacher(name):
+def test_match_is_minimal_where_student_equals_teacher(name):
     params, student, teachers, batch, scale = setting(name)
     if LOSSES[name].kind == "match":
         scale = {term: np.float32(term not in SUPERVISED) for term in scale}
-        other, _ = base(name)
+        unequal, _ = base(name)
         (value, totals), (_, gradient) = compiled(name)(
             params, student, (student,) * len(teachers), batch, scale
         )
         matched = set(totals) - SUPERVISED
         assert matched
-        for term in matched - {"ce"}:  # a cross-entropy is least where it is the teacher's entropy
-            assert abs(totals[term]) < 1e-4 < 1 < other[1][term]
-        assert abs(value) < 1e-4 or (matched == {"ce"} and totals["ce"] < other[1]["ce"] - 1)
+        for term in matched - {"ce"}:  # the minimum is the teacher's entropy
+            assert abs(totals[term]) < 1e-4 < 1 < unequal[1][term]
+        assert abs(value) < 1e-4 or (matched == {"ce"} and totals["ce"] < unequal[1]["ce"] - 1)
         assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) < 1e-5
     else:
         assert LOSSES[name].kind in ("supervised", "projected")
@@ -180,10 +181,9 @@ def test_match_is_least_where_student_equals_teacher(name):
 
 @every_loss
 def test_padding_and_filler_rows_change_nothing(name):
-    if (
-        getattr(LOSSES[name], "tokens", None) == "all"
-    ):  # a published quirk: it says what else is counted
-        counts = (loss.count(labelled_batch()) for loss in (LOSSES[name], replaced(name)))
+    # As some published code does, ``all`` counts padding.
+    if getattr(LOSSES[name], "tokens", None) == "all":
+        counts = (loss.count(labelled_batch()) for loss in (LOSSES[name], with_real_tokens(name)))
         assert all(
             everything > real for everything, real in zip(*map(dict.values, counts), strict=True)
         )
@@ -191,9 +191,8 @@ def test_padding_and_filler_rows_change_nothing(name):
     params, student, teachers, batch, scale = setting(name)
     columns, rows = 3, 4
 
-    def noisy(
-        seed, outputs
-    ):  # what stands in padding is noise, of each model its own, and not zero
+    # Padding holds noise, different for each model.
+    def noisy(seed, outputs):
         def put(x, y):
             y[tuple(map(slice, x.shape))] = x
             return y
@@ -203,11 +202,10 @@ def test_padding_and_filler_rows_change_nothing(name):
     def longer(x):
         return np.pad(x, ((0, rows), (0, columns)))
 
+    # Filler rows have labels; only their weight of 0 marks them.
     padded = dataclasses.replace(
-        jax.tree.map(
-            lambda x: np.concatenate([x, x[:rows]]), batch
-        ),  # a filler row has labels of its own:
-        weight=np.pad(batch.weight, (0, rows)),  # only its weight says what it is
+        jax.tree.map(lambda x: np.concatenate([x, x[:rows]]), batch),
+        weight=np.pad(batch.weight, (0, rows)),
         **{
             n: longer(getattr(batch, n))
             for n in ("input_ids", "segment_ids", "positions", "token_type_ids")
@@ -217,11 +215,11 @@ def test_padding_and_filler_rows_change_nothing(name):
     close(LOSSES[name].count(padded), LOSSES[name].count(batch), 0)
     student, *teachers = (noisy(4 + i, outputs) for i, outputs in enumerate((student, *teachers)))
     result = compiled(name)(params, student, tuple(teachers), padded, scale)
-    value, (own, gradient) = jax.device_get(result)
+    value, (params_gradient, gradient) = jax.device_get(result)
     cut = jax.tree.map(lambda x, y: x[tuple(map(slice, y.shape))], gradient, base(name)[1][1])
-    close((value, (own, cut)), base(name))
-    whole, small = (sum(np.abs(x).sum() for x in jax.tree.leaves(g)) for g in (gradient, cut))
-    np.testing.assert_allclose(whole, small, rtol=1e-6, err_msg="padding has a gradient")
+    close((value, (params_gradient, cut)), base(name))
+    total, real = (sum(np.abs(x).sum() for x in jax.tree.leaves(g)) for g in (gradient, cut))
+    np.testing.assert_allclose(total, real, rtol=1e-6, err_msg="padding has a gradient")
 
 
 @every_loss
@@ -230,10 +228,12 @@ def test_halves_add_up_in_any_order(name):
     order = np.random.default_rng(0).permutation(8)
     results, counts = [], []
     for part in (order[:4], order[4:]):
-        some, *others = (per_row(lambda x, part=part: x[part], o) for o in (student, *teachers))
+        outputs = [per_row(lambda x, part=part: x[part], o) for o in (student, *teachers)]
         rows = jax.tree.map(lambda x, part=part: x[part], batch)
         counts.append(LOSSES[name].count(rows))
-        results.append(jax.device_get(compiled(name)(params, some, tuple(others), rows, scale)))
+        results.append(
+            jax.device_get(compiled(name)(params, outputs[0], tuple(outputs[1:]), rows, scale))
+        )
     close(jax.tree.map(np.add, *counts), LOSSES[name].count(batch), 0)
 
     (a, (own_a, one)), (b, (own_b, two)) = results
@@ -253,8 +253,9 @@ def test_batch_order_changes_nothing(name):
     result = compiled(name)(
         params, moved[0], tuple(moved[1:]), jax.tree.map(lambda x: x[order], batch), scale
     )
-    value, (own, gradient) = jax.device_get(result)
-    close((value, (own, per_row(lambda x: x[np.argsort(order)], gradient))), base(name))
+    value, (params_gradient, gradient) = jax.device_get(result)
+    gradient = per_row(lambda x: x[np.argsort(order)], gradient)
+    close((value, (params_gradient, gradient)), base(name))
 
 
 @every_loss
@@ -298,8 +299,10 @@ def test_finite(name, case):
     if case == "no label" and "mlm" in totals:
         assert totals["mlm"] == 0
     if case == "all padding":
-        quirk = getattr(LOSSES[name], "tokens", None) == "all"
-        assert quirk or not any(np.any(g[rows]) for g in jax.tree.leaves(gradient[1].hidden))
+        counts_padding = getattr(LOSSES[name], "tokens", None) == "all"
+        assert counts_padding or not any(
+            np.any(g[rows]) for g in jax.tree.leaves(gradient[1].hidden)
+        )
         assert not np.any(gradient[1].vocab.hidden[rows])
 
 
@@ -311,14 +314,14 @@ def test_counts_are_literal(name):
         term: COUNTS[getattr(loss, "tokens", "masked")]
         for term in ("kl", "ce", "mse", "jsd", "cosine", "hidden", "accuracy", "agreement")
     }
-    whole = (
+    tokens = (
         "first"
         if getattr(loss, "mean", "tokens") == "sequences"
         else getattr(loss, "tokens", "real")
     )
-    expected |= {f"relation_{pair}": COUNTS[whole] for pair in ("qq", "kk", "vv")}
+    expected |= {f"relation_{pair}": COUNTS[tokens] for pair in ("qq", "kk", "vv")}
     expected["other_hidden"] = COUNTS["real"]
-    # Pairs of tokens of one sequence, or of a row where padding counts.
+    # Pairs of tokens of a sequence, or of a row if padding counts.
     pairs = sum(n * n for row, lengths in enumerate(SEQUENCES) if WEIGHT[row] for n in lengths)
     expected["scores"] = 7 * 8 * 8 if getattr(loss, "tokens", None) == "all" else pairs
     counts = loss.count(labelled_batch())
@@ -367,10 +370,14 @@ def test_eight_devices_equal_one(name):
     params, student, teachers, batch, scale = setting(name)
     mesh = sharding.make_mesh()
     assert mesh.size == 8
-    rows = sharding.rows_sharding(mesh)
-    placed, *others = (per_row(lambda x: jax.device_put(x, rows), o) for o in (student, *teachers))
+    rows = sharding.batch_sharding(mesh)
+    placed, *references = (
+        per_row(lambda x: jax.device_put(x, rows), o) for o in (student, *teachers)
+    )
     with jax.set_mesh(mesh):
-        result = compiled(name)(params, placed, tuple(others), jax.device_put(batch, rows), scale)
+        result = compiled(name)(
+            params, placed, tuple(references), jax.device_put(batch, rows), scale
+        )
     assert result[1][1].hidden[-1].sharding.num_devices == 8
     close(jax.device_get(result), base(name))
 
@@ -379,11 +386,11 @@ def test_eight_devices_equal_one(name):
 def test_teacher_only_where_it_is_needed(name):
     loss = LOSSES[name]
     if loss.needs_teacher:
-        assert references(name)
-        # Another teacher, another value: it is read.
+        assert has_teachers(name)
+        # The value depends on every teacher.
         params, student, teachers, batch, scale = setting(name)
-        other = (teachers[0], random_outputs(9, 8, 8))
-        totals = compiled(name)(params, student, other, batch, scale)[0][1]
+        changed = (teachers[0], random_outputs(9, 8, 8))
+        totals = compiled(name)(params, student, changed, batch, scale)[0][1]
         assert any(abs(totals[t] - base(name)[0][1][t]) > 1e-3 for t in totals)
     else:
         student = random_outputs(1, 8, 8)
@@ -407,7 +414,7 @@ def test_weights_move_with_the_step(name):
             assert set(map(float, changed.weights(jnp.int32(step)).values())) == {expected}
 
 
-def test_every_file_of_losses_is_walked():
+def test_every_loss_is_found():
     assert {
         "VocabKD",
         "MaskedLM",

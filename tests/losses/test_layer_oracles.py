@@ -1,4 +1,4 @@
-"""Losses on layers against torch, written sequence by sequence from the papers and, for `all`, from the published code."""
+"""Losses on layers against torch, written from the papers and, for ``all``, the published code."""
 
 import dataclasses
 import functools
@@ -14,7 +14,6 @@ from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.named import Named
 from flaxdistill.losses.relation import AttentionScores, Relation
-from flaxdistill.losses.schedule import constant
 
 pytestmark = pytest.mark.torch
 
@@ -24,30 +23,30 @@ FIELDS = ("hidden", "queries", "keys", "values")
 
 
 def padded_batch():
-    """Four rows of one sequence each, as the published code has them."""
-    at = np.arange(8)
-    segments = (at < np.array(LENGTHS)[:, None]).astype(np.int32)
-    some = jax.tree.map(lambda x: x[:4], labelled_batch())
+    """Return four rows of one sequence each, as the published code has them."""
+    position = np.arange(8)
+    segments = (position < np.array(LENGTHS)[:, None]).astype(np.int32)
+    rows = jax.tree.map(lambda x: x[:4], labelled_batch())
     return dataclasses.replace(
-        some,
+        rows,
         segment_ids=segments,
-        positions=np.where(segments > 0, at, 0).astype(np.int32),
+        positions=np.where(segments > 0, position, 0).astype(np.int32),
         weight=np.ones(4, np.float32),
     )
 
 
-def pieces():
-    """(row, first, end) of every sequence that counts in the packed batch."""
+def sequences():
+    """Yield (row, start, end) of every sequence of the packed batch that counts."""
     for row, lengths in enumerate(SEQUENCES):
-        at = 0
+        start = 0
         for n in lengths:
             if WEIGHT[row]:
-                yield row, at, at + n
-            at += n
+                yield row, start, start + n
+            start += n
 
 
 def run(loss, student, teachers, batch):
-    """(mean of each term, gradient of the objective by field, own gradient, own parameters)"""
+    """Return (term means, gradients by field, gradient in the parameters, the parameters)."""
     params = loss.init(jax.random.key(3), *jax.eval_shape(lambda: (student, teachers)))
     counts = loss.count(batch)
     scale = {term: weight / counts[term] for term, weight in loss.weights(jnp.int32(0)).items()}
@@ -56,10 +55,11 @@ def run(loss, student, teachers, batch):
         return loss(params, student, teachers, batch, scale, jnp.int32(0))
 
     f = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
-    (value, totals), (own, gradient) = jax.device_get(f(params, student))
+    (value, totals), (params_gradient, gradient) = jax.device_get(f(params, student))
     means = {term: float(totals[term] / counts[term]) for term in totals}
     assert float(value) == pytest.approx(sum(means.values()), rel=CLOSE)
-    return means, {name: getattr(gradient, name) for name in FIELDS}, own, jax.device_get(params)
+    gradients = {name: getattr(gradient, name) for name in FIELDS}
+    return means, gradients, params_gradient, jax.device_get(params)
 
 
 def tensors(outputs, train=False):
@@ -74,22 +74,23 @@ def tensors(outputs, train=False):
     }
 
 
-def agree(mine, terms, own_student, projections=()):
-    """Compare means and every gradient with what torch's ``terms`` give."""
-    means, gradients, own, _ = mine
+def agree(result, terms, torch_student, projections=()):
+    """Compare means and every gradient with those of torch's ``terms``."""
+    means, gradients, params_gradient, _ = result
     assert set(means) == set(terms)
     for term, mean in terms.items():
         assert means[term] == pytest.approx(mean.item(), rel=CLOSE), term
     sum(terms.values()).backward()
-    some = 0.0
+    largest = 0.0
     for name in FIELDS:
-        for ours, theirs in zip(gradients[name], own_student[name], strict=True):
-            expected = np.zeros(ours.shape) if theirs.grad is None else theirs.grad.numpy()
+        for ours, tensor in zip(gradients[name], torch_student[name], strict=True):
+            expected = np.zeros(ours.shape) if tensor.grad is None else tensor.grad.numpy()
             assert np.abs(ours - expected).max() <= CLOSE * np.abs(expected).max() + 1e-9, name
-            some += np.abs(expected).max()
-    assert some > 0
-    for ours, theirs in zip(jax.tree.leaves(own), projections, strict=True):
-        assert np.abs(ours - theirs.grad.numpy()).max() <= CLOSE * np.abs(theirs.grad.numpy()).max()
+            largest += np.abs(expected).max()
+    assert largest > 0
+    for ours, tensor in zip(jax.tree.leaves(params_gradient), projections, strict=True):
+        expected = tensor.grad.numpy()
+        assert np.abs(ours - expected).max() <= CLOSE * np.abs(expected).max()
 
 
 def setting(batch, width=4, layers=4):
@@ -104,20 +105,20 @@ def setting(batch, width=4, layers=4):
 @pytest.mark.parametrize("project", ["shared", "each"])
 @pytest.mark.parametrize("tokens", ["real", "all"])
 def test_tinybert_hidden(project, tokens):
-    """W h against h' over all layers and the embeddings; ``all`` is F.mse_loss over padding too."""
+    """W h against h' over layers and embeddings; ``all`` is F.mse_loss over padding too."""
     import torch
     from torch.nn import functional as F
 
     batch = padded_batch()
     student, teacher, s, t = setting(batch, width=6)
     loss = HiddenMSE(layers="0:0,1:2,2:4", project=project, tokens=tokens)
-    mine = run(loss, student, (teacher,), batch)
+    result = run(loss, student, (teacher,), batch)
     params = {
         name: {
             part: torch.tensor(np.asarray(x, np.float64), requires_grad=True)
             for part, x in leaf.items()
         }
-        for name, leaf in mine[3]["teacher_0"].items()
+        for name, leaf in result[3]["teacher_0"].items()
     }
     total = 0
     for i, j in ((0, 0), (1, 2), (2, 4)):
@@ -126,18 +127,18 @@ def test_tinybert_hidden(project, tokens):
         if tokens == "real":
             x, y = (torch.cat([h[row, :n] for row, n in enumerate(LENGTHS)]) for h in (x, y))
         total = total + F.mse_loss(x, y)
-    agree(mine, {"hidden": total}, s, jax.tree.leaves(params))
+    agree(result, {"hidden": total}, s, jax.tree.leaves(params))
 
 
 def test_pkd():
-    """Normalised [CLS] vectors of layers 1..M-1: half of PKD's squared distance, summed over layers."""
+    """Normalised [CLS] vectors of layers 1 to M - 1: half of PKD's squared distance."""
     from torch.nn import functional as F
 
     batch = padded_batch()
     student, teacher, s, t = setting(batch)
-    mine = run(HiddenCosine(layers="skip", tokens="first"), student, (teacher,), batch)
+    result = run(HiddenCosine(layers="skip", tokens="first"), student, (teacher,), batch)
     x, y = s["hidden"][1][:, 0], t["hidden"][2][:, 0]
-    agree(mine, {"cosine": ((F.normalize(x) - F.normalize(y)) ** 2).sum(-1).mean() / 2}, s)
+    agree(result, {"cosine": ((F.normalize(x) - F.normalize(y)) ** 2).sum(-1).mean() / 2}, s)
 
 
 def test_tinybert_scores_as_published():
@@ -147,7 +148,7 @@ def test_tinybert_scores_as_published():
 
     batch = padded_batch()
     student, teacher, s, t = setting(batch, width=6)
-    mine = run(AttentionScores(tokens="all"), student, (teacher,), batch)
+    result = run(AttentionScores(tokens="all"), student, (teacher,), batch)
     mask = (1 - torch.tensor(batch.segment_ids, dtype=torch.float64)) * -10000.0
 
     def scores(side, layer):
@@ -156,7 +157,7 @@ def test_tinybert_scores_as_published():
         return torch.where(a <= -1e2, torch.zeros_like(a), a)
 
     agree(
-        mine,
+        result,
         {"scores": F.mse_loss(scores(s, 0), scores(t, 1)) + F.mse_loss(scores(s, 1), scores(t, 3))},
         s,
     )
@@ -165,9 +166,9 @@ def test_tinybert_scores_as_published():
 def test_scores_of_packed_sequences():
     batch = labelled_batch()
     student, teacher, s, t = setting(batch, width=6)
-    mine = run(AttentionScores(layers="2:4"), student, (teacher,), batch)
+    result = run(AttentionScores(layers="2:4"), student, (teacher,), batch)
     total = count = 0
-    for row, a, b in pieces():
+    for row, a, b in sequences():
         x, y = (
             (
                 side["queries"][layer][row, a:b].transpose(0, 1)
@@ -177,11 +178,11 @@ def test_scores_of_packed_sequences():
             for side, layer in ((s, 1), (t, 3))
         )
         total, count = total + ((x - y) ** 2).mean(0).sum(), count + (b - a) ** 2
-    agree(mine, {"scores": total / count}, s)
+    agree(result, {"scores": total / count}, s)
 
 
 def heads(x, n):
-    """Concatenate heads and cut them again: [rows, T, n, d]."""
+    """Concatenate heads and split them again: [rows, T, n, d]."""
     return x.flatten(2).unflatten(2, (n, -1)) if n else x
 
 
@@ -196,15 +197,15 @@ def log_probs(x, y, mask=None):
     ("relations", "n"), [("qk,vv", 0), ("qq,kk,vv", 4), ("qq,kk,vv", 1), ("qv", 2)]
 )
 def test_minilm_over_true_lengths(relations, n):
-    """The papers: each sequence cut to its own length, KL(teacher || student), a mean over heads and queries."""
+    """Each sequence at its true length, KL(teacher || student), a mean over heads and queries."""
     batch = labelled_batch()
     student, teacher, s, t = setting(batch, width=8)
-    mine = run(Relation(relations=relations, heads=n), student, (teacher,), batch)
+    result = run(Relation(relations=relations, heads=n), student, (teacher,), batch)
     names = {"q": "queries", "k": "keys", "v": "values"}
     terms = {}
     for relation in relations.split(","):
         total = count = 0
-        for row, a, b in pieces():
+        for row, a, b in sequences():
             log_q, log_p = (
                 log_probs(*(heads(side[names[c]][-1], n)[row, a:b] for c in relation))
                 for side in (s, t)
@@ -212,21 +213,21 @@ def test_minilm_over_true_lengths(relations, n):
             total = total + (log_p.exp() * (log_p - log_q)).sum((1, 2)).mean()
             count += b - a
         terms[f"relation_{relation}"] = total / count
-    agree(mine, terms, s)
+    agree(result, terms, s)
 
 
 @pytest.mark.parametrize("n", [0, 4])
-def test_minilm_as_its_papers_write_it(n):
-    """1 / (heads x length) for each text, then a mean over texts: a short one has as much say as a long one."""
+def test_minilm_mean_over_sequences(n):
+    """1 / (heads x length) per sequence, then a mean over sequences, as the papers write it."""
     batch = labelled_batch()
     student, teacher, s, t = setting(batch, width=8)
-    mine = run(Relation(relations="vv", heads=n, mean="sequences"), student, (teacher,), batch)
+    result = run(Relation(relations="vv", heads=n, mean="sequences"), student, (teacher,), batch)
     total = count = 0
-    for row, a, b in pieces():
+    for row, a, b in sequences():
         log_q, log_p = (log_probs(*[heads(side["values"][-1], n)[row, a:b]] * 2) for side in (s, t))
         total = total + (log_p.exp() * (log_p - log_q)).sum(2).mean()
         count += 1
-    agree(mine, {"relation_vv": total / count}, s)
+    agree(result, {"relation_vv": total / count}, s)
 
 
 SEVERAL = {
@@ -240,7 +241,7 @@ SEVERAL = {
 
 @pytest.mark.parametrize("loss", SEVERAL.values(), ids=SEVERAL)
 def test_several_teachers_are_averaged(loss):
-    """Of other widths and depths: what they say together is the mean of what they say alone."""
+    """With teachers of other widths and depths, the value is the mean of the single values."""
     batch = labelled_batch()
     student = random_outputs(1, 8, 8)
     teachers = (
@@ -253,7 +254,7 @@ def test_several_teachers_are_averaged(loss):
     def value(params, student, teachers):
         return loss(params, student, teachers, batch, scale, jnp.int32(0))[0]
 
-    together, slope = jax.value_and_grad(value, 1)(params, student, teachers)
+    together, gradient = jax.value_and_grad(value, 1)(params, student, teachers)
     alone = [
         jax.value_and_grad(value, 1)(
             {"teacher_0": params[f"teacher_{i}"]} if params else {}, student, (teacher,)
@@ -265,17 +266,17 @@ def test_several_teachers_are_averaged(loss):
     assert first != pytest.approx(second, rel=1e-3)
     jax.tree.map(
         lambda x, a, b: np.testing.assert_allclose(x, (a + b) / 2, rtol=0, atol=1e-6),
-        slope,
+        gradient,
         alone[0][1],
         alone[1][1],
     )
 
 
-def test_each_teacher_has_a_term_of_its_own():
+def test_named_losses_of_one_teacher():
     batch = labelled_batch()
     student = random_outputs(1, 8, 8)
     teachers = (random_outputs(2, 8, 8), random_outputs(3, 8, 8, width=6, layers=3))
-    inner = HiddenMSE(layers="1:3", project="each", weight=constant(0.25))
+    inner = HiddenMSE(layers="1:3", project="each", weight=0.25)
     loss = Named(name="deep", loss=inner, teacher=1)
     shapes = jax.eval_shape(lambda: (student, teachers))
     params = loss.init(jax.random.key(0), *shapes)
@@ -290,34 +291,35 @@ def test_each_teacher_has_a_term_of_its_own():
     value, totals = loss(
         params, student, teachers, batch, {"deep_hidden": 0.25 / count}, jnp.int32(0)
     )
-    other, alone = inner(
+    expected_value, expected_totals = inner(
         params, student, teachers[1:], batch, {"hidden": 0.25 / count}, jnp.int32(0)
     )
-    assert value == other and totals == {"deep_hidden": alone["hidden"]}
-    with pytest.raises(UserError, match="loss deep is of teacher 1 and there are 1"):
+    assert value == expected_value
+    assert totals == {"deep_hidden": expected_totals["hidden"]}
+    with pytest.raises(UserError, match=r"deep compares with teacher 1, .* has 1;"):
         loss.init(jax.random.key(0), shapes[0], shapes[1][:1])
-    with pytest.raises(UserError, match="plain word"):
+    with pytest.raises(UserError, match="must be an identifier"):
         Named(name="no word")
 
 
 def test_minilm_as_published_by_paddle():
-    """Keys at padding get -1e9, padded queries count, and the divisor is heads x padded length x rows."""
+    """Padded keys get -1e9, padded queries count; divided by heads x padded length x rows."""
     import torch
     from torch.nn import functional as F
 
     batch = padded_batch()
     student, teacher, s, t = setting(batch, width=8)
-    mine = run(Relation(relations="vv", heads=4, tokens="all"), student, (teacher,), batch)
+    result = run(Relation(relations="vv", heads=4, tokens="all"), student, (teacher,), batch)
     mask = (1 - torch.tensor(batch.segment_ids, dtype=torch.float64)) * -1e9
     total = 0
     for row in range(4):
         log_q, log_p = (log_probs(*[heads(x["values"][-1], 4)[row]] * 2, mask[row]) for x in (s, t))
         total = total + F.kl_div(log_q, log_p.exp(), reduction="sum")
-    agree(mine, {"relation_vv": total / (4 * 8 * 4)}, s)
+    agree(result, {"relation_vv": total / (4 * 8 * 4)}, s)
 
 
 @pytest.mark.parametrize(
-    ("loss", "width", "named"),
+    ("loss", "width", "fragment"),
     [
         (HiddenMSE(), 6, "student has 4 and the teacher 6"),
         (HiddenCosine(), 6, "student has 4 and the teacher 6"),
@@ -327,12 +329,12 @@ def test_minilm_as_published_by_paddle():
         (AttentionScores(layers="0:0"), 4, "layer 0"),
     ],
 )
-def test_what_cannot_meet_is_refused(loss, width, named):
-    sides = jax.eval_shape(
+def test_shapes_that_cannot_be_compared(loss, width, fragment):
+    outputs = jax.eval_shape(
         lambda: (random_outputs(1, 2, 8), (random_outputs(2, 2, 8, width=width),))
     )
-    with pytest.raises(UserError, match=named):
-        loss.init(jax.random.key(0), *sides)
+    with pytest.raises(UserError, match=fragment):
+        loss.init(jax.random.key(0), *outputs)
 
 
 @functools.cache

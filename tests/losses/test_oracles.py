@@ -1,4 +1,4 @@
-"""The triple loss against torch: the formulas of the DistilBERT paper and code, over full logits, in float64."""
+"""DistilBERT's triple loss against torch, over full logits in float64."""
 
 import functools
 
@@ -21,14 +21,14 @@ TENSORS = ("hidden", "kernel", "bias")
 
 
 def selected(tokens: str) -> np.ndarray:
-    """Mark the tokens of a term, from the literal description of the batch. [8, 8]"""
+    """Mark the tokens of a term, from the literal description of the batch. bool [8, 8]"""
     marks = np.zeros((8, 8), bool)
     for row, (lengths, labels, weight) in enumerate(zip(SEQUENCES, LABELS, WEIGHT, strict=True)):
-        at = 0
+        start = 0
         for n in lengths:
-            marks[row, at + 1 : at + n - 1] = tokens == "content"
-            marks[row, at : at + n] |= tokens == "real"
-            at += n
+            marks[row, start + 1 : start + n - 1] = tokens == "content"
+            marks[row, start : start + n] |= tokens == "real"
+            start += n
         if tokens == "masked":
             marks[row, list(labels)] = True
         marks[row] &= bool(weight)
@@ -59,8 +59,8 @@ def ours(loss, student, teachers, step=0):
     return value, means, gradients | {"last": np.asarray(gradient.hidden[-1], np.float32)}
 
 
-def theirs(student, teachers, tokens, temperature, weights):
-    """(means, gradients of the weighted sum) of kl, mlm and cosine, as RECIPES 2.1 and the paper have them."""
+def torch_reference(student, teachers, tokens, temperature, weights):
+    """Return means of kl, mlm and cosine, and gradients of their weighted sum, as published."""
     import torch
     from torch.nn import functional as F
 
@@ -71,17 +71,17 @@ def theirs(student, teachers, tokens, temperature, weights):
             for x in (head.hidden, head.kernel, head.bias, outputs.hidden[-1])
         ]
 
-    hidden, kernel, bias, last = own = tensors(student, True)
+    hidden, kernel, bias, last = student_tensors = tensors(student, True)
     z = hidden @ kernel.T + bias
-    others = [tensors(teacher, False) for teacher in teachers]
+    references = [tensors(teacher, False) for teacher in teachers]
     means = {}
     if "kl" in weights:
-        p = torch.stack([F.softmax((h @ k.T + b) / temperature, -1) for h, k, b, _ in others]).mean(
-            0
-        )
+        p = torch.stack(
+            [F.softmax((h @ k.T + b) / temperature, -1) for h, k, b, _ in references]
+        ).mean(0)
         log_q = F.log_softmax(z / temperature, -1)
-        chosen = torch.tensor(selected(tokens))
-        means["kl"] = F.kl_div(log_q[chosen], p[chosen], reduction="batchmean") * temperature**2
+        mask = torch.tensor(selected(tokens))
+        means["kl"] = F.kl_div(log_q[mask], p[mask], reduction="batchmean") * temperature**2
     if "mlm" in weights:
         target = torch.full((8, 8), -100)
         for row, labels in enumerate(LABELS):
@@ -89,30 +89,30 @@ def theirs(student, teachers, tokens, temperature, weights):
                 target[row, position] = label if WEIGHT[row] else -100
         means["mlm"] = F.cross_entropy(z.reshape(64, -1), target.reshape(64), ignore_index=-100)
     if "cosine" in weights:
-        chosen = torch.tensor(selected(tokens))
-        target = torch.ones(int(chosen.sum()), dtype=torch.float64)
-        pairs = [F.cosine_embedding_loss(last[chosen], t[chosen], target) for *_, t in others]
+        mask = torch.tensor(selected(tokens))
+        target = torch.ones(int(mask.sum()), dtype=torch.float64)
+        pairs = [F.cosine_embedding_loss(last[mask], t[mask], target) for *_, t in references]
         means["cosine"] = sum(pairs) / len(pairs)
     sum(weights[term] * mean for term, mean in means.items()).backward()
-    gradients = [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in own]
+    gradients = [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in student_tensors]
     return {term: mean.item() for term, mean in means.items()}, dict(
         zip((*TENSORS, "last"), gradients, strict=True)
     )
 
 
-def compare(mine, reference, weights, within=CLOSE):
-    value, means, gradients = mine
-    their_means, their_gradients = reference
-    assert set(means) == set(their_means)
-    for term, mean in their_means.items():
+def compare(result, reference, weights, within=CLOSE):
+    value, means, gradients = result
+    torch_means, torch_gradients = reference
+    assert set(means) == set(torch_means)
+    for term, mean in torch_means.items():
         np.testing.assert_allclose(means[term], mean, rtol=within, err_msg=term)
     np.testing.assert_allclose(
-        value, sum(weights[t] * m for t, m in their_means.items()), rtol=within
+        value, sum(weights[t] * m for t, m in torch_means.items()), rtol=within
     )
-    for name, theirs_ in their_gradients.items():
-        error = np.abs(gradients[name] - theirs_).max()
-        assert error <= within * np.abs(theirs_).max(), (name, error, np.abs(theirs_).max())
-    assert any(g.any() for g in their_gradients.values())
+    for name, expected in torch_gradients.items():
+        error = np.abs(gradients[name] - expected).max()
+        assert error <= within * np.abs(expected).max(), (name, error, np.abs(expected).max())
+    assert any(g.any() for g in torch_gradients.values())
 
 
 @pytest.mark.parametrize("step", [0, 2, 5], ids=["T=1", "T=2", "T=3.5"])
@@ -120,10 +120,12 @@ def compare(mine, reference, weights, within=CLOSE):
 @pytest.mark.parametrize("teachers", [1, 2])
 def test_vocab(tokens, step, teachers):
     student = random_outputs(1, 8, 8)
-    # A teacher may be wider than the student: only the vocabulary is shared.
+    # A teacher may be wider than the student; only the vocabulary must be equal.
     references = tuple(random_outputs(2 + i, 8, 8, width=(6, 4)[i]) for i in range(teachers))
     weights = {"kl": 5.0, "mlm": 2.0}
-    reference = theirs(student, references, tokens, {0: 1.0, 2: 2.0, 5: 3.5}[step], weights)
+    reference = torch_reference(
+        student, references, tokens, {0: 1.0, 2: 2.0, 5: 3.5}[step], weights
+    )
     compare(
         ours(VocabKD(tokens=tokens, temperature=TEMPERATURE, chunk=3), student, references, step),
         reference,
@@ -152,7 +154,7 @@ DIVERGENCES = {
 @pytest.mark.parametrize("tokens", ["real", "masked"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_divergences(divergence, tokens, squared):
-    """With T^2 (Hinton et al., 2015) and without it (TextBrewer); squared logits have none (HF's alpha_mse)."""
+    """With T^2 (Hinton et al., 2015) and without (TextBrewer); mse has none (HF's alpha_mse)."""
     import torch
     from torch.nn import functional as F
 
@@ -160,7 +162,7 @@ def test_divergences(divergence, tokens, squared):
     loss = VocabKD(
         divergence=divergence, squared=squared, tokens=tokens, temperature=TEMPERATURE, chunk=3
     )
-    hidden, kernel, bias, _ = own = [
+    hidden, kernel, bias, _ = student_tensors = [
         torch.tensor(np.asarray(x, np.float64), requires_grad=True)
         for x in (
             student.vocab.hidden,
@@ -172,14 +174,14 @@ def test_divergences(divergence, tokens, squared):
     h, k, b = (
         torch.tensor(np.asarray(getattr(reference.vocab, name), np.float64)) for name in TENSORS
     )
-    T, chosen = 3.5, torch.tensor(selected(tokens))
-    z, t = (hidden @ kernel.T + bias)[chosen], (h @ k.T + b)[chosen]
+    T, mask = 3.5, torch.tensor(selected(tokens))
+    z, t = (hidden @ kernel.T + bias)[mask], (h @ k.T + b)[mask]
     mean = DIVERGENCES[divergence](F, z, t, T)
     if squared and divergence != "mse":
         mean = mean * T**2
-    mlm = theirs(student, (), "masked", 1, {"mlm": 2.0})
+    mlm = torch_reference(student, (), "masked", 1, {"mlm": 2.0})
     (5.0 * mean).backward()
-    gradients = [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in own]
+    gradients = [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in student_tensors]
     gradients = {
         name: g + mlm[1][name] for name, g in zip((*TENSORS, "last"), gradients, strict=True)
     }
@@ -194,7 +196,7 @@ def test_masked_lm():
     student = random_outputs(1, 8, 8)
     compare(
         ours(MaskedLM(chunk=2), student, ()),
-        theirs(student, (), "masked", 1, {"mlm": 1.0}),
+        torch_reference(student, (), "masked", 1, {"mlm": 1.0}),
         {"mlm": 1.0},
     )
 
@@ -207,16 +209,16 @@ def test_cosine(tokens):
     )
     compare(
         ours(HiddenCosine(tokens=tokens), student, references),
-        theirs(student, references, tokens, 1, {"cosine": 1.0}),
+        torch_reference(student, references, tokens, 1, {"cosine": 1.0}),
         {"cosine": 1.0},
     )
 
 
 def test_vocab_in_bfloat16():
-    """Operands rounded once: torch gets the same rounded operands, so that only the arithmetic differs."""
+    """Torch gets the same rounded operands, so only the arithmetic differs."""
     student, reference = (random_outputs(seed, 8, 8, dtype=jnp.bfloat16) for seed in (1, 2))
     for outputs in (student, reference):
         outputs.vocab.kernel[:] = outputs.vocab.kernel.astype(jnp.bfloat16)
     weights = {"kl": 5.0, "mlm": 2.0}
-    mine = ours(VocabKD(temperature=TEMPERATURE, chunk=3), student, (reference,), 2)
-    compare(mine, theirs(student, (reference,), "real", 2.0, weights), weights, BFLOAT16)
+    result = ours(VocabKD(temperature=TEMPERATURE, chunk=3), student, (reference,), 2)
+    compare(result, torch_reference(student, (reference,), "real", 2.0, weights), weights, BFLOAT16)

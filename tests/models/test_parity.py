@@ -1,4 +1,4 @@
-"""Our encoders against Hugging Face's in torch: every hidden layer, the MLM logits, the pooler.
+"""Encoders against Hugging Face's in torch: every hidden state, the MLM logits, the pooler.
 
 Errors are max|a - b| / max|b| over real tokens, at the highest matmul precision.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flaxdistill.hub import families
-from flaxdistill.hub.checkpoint import Model, read_model
+from flaxdistill.hub.checkpoint import Checkpoint, read_model
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply
 from flaxdistill.pytrees import Batch
@@ -33,10 +33,10 @@ SENTENCES = (
 
 @dataclasses.dataclass
 class Pair:
-    """One model in both worlds, and our one forward pass: a row per sequence, then a row of all of them."""
+    """A torch model, ours, and the batch: a row per sequence, then a row of all of them."""
 
-    theirs: Any
-    model: Model
+    torch_model: Any
+    model: Checkpoint
     sequences: list[tuple[list[int], list[int]]]
 
     @functools.cached_property
@@ -51,7 +51,7 @@ class Pair:
     def padded(self) -> dict[str, float]:
         batch = jax.tree.map(lambda x: x[:-1], self.batch)
         real = batch.segment_ids > 0
-        theirs = theirs_of(self.theirs, batch.input_ids, real, batch.token_type_ids)
+        theirs = torch_outputs(self.torch_model, batch.input_ids, real, batch.token_type_ids)
         assert set(self.ours) == set(theirs)
         return {
             name: error(
@@ -61,16 +61,16 @@ class Pair:
         }
 
     def packed(self) -> dict[str, float]:
-        """The row of all sequences in ours against each alone in theirs."""
-        found: dict[str, float] = {}
-        at = 0
+        """Compare the row of all sequences in ours with each sequence alone in torch."""
+        errors: dict[str, float] = {}
+        start = 0
         for tokens, kinds in self.sequences:
-            theirs = theirs_of(self.theirs, [tokens], np.ones((1, len(tokens))), [kinds])
+            theirs = torch_outputs(self.torch_model, [tokens], np.ones((1, len(tokens))), [kinds])
             for name in set(theirs) - {"pooled"}:
-                mine = self.ours[name][-1:, at : at + len(tokens)]
-                found[name] = max(found.get(name, 0.0), error(mine, theirs[name]))
-            at += len(tokens)
-        return found
+                ours = self.ours[name][-1:, start : start + len(tokens)]
+                errors[name] = max(errors.get(name, 0.0), error(ours, theirs[name]))
+            start += len(tokens)
+        return errors
 
     def rounded(self) -> dict[str, float]:
         real = self.batch.segment_ids > 0
@@ -86,7 +86,7 @@ class Pair:
     ids="-".join,
 )
 def tiny(request, tmp_path_factory) -> Pair:
-    """A random model with every bias and norm away from its start."""
+    """A random model whose biases and norms are not at their initial values."""
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     name, activation = request.param
@@ -132,19 +132,27 @@ def float32(params):
 
 
 def batch_of(rows: list[list[tuple[list[int], list[int]]]], length: int) -> Batch:
-    """Rows of (ids, token types), several to a row: packed; shorter than length: padded."""
+    """Return rows of (ids, token types): packed if several, padded if shorter than ``length``."""
     ids, segments, positions, types = (np.zeros((len(rows), length), np.int32) for _ in range(4))
     for row, sequences in enumerate(rows):
-        at = 0
+        start = 0
         for segment, (tokens, kinds) in enumerate(sequences, 1):
-            part = slice(at, at + len(tokens))
+            part = slice(start, start + len(tokens))
             ids[row, part], types[row, part], segments[row, part] = tokens, kinds, segment
             positions[row, part] = np.arange(len(tokens))
-            at += len(tokens)
-    none = np.zeros((len(rows),), np.int32)
+            start += len(tokens)
+    zeros = np.zeros((len(rows),), np.int32)
     labels = np.zeros((len(rows), 0), np.int32)
     return Batch(
-        ids, segments, positions, types, labels, labels, np.ones(len(rows), np.float32), none, none
+        ids,
+        segments,
+        positions,
+        types,
+        labels,
+        labels,
+        np.ones(len(rows), np.float32),
+        zeros,
+        zeros,
     )
 
 
@@ -164,15 +172,15 @@ def ours(model, batch: Batch, dtype=jnp.float32) -> dict[str, np.ndarray]:
         )
 
 
-def theirs_of(model, ids, mask, types) -> dict[str, np.ndarray]:
+def torch_outputs(model, ids, mask, types) -> dict[str, np.ndarray]:
     import torch
 
-    given = {"input_ids": ids, "attention_mask": mask}
+    inputs = {"input_ids": ids, "attention_mask": mask}
     if model.config.model_type == "bert":
-        given["token_type_ids"] = types
+        inputs["token_type_ids"] = types
     with torch.no_grad():
         out = model(
-            **{k: torch.as_tensor(np.asarray(v, np.int64)) for k, v in given.items()},
+            **{k: torch.as_tensor(np.asarray(v, np.int64)) for k, v in inputs.items()},
             output_hidden_states=True,
         )
     values = {f"hidden {i}": h for i, h in enumerate(out.hidden_states)}
@@ -229,7 +237,7 @@ def sentence_encoder(_):
 
 @pytest.mark.parametrize("directory", [teacher, sentence_encoder])
 def test_real_weights(directory, shared):
-    """Padded and packed sentences through published weights; in bfloat16 they stay near."""
+    """Padded and packed sentences through published weights, and in bfloat16."""
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModel, AutoModelForMaskedLM

@@ -1,4 +1,4 @@
-"""How a student starts: which layers, what is copied, and that folding changes nothing."""
+"""Student initialisation: which layers, what is copied, and that folding preserves outputs."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ DISTILBERT = dataclasses.replace(BERT, type_vocab_size=0)
 
 
 def params_of(config, seed: int):
-    """Parameters with no zero and no one in them."""
+    """Return random parameters, none of them 0 or 1."""
     rng = np.random.default_rng(seed)
     flat = param_paths.flatten(shapes_of(config))
     return param_paths.unflatten(
@@ -31,7 +31,7 @@ def params_of(config, seed: int):
 TEACHER = params_of(BERT, 0)
 
 
-def begin(start: Start, student, teacher=BERT, params=TEACHER):
+def initialise(start: Start, student, teacher=BERT, params=TEACHER):
     return param_paths.flatten(
         jax.device_get(start_from(start, teacher, params, student, params_of(student, 1)))
     )
@@ -64,19 +64,19 @@ def test_the_published_layers_and_explicit_ones():
 
 
 @pytest.mark.parametrize(
-    ("spec", "teacher", "student", "words"),
+    ("spec", "teacher", "student", "message"),
     [
         (
             "distilbert",
             12,
             4,
-            "start.layers distilbert is 6 of 12 layers, but this is 4 of 12; use uniform or list them",
+            "start.layers distilbert is 6 of 12 layers, but the student has 4 and the teacher 12;",
         ),
         (
             "distilbert",
             24,
             6,
-            "start.layers distilbert is 6 of 12 layers, but this is 6 of 24; use uniform or list them",
+            "start.layers distilbert is 6 of 12 layers, but the student has 6 and the teacher 24;",
         ),
         ("uniform", 4, 6, "a student of 6 layers cannot start from a teacher of 4; use at most 4"),
         (
@@ -108,55 +108,55 @@ def test_the_published_layers_and_explicit_ones():
         ("", 12, 2, "start.layers is ''; write uniform, distilbert"),
     ],
 )
-def test_refused_layers(spec, teacher, student, words):
+def test_layers_that_raise(spec, teacher, student, message):
     with pytest.raises(UserError) as error:
         choose_layers(spec, teacher, student)
-    assert str(error.value).startswith(words)
+    assert str(error.value).startswith(message)
 
 
-def test_copies_exactly_what_is_shared():
+def test_copies_exactly_what_both_have():
     student = dataclasses.replace(BERT, num_layers=2, max_positions=10)
     source, random = param_paths.flatten(TEACHER), param_paths.flatten(params_of(student, 1))
-    got = begin(Start(layers="2,0"), student)
-    assert set(got) == set(random)
-    for path, leaf in got.items():
-        theirs = (
-            path.replace("layer_0", "layer_two")
-            .replace("layer_1", "layer_0")
-            .replace("layer_two", "layer_2")
-        )
-        expected = (
-            source[theirs][:10] if path == "embeddings/position/embedding" else source[theirs]
-        )
+    params = initialise(Start(layers="2,0"), student)
+    assert set(params) == set(random)
+    for path, leaf in params.items():
+        if path.startswith("layer_"):
+            layer, name = path.split("/", 1)
+            source_path = {"layer_0": "layer_2", "layer_1": "layer_0"}[layer] + "/" + name
+        else:
+            source_path = path
+        expected = source[source_path]
+        if path == "embeddings/position/embedding":
+            expected = expected[:10]
         np.testing.assert_array_equal(leaf, expected, err_msg=path)
         assert leaf.dtype == np.float32
 
 
 def test_low_precision_teachers_start_a_float32_student():
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), TEACHER)
-    for path, leaf in begin(Start(), BERT, params=low).items():
+    for path, leaf in initialise(Start(), BERT, params=low).items():
         assert leaf.dtype == np.float32, path
         np.testing.assert_array_equal(leaf, param_paths.flatten(low)[path].astype(np.float32))
 
 
-def test_what_only_the_student_has_stays_random():
+def test_parameters_that_only_the_student_has_stay_random():
     student = dataclasses.replace(BERT, pooler=True, tied_head=False)
-    random, got = param_paths.flatten(params_of(student, 1)), begin(Start(), student)
+    random, params = param_paths.flatten(params_of(student, 1)), initialise(Start(), student)
     only = {"pooler/kernel", "pooler/bias", "mlm/decoder/embedding"}
     assert only == set(random) - set(param_paths.flatten(TEACHER))
     for path in only:
-        np.testing.assert_array_equal(got[path], random[path])
+        np.testing.assert_array_equal(params[path], random[path])
 
 
-def test_the_mlm_transform_is_copied_unless_told_otherwise():
+def test_the_mlm_transform_is_copied_by_default():
     random, source = param_paths.flatten(params_of(BERT, 1)), param_paths.flatten(TEACHER)
     transform = {"mlm/transform/kernel", "mlm/transform/bias", "mlm/norm/scale", "mlm/norm/bias"}
     assert transform <= set(random)
     for copies in (True, False):
-        got = begin(Start(mlm_transform=copies), BERT)
-        for path in got:
+        params = initialise(Start(mlm_transform=copies), BERT)
+        for path in params:
             expected = random if path in transform and not copies else source
-            np.testing.assert_array_equal(got[path], expected[path], err_msg=path)
+            np.testing.assert_array_equal(params[path], expected[path], err_msg=path)
 
 
 @functools.cache
@@ -174,36 +174,36 @@ def hidden(config, params, types: int = 0):
     return [h[columns["segment_ids"] > 0] for h in states]
 
 
-def far(a, b) -> float:
+def distance(a, b) -> float:
     return max(np.abs(x - y).max() / np.abs(y).max() for x, y in zip(a, b, strict=True))
 
 
 def test_folded_token_types_compute_the_teachers_states():
-    theirs = hidden(BERT, TEACHER)
+    teacher = hidden(BERT, TEACHER)
     fold, drop = (
-        hidden(DISTILBERT, param_paths.unflatten(begin(Start(token_types=how), DISTILBERT)))
-        for how in ("fold", "drop")
+        hidden(DISTILBERT, param_paths.unflatten(initialise(Start(token_types=mode), DISTILBERT)))
+        for mode in ("fold", "drop")
     )
     assert len(fold) == 4
-    assert far(fold, theirs) < 1e-5
-    assert far(drop, theirs) > 0.01
+    assert distance(fold, teacher) < 1e-5
+    assert distance(drop, teacher) > 0.01
 
 
 def test_a_student_with_token_types_starts_from_a_teacher_without():
-    """The teacher never added one, so that the student's add nothing until they are trained."""
+    """They are zeros, so they add nothing until they are trained."""
     params = params_of(DISTILBERT, 0)
-    student = param_paths.unflatten(begin(Start(), BERT, DISTILBERT, params))
-    assert far(hidden(BERT, student, types=1), hidden(DISTILBERT, params)) < 1e-6
+    student = param_paths.unflatten(initialise(Start(), BERT, DISTILBERT, params))
+    assert distance(hidden(BERT, student, types=1), hidden(DISTILBERT, params)) < 1e-6
 
 
 def test_fewer_token_types_are_the_first_ones():
-    got = begin(Start(), dataclasses.replace(BERT, type_vocab_size=1))
+    params = initialise(Start(), dataclasses.replace(BERT, type_vocab_size=1))
     path = "embeddings/token_type/embedding"
-    np.testing.assert_array_equal(got[path], param_paths.flatten(TEACHER)[path][:1])
+    np.testing.assert_array_equal(params[path], param_paths.flatten(TEACHER)[path][:1])
 
 
 @pytest.mark.parametrize(
-    ("change", "ours", "theirs"),
+    ("change", "student_value", "teacher_value"),
     [
         ({"vocab_size": WORDS + 1}, WORDS + 1, WORDS),
         ({"hidden_size": 32}, 32, 16),
@@ -216,13 +216,13 @@ def test_fewer_token_types_are_the_first_ones():
         ({"num_layers": 4}, 4, 3),
     ],
 )
-def test_refusals_name_both_values(change, ours, theirs):
+def test_errors_name_both_values(change, student_value, teacher_value):
     student = dataclasses.replace(BERT, **change)
     with pytest.raises(UserError) as error:
         start_from(Start(), BERT, TEACHER, student, shapes_of(student))
-    text = str(error.value)
-    assert str(ours) in text and str(theirs) in text
-    assert next(iter(change)) in text or "layers" in text
+    message = str(error.value)
+    assert str(student_value) in message and str(teacher_value) in message
+    assert next(iter(change)) in message or "layers" in message
 
 
 NARROW = dataclasses.replace(
@@ -231,68 +231,68 @@ NARROW = dataclasses.replace(
 
 
 @pytest.mark.parametrize("heads", [BERT.num_heads, BERT.num_heads // 2])
-def test_truncation_keeps_the_first_of_everything(heads):
+def test_truncation_takes_the_first_entries(heads):
     student = dataclasses.replace(NARROW, num_heads=heads, num_layers=2)
-    got = begin(Start(layers="2,0", shrink="truncate"), student)
-    theirs = param_paths.flatten(TEACHER)
+    params = initialise(Start(layers="2,0", shrink="truncate"), student)
+    source = param_paths.flatten(TEACHER)
     D, F, d = student.hidden_size, student.intermediate_size, student.hidden_size // heads
     np.testing.assert_array_equal(
-        got["layer_0/inner/kernel"], theirs["layer_2/inner/kernel"][:D, :F]
+        params["layer_0/inner/kernel"], source["layer_2/inner/kernel"][:D, :F]
     )
     np.testing.assert_array_equal(
-        got["embeddings/word/embedding"], theirs["embeddings/word/embedding"][:, :D]
+        params["embeddings/word/embedding"], source["embeddings/word/embedding"][:, :D]
     )
     np.testing.assert_array_equal(
-        got["mlm/transform/kernel"], theirs["mlm/transform/kernel"][:D, :D]
+        params["mlm/transform/kernel"], source["mlm/transform/kernel"][:D, :D]
     )
-    np.testing.assert_array_equal(got["mlm/bias"], theirs["mlm/bias"])
-    # The second head's entries are the teacher's second head's, cut: not whatever stands beside the first.
+    np.testing.assert_array_equal(params["mlm/bias"], source["mlm/bias"])
+    # The second head holds the first entries of the teacher's second head.
     width = BERT.hidden_size // BERT.num_heads
     for h in range(heads):
-        mine, other = slice(h * d, (h + 1) * d), slice(h * width, h * width + d)
+        ours, theirs = slice(h * d, (h + 1) * d), slice(h * width, h * width + d)
         np.testing.assert_array_equal(
-            got["layer_1/key/kernel"][:, mine], theirs["layer_0/key/kernel"][:D, other]
+            params["layer_1/key/kernel"][:, ours], source["layer_0/key/kernel"][:D, theirs]
         )
         np.testing.assert_array_equal(
-            got["layer_1/value/bias"][mine], theirs["layer_0/value/bias"][other]
+            params["layer_1/value/bias"][ours], source["layer_0/value/bias"][theirs]
         )
         np.testing.assert_array_equal(
-            got["layer_1/attention/kernel"][mine], theirs["layer_0/attention/kernel"][other, :D]
+            params["layer_1/attention/kernel"][ours], source["layer_0/attention/kernel"][theirs, :D]
         )
     np.testing.assert_array_equal(
-        got["layer_1/attention/bias"], theirs["layer_0/attention/bias"][:D]
+        params["layer_1/attention/bias"], source["layer_0/attention/bias"][:D]
     )
 
 
-def test_svd_of_equal_widths_is_refused():
-    with pytest.raises(UserError, match=r"start\.shrink svd .* both are 16 wide"):
-        begin(Start(shrink="svd"), tiny_config(num_layers=1))
+def test_svd_of_equal_widths_raises():
+    with pytest.raises(UserError, match=r"start\.shrink svd .* both have hidden_size 16"):
+        initialise(Start(shrink="svd"), tiny_config(num_layers=1))
 
 
-def test_svd_loses_the_least_of_the_words():
-    got = begin(Start(shrink="svd"), NARROW)
+def test_svd_preserves_the_principal_directions():
+    params = initialise(Start(shrink="svd"), NARROW)
     random = param_paths.flatten(params_of(NARROW, 1))
     words = param_paths.flatten(TEACHER)["embeddings/word/embedding"]
     values = np.linalg.svd(words.astype(np.float64), compute_uv=False)
-    kept = np.square(got["embeddings/word/embedding"]).sum()
-    np.testing.assert_allclose(kept, np.square(values[: NARROW.hidden_size]).sum(), rtol=1e-5)
-    # Words and positions are turned alike: what they have to do with each other is what is left of it.
-    places = param_paths.flatten(TEACHER)["embeddings/position/embedding"]
+    variance = np.square(params["embeddings/word/embedding"]).sum()
+    np.testing.assert_allclose(variance, np.square(values[: NARROW.hidden_size]).sum(), rtol=1e-5)
+    # Words and positions have the same projection, so their products are those of the projections.
+    position_table = param_paths.flatten(TEACHER)["embeddings/position/embedding"]
     _, _, v = np.linalg.svd(words.astype(np.float64), full_matrices=False)
-    turn = v[: NARROW.hidden_size].T
+    projection = v[: NARROW.hidden_size].T
     np.testing.assert_allclose(
-        got["embeddings/word/embedding"] @ got["embeddings/position/embedding"].T,
-        (words @ turn) @ (places @ turn).T, rtol=1e-3, atol=1e-3,
+        params["embeddings/word/embedding"] @ params["embeddings/position/embedding"].T,
+        (words @ projection) @ (position_table @ projection).T, rtol=1e-3, atol=1e-3,
     )  # fmt: skip
-    np.testing.assert_array_equal(got["layer_0/query/kernel"], random["layer_0/query/kernel"])
-    np.testing.assert_array_equal(got["mlm/bias"], param_paths.flatten(TEACHER)["mlm/bias"])
+    np.testing.assert_array_equal(params["layer_0/query/kernel"], random["layer_0/query/kernel"])
+    np.testing.assert_array_equal(params["mlm/bias"], param_paths.flatten(TEACHER)["mlm/bias"])
 
 
-def test_a_wider_student_is_refused():
+def test_a_wider_student_raises():
     wide = dataclasses.replace(BERT, hidden_size=BERT.hidden_size * 2)
     with pytest.raises(
         UserError, match=f"hidden_size {wide.hidden_size} exceeds the {BERT.hidden_size}"
     ):
-        begin(Start(shrink="truncate"), wide)
+        initialise(Start(shrink="truncate"), wide)
     with pytest.raises(UserError, match="width of a head"):
-        begin(Start(shrink="truncate"), dataclasses.replace(BERT, num_heads=1))
+        initialise(Start(shrink="truncate"), dataclasses.replace(BERT, num_heads=1))

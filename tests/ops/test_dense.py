@@ -1,4 +1,4 @@
-"""The one matrix product: exact in float32, low-precision operands both ways."""
+"""The matrix product: exact in float32, low-precision operands in both passes."""
 
 import functools
 
@@ -24,7 +24,7 @@ def arguments(dtype=np.float32):
     )
 
 
-def plain(x, kernel, bias):
+def reference(x, kernel, bias):
     return jnp.matmul(x, kernel) + bias[None, None]
 
 
@@ -47,15 +47,15 @@ def gradients(dtype):
 
 def test_float32_is_the_plain_product():
     f = jax.jit(functools.partial(dense, dtype=jnp.dtype("float32")))
-    np.testing.assert_array_equal(f(*arguments()), jax.jit(plain)(*arguments()))
+    np.testing.assert_array_equal(f(*arguments()), jax.jit(reference)(*arguments()))
 
 
 def test_float32_gradients():
-    expected = jax.jit(jax.grad(functools.partial(weighted, plain, WEIGHTS), (0, 1, 2)))(
+    expected = jax.jit(jax.grad(functools.partial(weighted, reference, WEIGHTS), (0, 1, 2)))(
         *arguments()
     )
-    for ours, theirs in zip(gradients("float32")(*arguments()), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+    for gradient, y in zip(gradients("float32")(*arguments()), expected, strict=True):
+        np.testing.assert_allclose(gradient, y, rtol=1e-6, atol=1e-6)
 
 
 def test_one_row_without_a_batch():
@@ -65,20 +65,20 @@ def test_one_row_without_a_batch():
     )
 
 
-@pytest.mark.parametrize("given", ["float32", "bfloat16"])
-def test_bfloat16_rounds_operands_once(given):
-    x, kernel, bias = arguments(jnp.dtype(given))
+@pytest.mark.parametrize("input_dtype", ["float32", "bfloat16"])
+def test_bfloat16_rounds_operands_once(input_dtype):
+    x, kernel, bias = arguments(jnp.dtype(input_dtype))
     low = jnp.dtype("bfloat16")
     y = jax.jit(functools.partial(dense, dtype=low))(x, kernel, bias)
     assert y.dtype == low
     exact = x.astype(low).astype(np.float64) @ kernel.astype(low).astype(np.float64) + bias.astype(
         np.float64
     )
-    np.testing.assert_allclose(
-        np.asarray(y, np.float64), exact, rtol=2**-8, atol=1e-6
-    )  # one rounding, of the result
-    for gradient, of in zip(gradients("bfloat16")(x, kernel, bias), (x, kernel, bias), strict=True):
-        assert gradient.dtype == of.dtype and gradient.shape == of.shape
+    # One rounding, that of the result.
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2**-8, atol=1e-6)
+    inputs = (x, kernel, bias)
+    for gradient, array in zip(gradients("bfloat16")(*inputs), inputs, strict=True):
+        assert gradient.dtype == array.dtype and gradient.shape == array.shape
 
 
 def test_bfloat16_gradients_are_of_rounded_operands_summed_in_float32():
@@ -92,7 +92,7 @@ def test_bfloat16_gradients_are_of_rounded_operands_summed_in_float32():
 
 
 def products(jaxpr):
-    """Yield the operand and result types of every matrix product, inner functions included."""
+    """Yield the operand and result dtypes of every matrix product, also in inner functions."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield tuple(str(v.aval.dtype) for v in (*equation.invars, *equation.outvars))
@@ -102,9 +102,8 @@ def products(jaxpr):
 
 def test_no_product_mixes_types():
     """A float32 x bfloat16 product runs at float32 speed everywhere."""
-    for given in ("float32", "bfloat16"):
-        found = list(
-            products(jax.make_jaxpr(gradients("bfloat16"))(*arguments(jnp.dtype(given))).jaxpr)
-        )
+    for dtype in ("float32", "bfloat16"):
+        jaxpr = jax.make_jaxpr(gradients("bfloat16"))(*arguments(jnp.dtype(dtype))).jaxpr
+        dtypes = list(products(jaxpr))
         # The primal, and the gradients of x and kernel.
-        assert len(found) == 3 and set(found) == {("bfloat16", "bfloat16", "float32")}
+        assert len(dtypes) == 3 and set(dtypes) == {("bfloat16", "bfloat16", "float32")}

@@ -1,4 +1,4 @@
-"""GELU and its gradient against float64, in every type."""
+"""GELU and its gradient against float64, in every dtype."""
 
 import re
 
@@ -22,28 +22,29 @@ def test_gelu_and_its_gradient(dtype, tolerance):
     value, gradient = jax.jit(lambda x: (gelu(x), jax.grad(lambda x: jnp.sum(gelu(x)))(x)))(x)
     assert value.dtype == gradient.dtype == dtype
     density = np.exp(-0.5 * exact**2) / np.sqrt(2 * np.pi)
-    # Of a share near 0 float32 knows 6e-8, so that of its product with x the error is that times x.
-    for ours, theirs in ((value, exact * ndtr(exact)), (gradient, ndtr(exact) + exact * density)):
+    # A probability near 0 has a float32 error of 6e-8, and its product with x has x times that.
+    for ours, expected in ((value, exact * ndtr(exact)), (gradient, ndtr(exact) + exact * density)):
         np.testing.assert_array_less(
-            np.abs(np.asarray(ours, np.float64) - theirs), tolerance * np.maximum(np.abs(exact), 1)
+            np.abs(np.asarray(ours, np.float64) - expected),
+            tolerance * np.maximum(np.abs(exact), 1),
         )
 
 
-def test_float32_has_its_digits_far_to_the_left():
+def test_float32_is_precise_for_large_negative_x():
     x = np.linspace(-9, 0, 1001, dtype=np.float32)
     np.testing.assert_allclose(jax.jit(gelu)(x), x * ndtr(np.asarray(x, np.float64)), rtol=1e-5)
 
 
 def test_only_x_is_saved():
-    """Beside the vectors that any gradient needs no array of its size may outlive the forward pass."""
+    """No other array of the size of x may outlive the forward pass."""
     x = jnp.zeros((8, 128), jnp.bfloat16)
     _, pull = jax.vjp(gelu, x)
     saved = [leaf for leaf in jax.tree.leaves(pull) if leaf.size == x.size]
     assert [leaf.dtype for leaf in saved] == [jnp.bfloat16]
 
 
-def test_erf_is_asked_again_for_the_gradient():
-    """What would outlive the forward pass, if XLA found that it is asked twice, is four bytes an entry."""
+def test_the_gradient_recomputes_erf():
+    """If XLA merged the two calls, four bytes per entry would outlive the forward pass."""
 
     def both(x, g):
         value, pull = jax.vjp(gelu, x)

@@ -1,4 +1,4 @@
-"""The chunked vocabulary objective: the same at any chunk size, no larger than a chunk, split over devices."""
+"""The chunked vocabulary objective: any chunk size, memory of one chunk, several devices."""
 
 import functools
 import math
@@ -23,21 +23,21 @@ def strict_types():
         yield
 
 
-def arguments(rows=B, length=T, width=D, words=V):
-    """(student, two teachers, labels, kl weights, ce weights, temperature)."""
+def arguments(rows=B, length=T, width=D, vocab_size=V):
+    """Return (student, two teachers, labels, soft weights, hard weights, temperature)."""
     rng = np.random.default_rng(0)
 
     def head():
-        shapes = ((rows, length, width), (words, width), (words,))
+        shapes = ((rows, length, width), (vocab_size, width), (vocab_size,))
         return VocabProjection(*(rng.standard_normal(shape, np.float32) for shape in shapes))
 
-    labels = rng.integers(-1, words, (rows, length), dtype=np.int32)
+    labels = rng.integers(-1, vocab_size, (rows, length), dtype=np.int32)
     a, b = (rng.random((rows, length), np.float32) for _ in range(2))
     return head(), (head(), head()), labels, a, b * (labels >= 0), np.float32(2.5)
 
 
-def plain(student, teachers, labels, a, b, temperature):
-    """The same with full logits, for autodiff to differentiate."""
+def full_objective(student, teachers, labels, a, b, temperature):
+    """The same with full logits, which autodiff differentiates."""
 
     def logits(head):
         return jnp.einsum("btd,vd->btv", head.hidden, head.kernel) + head.bias[None, None]
@@ -51,11 +51,11 @@ def plain(student, teachers, labels, a, b, temperature):
 
 @functools.cache
 def reference():
-    return jax.device_get(jax.jit(jax.value_and_grad(plain, has_aux=True))(*arguments()))
+    return jax.device_get(jax.jit(jax.value_and_grad(full_objective, has_aux=True))(*arguments()))
 
 
 @functools.cache
-def compiled(chunk, words=V):
+def compiled(chunk):
     return jax.jit(
         jax.value_and_grad(functools.partial(vocab_objective, chunk=chunk), has_aux=True)
     )
@@ -68,7 +68,7 @@ def close(a, b):
 
 
 @pytest.mark.parametrize("chunk", [1, 5, T, 3 * T])
-def test_any_chunk_is_the_plain_objective_and_gradient(chunk):
+def test_any_chunk_gives_the_full_objective_and_gradient(chunk):
     close(jax.device_get(compiled(chunk)(*arguments())), reference())
 
 
@@ -78,60 +78,61 @@ def test_the_value_without_a_gradient_is_the_same():
 
 
 def test_the_gradient_scales_with_its_cotangent_and_stops_at_teachers():
-    student, teachers, *rest = arguments()
+    student, teachers, *inputs = arguments()
 
     def tripled(student, teachers):
-        value, values = vocab_objective(student, teachers, *rest, chunk=5)
-        return 3.0 * value + jnp.sum(values["soft"])  # what is reported has no gradient
+        value, values = vocab_objective(student, teachers, *inputs, chunk=5)
+        return 3.0 * value + jnp.sum(values["soft"])  # reported values have no gradient
 
-    gradient, other = jax.jit(jax.grad(tripled, (0, 1)))(student, teachers)
+    gradient, teacher_gradient = jax.jit(jax.grad(tripled, (0, 1)))(student, teachers)
     close(jax.device_get(gradient), jax.tree.map(lambda g: 3 * g, reference()[1]))
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(other))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(teacher_gradient))
 
 
 def test_statistics():
     student, teachers, labels, *_ = arguments()
-    got = jax.device_get(
+    statistics = jax.device_get(
         jax.jit(functools.partial(vocab_statistics, chunk=3))(student, teachers[:1], labels)
     )
     logits = [np.einsum("btd,vd->btv", h.hidden, h.kernel) + h.bias for h in (student, teachers[0])]
-    best, chosen = (z.argmax(-1) for z in logits)
+    student_best, teacher_best = (z.argmax(-1) for z in logits)
     log_q, log_p = (z - np.log(np.exp(z).sum(-1, keepdims=True)) for z in logits)
     np.testing.assert_allclose(
-        got["kl"], (np.exp(log_p) * (log_p - log_q)).sum(-1), rtol=1e-4, atol=1e-6
+        statistics["kl"], (np.exp(log_p) * (log_p - log_q)).sum(-1), rtol=1e-4, atol=1e-6
     )
     has = labels >= 0
     np.testing.assert_allclose(
-        got["ce"][has],
+        statistics["ce"][has],
         -np.take_along_axis(log_q, np.maximum(labels, 0)[..., None], 2)[..., 0][has],
         rtol=1e-5,
     )
-    assert got["correct"].tolist() == (best == labels).astype(float).tolist()
-    assert got["agreement"].tolist() == (best == chosen).astype(float).tolist()
+    assert statistics["correct"].tolist() == (student_best == labels).astype(float).tolist()
+    agreement = (student_best == teacher_best).astype(float)
+    assert statistics["agreement"].tolist() == agreement.tolist()
     assert set(jax.eval_shape(lambda: vocab_statistics(student, (), labels, 3))) == {
         "ce",
         "correct",
     }
 
 
-@pytest.mark.parametrize("words", [4, V])
-def test_a_cut_teacher_is_the_kl_of_the_cut_distributions(words):
-    """By definition: the likeliest words, and all others as one; with every word kept, the whole KL."""
+@pytest.mark.parametrize("k", [4, V])
+def test_top_k_teacher_is_the_kl_of_k_tokens_and_one_class(k):
+    """The k most probable tokens and one class for the others; with k = V, the full KL."""
     student, teachers, labels, a, b, _ = arguments()
     temperature = 2.5
-    top = vocab_top(teachers[0], words, temperature, chunk=3)
-    assert top.token_ids.shape == (B, T, words)
+    top = vocab_top(teachers[0], k, temperature, chunk=3)
+    assert top.token_ids.shape == (B, T, k)
 
-    def cut(student):
-        def logits(head):
+    def definition(student):
+        def probabilities(head):
             z = jnp.einsum("btd,vd->btv", head.hidden, head.kernel) + head.bias[None, None]
             return jax.nn.softmax(z / temperature)
 
-        p, q = logits(teachers[0]), logits(student)
-        found = jnp.sort(jnp.argsort(p, -1)[..., V - words :], -1)
-        p, q = (jnp.take_along_axis(x, found, -1) for x in (p, q))
+        p, q = probabilities(teachers[0]), probabilities(student)
+        token_ids = jnp.sort(jnp.argsort(p, -1)[..., V - k :], -1)
+        p, q = (jnp.take_along_axis(x, token_ids, -1) for x in (p, q))
         kl = jnp.sum(p * jnp.log(p / q), -1)
-        if words < V:
+        if k < V:
             p, q = 1 - jnp.sum(p, -1), 1 - jnp.sum(q, -1)
             kl += p * jnp.log(p / q)
         return jnp.sum(a * kl) * temperature**2
@@ -139,57 +140,63 @@ def test_a_cut_teacher_is_the_kl_of_the_cut_distributions(words):
     def ours(student):
         return vocab_objective(student, (top,), labels, a, np.zeros_like(b), temperature, 3)[0]
 
-    got, expected = (jax.device_get(jax.jit(jax.value_and_grad(f))(student)) for f in (ours, cut))
-    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    result, expected = (
+        jax.device_get(jax.jit(jax.value_and_grad(f))(student)) for f in (ours, definition)
+    )
+    for x, y in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
         assert np.abs(x - y).max() <= 2e-5 * np.abs(y).max()
-    whole = vocab_objective(student, teachers[:1], labels, a, np.zeros_like(b), temperature, 3)[0]
-    assert got[0] <= whole * (1 + 1e-5)
-    if words == V:
-        np.testing.assert_allclose(got[0], whole, rtol=1e-5)
+    full = vocab_objective(student, teachers[:1], labels, a, np.zeros_like(b), temperature, 3)[0]
+    assert result[0] <= full * (1 + 1e-5)
+    if k == V:
+        np.testing.assert_allclose(result[0], full, rtol=1e-5)
 
 
-def test_no_position_at_all_is_no_loss():
-    """A batch whose labels nobody has drawn has K = 0 labelled positions."""
+def test_no_positions_is_no_loss():
+    """A batch before masking has K = 0 labelled positions."""
     student, teachers, labels, a, b, temperature = arguments(length=0)
     assert float(vocab_objective(student, teachers, labels, a, b, temperature, 4)[0]) == 0
     assert vocab_statistics(student, teachers, labels, 4)["ce"].shape == (B, 0)
 
 
-ROWS, LENGTH, WIDTH, CHUNK, WORDS = 8, 64, 32, 16, 997
+ROWS, LENGTH, WIDTH, CHUNK, VOCAB = 8, 64, 32, 16, 997
 
 
 @functools.cache
 def program(devices: int, tensor: int = 1):
-    """Compile value and gradient with the batch split over devices and the kernel on each of them."""
+    """Compile value and gradient, with the batch sharded and the kernel on every device."""
     mesh = sharding.make_mesh(1, tensor, jax.devices()[:devices])
-    student, teachers, *rest, temperature = arguments(ROWS, LENGTH, WIDTH, WORDS)
-    rows, whole = sharding.rows_sharding(mesh), sharding.replicated(mesh)
+    student, teachers, *inputs, temperature = arguments(ROWS, LENGTH, WIDTH, VOCAB)
+    rows, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
-    def place(x, where):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    def place(x, sharding):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     student, *teachers = (
-        VocabProjection(place(h.hidden, rows), place(h.kernel, whole), place(h.bias, whole))
+        VocabProjection(
+            place(h.hidden, rows), place(h.kernel, replicated), place(h.bias, replicated)
+        )
         for h in (student, *teachers)
     )
-    rest = [place(x, rows) for x in rest]
+    inputs = [place(x, rows) for x in inputs]
     run = jax.value_and_grad(functools.partial(vocab_objective, chunk=CHUNK), has_aux=True)
     with jax.set_mesh(mesh):
         return (
-            jax.jit(run).lower(student, tuple(teachers), *rest, place(temperature, whole)).compile()
+            jax.jit(run)
+            .lower(student, tuple(teachers), *inputs, place(temperature, replicated))
+            .compile()
         )
 
 
 @pytest.mark.parametrize("tensor", [1, 2])
-def test_each_of_eight_devices_does_an_eighth(tensor):
-    """Those that share rows in the layers share them here as well."""
+def test_each_of_eight_devices_computes_an_eighth(tensor):
+    """Devices along ``tensor`` have the same rows in the layers, and split them here."""
     one, eight = (program(n, t).cost_analysis()["flops"] for n, t in ((1, 1), (8, tensor)))
     assert eight < one / 8 * 1.05, (one, eight)
     assert "all-gather" not in program(8).as_text()
 
 
-def test_the_loop_over_chunks_waits_for_no_other_device():
-    """Gradients of the kernel are summed over devices once, after it."""
+def test_the_loop_over_chunks_has_no_all_reduce():
+    """Gradients of the kernel are summed over devices once, after the loop."""
     computations = program(8).as_text().split("\n\n")
     bodies = re.findall(r"body=%?([\w.-]+)", program(8).as_text())
     loops = [
@@ -202,7 +209,7 @@ def test_the_loop_over_chunks_waits_for_no_other_device():
     assert "all-reduce" in program(8).as_text()
 
 
-def test_a_temperature_of_two_saves_an_exponential_and_nothing_else():
+def test_a_temperature_of_two_only_saves_an_exponential():
     student, teachers, labels, a, b, _ = arguments()
 
     def run(temperature):
@@ -214,7 +221,7 @@ def test_a_temperature_of_two_saves_an_exponential_and_nothing_else():
         )
 
     close(jax.device_get(run(2.0)(student)), jax.device_get(run(np.float32(2.0))(student)))
-    # As compiled, fused copies and all: what is saved in the formula, XLA can write back.
+    # Counted in the compiled program, because XLA can undo a saving in the formula.
     programs = (run(t).lower(student).compile().as_text() for t in (2.0, np.float32(2.0)))
     exponentials = [program.count(" exponential(") for program in programs]
     assert exponentials[0] < exponentials[1]
@@ -224,8 +231,8 @@ def test_a_temperature_of_two_saves_an_exponential_and_nothing_else():
 def test_no_buffer_has_more_rows_than_a_chunk(devices):
     text = program(devices).as_text()
     shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", text)}
-    # Whatever has a vocabulary axis, folded into another one or not, has a multiple of that many numbers.
-    rows = {shape: math.prod(shape) // WORDS for shape in shapes if math.prod(shape) % WORDS == 0}
+    # Any array with a vocabulary axis has a multiple of VOCAB entries, reshaped or not.
+    rows = {shape: math.prod(shape) // VOCAB for shape in shapes if math.prod(shape) % VOCAB == 0}
     chunk = ROWS // devices * CHUNK
     assert chunk in rows.values()
     assert max(rows.values()) <= max(chunk, WIDTH) < ROWS // devices * LENGTH
