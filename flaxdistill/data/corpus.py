@@ -117,7 +117,7 @@ def _as_sources(sources: Any) -> Any:
         sources = (sources,)
     if isinstance(sources, Iterable) and not isinstance(sources, (bytes, dict)):
         return tuple(
-            Source(source) if isinstance(source, (str, os.PathLike)) else source
+            Source(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else source
             for source in sources
         )
     return sources
