@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill.data.tokenizer import LOCAL_KEYS
 from flaxdistill.errors import UserError
 from flaxdistill.hub import families
 from flaxdistill.hub.download import resolve
@@ -23,6 +21,7 @@ from flaxdistill.hub.families.config_values import read_value
 from flaxdistill.hub.families.heads import read_head, write_head
 from flaxdistill.hub.families.shapes import expected_shapes
 from flaxdistill.hub.tensor_files import DTYPES, read_tensors
+from flaxdistill.hub.tokenizer_files import copy_tokenizer
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.param_paths import flatten
 from flaxdistill.pytrees import Params
@@ -33,16 +32,6 @@ from flaxdistill.runtime.files import (
     read_json,
     write_json,
 )
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "merges.txt",
-    "vocab.json",
-    "special_tokens_map.json",
-)
-"""Files that are copied with a model."""
 
 UNHASHED = ("dropout", "attention_dropout", "initializer_range")
 """Config fields that matter to training alone; the digest leaves them out."""
@@ -193,35 +182,6 @@ def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
         digest.update(json.dumps([name, value.dtype.name, value.shape]).encode())
         digest.update(value.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def copy_tokenizer(
-    source: Path | None, target: Path, family: Family, config: EncoderConfig
-) -> None:
-    """Copy the tokenizer files of ``source`` and set their input names and maximum length for a
-    model.
-
-    Fields of tokenizer_config.json that record where the tokenizer came from are left out.
-    """
-    for name in TOKENIZER_FILES:
-        if source is None or not (source / name).is_file():
-            continue
-        if name != "tokenizer_config.json":
-            shutil.copyfile(source / name, target / name)
-            continue
-        fields = {
-            key: value for key, value in read_json(source / name).items() if key not in LOCAL_KEYS
-        }
-        # transformers 4 does not have this class.
-        if fields.get("tokenizer_class") == "TokenizersBackend":
-            fields["tokenizer_class"] = "PreTrainedTokenizerFast"
-        # transformers 4 fails if the tokenizer returns an input that the model does not take.
-        types = ["token_type_ids"] if family.token_type_ids else []
-        fields["model_input_names"] = ["input_ids", *types, "attention_mask"]
-        length = fields.get("model_max_length")
-        lengths = [length] if isinstance(length, (int, float)) and length > 0 else []
-        fields["model_max_length"] = min([*lengths, config.max_positions])
-        write_json(target / name, fields)
 
 
 def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str]:

@@ -52,8 +52,9 @@ def check_head(checkpoint: Checkpoint, head: Head, labels: tuple[str, ...] | Non
 
 
 def reorder_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoint:
-    """Return a model whose classes have the order of ``labels``, if it has these labels in another
-    order.
+    """Return a model with its classes in the order of ``labels``.
+
+    The model itself is returned if its labels are other ones.
     """
     own = checkpoint.config.labels
     if own == labels or sorted(own) != sorted(labels):
@@ -85,5 +86,5 @@ def describe_assumed_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> 
 
 
 def _has_default_labels(labels: tuple[str, ...]) -> bool:
-    """Return whether labels are those that transformers gives to classes without names."""
+    """Return whether labels are the default names of transformers, LABEL_0, LABEL_1, ...."""
     return len(labels) > 1 and all(name == f"LABEL_{i}" for i, name in enumerate(labels))

@@ -5,13 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from flaxdistill.hub.checkpoint import (
-    Checkpoint,
-    copy_tokenizer,
-    is_converted,
-    read_model,
-    write_model,
-)
+from flaxdistill.hub.checkpoint import Checkpoint, is_converted, read_model, write_model
+from flaxdistill.hub.tokenizer_files import copy_tokenizer
 from flaxdistill.runtime.files import (
     atomic_directory,
     check_checkpoint_path,
@@ -23,8 +18,7 @@ from flaxdistill.runtime.files import (
 
 
 def convert(source: str, out: Path) -> str:
-    """Convert a Hugging Face directory or a model of the Hub to a converted directory, or the other
-    way round.
+    """Convert a Hugging Face directory or Hub model to a converted directory, or back.
 
     ``source`` determines the direction. Values, dtypes and tokenizer files are preserved. A
     converted directory holds model.json, an orbax checkpoint in params/ and the tokenizer files.

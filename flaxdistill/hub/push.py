@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from flaxdistill.errors import UserError
-from flaxdistill.hub.checkpoint import TOKENIZER_FILES
 from flaxdistill.hub.stablehlo import STABLEHLO
+from flaxdistill.hub.tokenizer_files import TOKENIZER_FILES
 
 EXPORT_FILES = {"README.md", "config.json", "model.safetensors", STABLEHLO, *TOKENIZER_FILES}
-"""Files that an export may hold. A push deletes those that the new export lacks."""
+"""Files that an export may hold. A push deletes files of an earlier export."""
 
 REASONS = {
     400: "the Hub does not accept the commit; see what the repository's page requires of one",
@@ -57,21 +57,18 @@ class Repo:
             )
 
     def check(self) -> None:
-        """Raise UserError unless the Hub accepts the token and the repository is absent or
-        suitable.
-        """
+        """Raise UserError if the Hub does not accept the token or the repository is not suitable."""
         with self._translate_errors():
             api = self._api()
             api.whoami()
             self._info(api)
 
     def push(self, folder: Path, message: str) -> str:
-        """Commit all files of a folder at once and return the commit's id; create the repository if
-        needed.
+        """Commit all files of a folder at once, and return the commit's id.
 
-        The same commit deletes files of an earlier export that ``folder`` does not hold; other
-        files stay. Raises UserError on failure; the repository is then unchanged, or empty if it
-        was created.
+        The repository is created if it does not exist. The same commit deletes files of an earlier
+        export that ``folder`` does not hold; other files stay. Raises UserError on failure; the
+        repository is then unchanged, or empty if it was created.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.utils import disable_progress_bars

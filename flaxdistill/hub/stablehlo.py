@@ -31,8 +31,7 @@ def input_names(family: Family) -> tuple[str, ...]:
 
 
 def make_forward(family: Family, config: EncoderConfig) -> Forward:
-    """Return ``forward(tensors, *inputs)``, which computes the outputs of the same model in
-    transformers.
+    """Return ``forward(tensors, *inputs)`` with the outputs of the same model in transformers.
 
     ``tensors`` are those of model.safetensors, by name. ``inputs`` are int32 [B, T]; padding (mask
     0) must follow the tokens. Arithmetic is float32 without custom kernels. The result holds
@@ -66,8 +65,7 @@ def _params(family: Family, config: EncoderConfig, tensors: Mapping[str, jax.Arr
 
 
 def to_stablehlo(checkpoint: Checkpoint) -> bytes:
-    """Serialize a model's ``forward`` for CPUs, NVIDIA GPUs and TPUs, for any number of rows and
-    any length.
+    """Serialize a model's ``forward`` for CPUs, NVIDIA GPUs and TPUs and for any batch shape.
 
     ``jax.export.deserialize`` loads it without this package; jax guarantees compatibility with its
     own versions of the following six months. The weights are the first argument of the function and

@@ -1,6 +1,4 @@
-"""Verification of an export: tensors must read back bit-equal, and outputs must match in a new
-process.
-"""
+"""Verification of an export: tensors read back bit-equal, outputs match in a new process."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ SLICES: dict[str, Any] = {"all texts": np.s_[:], "a slice": np.s_[:1, :5]}
 """Inputs to compare: all texts, and the start of the first one, since StableHLO takes any shape."""
 
 TOLERANCE = 1e-5
-"""Largest difference of outputs, relative to the largest value: other hardware adds in another
-order.
-"""
+"""Largest difference relative to the largest value. Other hardware adds in another order."""
 
 NamedArrays = dict[str, np.ndarray]
 

@@ -1,6 +1,4 @@
-"""Data augmentation of TinyBERT: variants of labelled rows with replaced words, for a teacher to
-label.
-"""
+"""Data augmentation of TinyBERT: variants of labelled rows with replaced words."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +21,8 @@ from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.compatibility import check_head
-from flaxdistill.inference.mask_filling import FillMask, make_fill_mask
+from flaxdistill.inference.mask_filling import make_fill_mask
+from flaxdistill.inference.replacements import Replacer, replace
 from flaxdistill.inference.stop_words import read_stop_words
 from flaxdistill.inference.word_vectors import WordVectors
 from flaxdistill.runtime import gcs
@@ -84,27 +83,6 @@ class Augmentation:
             raise UserError(f"length is {self.length}; a word and its text need at least 5 tokens")
 
 
-class _Word(NamedTuple):
-    """A word that may be replaced: its place in the text in characters, and its tokens."""
-
-    start: int
-    end: int
-    first_token: int
-    tokens: int
-
-    def of(self, text: str) -> str:
-        return text[self.start : self.end]
-
-
-class _Alternatives(NamedTuple):
-    """The resources that alternatives of words come from."""
-
-    vocabulary: Vocabulary
-    fill_mask: FillMask
-    word_vectors: WordVectors | None
-    stop_words: frozenset[str]
-
-
 def augment(
     augmentation: Augmentation,
     checkpoint: Checkpoint,
@@ -112,12 +90,11 @@ def augment(
     *,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Write every row of a source and its variants to ``out``, a folder of jsonl files with the
-    same columns.
+    """Write every row of a source and its variants to ``out``, a folder of jsonl files.
 
-    ``checkpoint`` is a masked-LM. The variants of a row depend only on the settings and on its
-    index in the source; duplicate lines are dropped. The same command resumes an interrupted run.
-    Raises UserError if ``out`` holds anything else.
+    The files have the columns of the source. ``checkpoint`` is a masked-LM. The variants of a row
+    depend only on the settings and on its index in the source; duplicate lines are dropped. The
+    same command resumes an interrupted run. Raises UserError if ``out`` holds anything else.
     """
     vocabulary = _check_model(checkpoint, augmentation.length)
     shards = augmentation.source.labelled()
@@ -140,7 +117,14 @@ def augment(
         augmentation.length,
         augmentation.batch_size,
     )
-    alternatives = _Alternatives(vocabulary, fill_mask, word_vectors, stop_words)
+    replacer = Replacer(
+        vocabulary,
+        fill_mask,
+        word_vectors,
+        stop_words,
+        augmentation.candidates,
+        (augmentation.length - 3) // 2,
+    )
     seen: set[int] = set()
     rows = written = 0
     examples = (example for shard in shards for example in shard.documents())
@@ -152,7 +136,7 @@ def augment(
             lines = path.read_bytes().decode().split("\n")[:-1]
             seen.update(map(document_hash, lines))
         else:
-            variants = _variants(part, rows, augmentation, alternatives)
+            variants = _variants(part, rows, augmentation, replacer)
             lines = list(
                 _drop_duplicates((json.dumps(row, ensure_ascii=False) for row in variants), seen)
             )
@@ -221,7 +205,7 @@ def _drop_duplicates(lines: Iterator[str], seen: set[int]) -> Iterator[str]:
 
 
 def _variants(
-    examples: list[Example], first: int, augmentation: Augmentation, alternatives: _Alternatives
+    examples: list[Example], first: int, augmentation: Augmentation, replacer: Replacer
 ) -> Iterator[dict[str, Any]]:
     """Yield each row and then its variants, as columns; ``first`` is the index of the first row."""
     for example in examples:
@@ -232,7 +216,7 @@ def _variants(
             )
     texts = [text_of(example) for example in examples]
     flat = [text for pair in texts for text in pair]
-    candidates = iter(_candidates(flat, augmentation, alternatives))
+    candidates = iter(replacer.candidates(flat))
     source = augmentation.source
     for row, (example, pair) in enumerate(zip(examples, texts, strict=True), first):
         rng = np.random.default_rng((augmentation.seed, row))
@@ -242,71 +226,4 @@ def _variants(
         for name, text in sides.items():
             words = next(candidates)
             for _ in range(augmentation.variants):
-                yield columns | {name: _replace(text, words, augmentation.probability, rng)}
-
-
-def _candidates(
-    texts: list[str], augmentation: Augmentation, alternatives: _Alternatives
-) -> list[list[tuple[_Word, list[str]]]]:
-    """Return the words of each text that may be replaced, with their alternatives."""
-    vocabulary, fill_mask, word_vectors, stop_words = alternatives
-    number = augmentation.candidates
-    encoded = vocabulary.encode_with_offsets(texts)
-    continues = vocabulary.continues()
-    words = [
-        [
-            word
-            for word in _words(text, *tokens, continues)
-            if word.of(text).lower() not in stop_words
-        ]
-        for text, tokens in zip(texts, encoded, strict=True)
-    ]
-    room = (augmentation.length - 3) // 2
-    masked = [
-        (n, word)
-        for n, text_words in enumerate(words)
-        for word in text_words
-        if word.tokens == 1 and word.first_token < room
-    ]
-    predictions = fill_mask(
-        [encoded[n][0][:room] for n, _ in masked], [word.first_token for _, word in masked]
-    )
-    others: dict[tuple[int, _Word], list[str]] = {}
-    for (n, word), ids in zip(masked, predictions, strict=True):
-        own = int(encoded[n][0][word.first_token])
-        tokens = [vocabulary.tokenizer.id_to_token(int(i)) for i in ids if i != own]
-        others[n, word] = tokens[:number]
-    for n, text_words in enumerate(words):
-        for word in text_words:
-            if word.tokens > 1 and word_vectors:
-                others[n, word] = word_vectors.nearest(word.of(texts[n]), number)
-    return [
-        [(word, others.get((n, word), [])) for word in text_words]
-        for n, text_words in enumerate(words)
-    ]
-
-
-def _replace(
-    text: str,
-    words: list[tuple[_Word, list[str]]],
-    probability: float,
-    rng: np.random.Generator,
-) -> str:
-    parts, end = [], 0
-    for word, others in words:
-        if others and rng.random() < probability:
-            parts += [text[end : word.start], others[rng.integers(len(others))]]
-            end = word.end
-    return "".join([*parts, text[end:]])
-
-
-def _words(text: str, ids: np.ndarray, offsets: np.ndarray, continues: np.ndarray) -> list[_Word]:
-    """Return the alphabetic words of a text; ``continues`` marks tokens inside of words."""
-    if not len(ids):
-        return []
-    starts = np.flatnonzero(~continues[ids])
-    words = [
-        _Word(int(offsets[first, 0]), int(offsets[end - 1, 1]), int(first), int(end - first))
-        for first, end in zip(starts, [*starts[1:], len(ids)], strict=True)
-    ]
-    return [word for word in words if word.of(text).isalpha()]
+                yield columns | {name: replace(text, words, augmentation.probability, rng)}

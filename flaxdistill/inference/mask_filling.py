@@ -27,8 +27,7 @@ FillMask = Callable[[list[np.ndarray], list[int]], list[np.ndarray]]
 def make_fill_mask(
     checkpoint: Checkpoint, vocabulary: Vocabulary, number: int, length: int, batch_size: int
 ) -> FillMask:
-    """Return ``fill_mask(texts, positions)``: the ``number`` likeliest words at a position of each
-    text.
+    """Return ``fill_mask(texts, positions)``, the ``number`` likeliest words at each position.
 
     The result has an int32 [number] array per text. The model reads the masked text and, as a
     second text, the unmasked one, so that replacements preserve the meaning (Jiao et al., 2020,

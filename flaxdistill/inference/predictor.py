@@ -1,6 +1,4 @@
-"""Predictions, or hidden states, for a stream of texts: batches run while the next texts are
-tokenized.
-"""
+"""Predictions, or hidden states, for a stream of texts."""
 
 from __future__ import annotations
 
@@ -176,8 +174,9 @@ def _stream(
     inputs: _Inputs,
     window: int,
 ) -> Iterator[tuple[Example, Any]]:
-    """Yield every example with its answer; a thread tokenizes the next window during a forward
-    pass.
+    """Yield every example with its answer.
+
+    A thread tokenizes the next window during a forward pass.
     """
 
     def prepare(window: list[Example]) -> tuple[list[Request], Blocks]:

@@ -207,7 +207,7 @@ class Family:
         return left_out, problems
 
     def _stored_config(self, config: EncoderConfig, tensors: Tensors, source: str) -> EncoderConfig:
-        """Set head, labels and pooler to those that the tensors have."""
+        """Set head, labels and pooler according to the tensors."""
         mlm = any(
             name.startswith((*self.mlm.values(), self.mlm_bias, self.decoder)) for name in tensors
         )

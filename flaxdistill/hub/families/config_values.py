@@ -20,7 +20,7 @@ def read_value(fields: Mapping[str, Any], key: str, kind: type[T], default: T | 
     value = fields.get(key)
     if value is None and default is not None:
         return default
-    # Not isinstance: in Python a bool is an int. In JSON a whole number may stand for a float.
+    # Not isinstance: in Python a bool is an int. In JSON a float may be written as a whole number.
     if not (type(value) is kind or (kind is float and type(value) is int)):
         problem = "is missing" if value is None else f"is {value!r:.80}"
         raise UserError(f"{key} {problem}; write {KINDS[kind]}")
