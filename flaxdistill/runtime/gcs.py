@@ -33,7 +33,7 @@ LAST_FILES = (
     "tokenizer.json",
     "facts.json",
     "manifest.json",
-    "words.npy",
+    "token_ids.npy",
 )
 """Files that are uploaded after all others of a folder: their presence marks it as complete."""
 

@@ -456,7 +456,7 @@ def test_reading_does_not_change_a_run_in_progress(bucket, tmp_path):
         log.write({"step": 3, "loss": 1.0})
         succeed("inspect", "gs://test/busy")
         log.write({"step": 4, "loss": 1.0})
-        assert "another process is at work" in refused(
+        assert "another process is using" in refused(
             "train", config(tmp_path), "--workdir", "gs://test/busy", "--steps", 4
         )
     uploaded = bucket.objects["busy/metrics.jsonl"].content.decode().splitlines()
