@@ -106,11 +106,7 @@ def make_init(config: EncoderConfig) -> Callable[[jax.Array], Params]:
     """Return ``init(key) -> params``: float32, with normal weights, zero biases and unit norms."""
 
     def init(key: jax.Array) -> Params:
-        tokens = jnp.zeros((1, 2), jnp.int32)
-        row = jnp.zeros((1,), jnp.int32)
-        batch = Batch(
-            tokens, tokens, tokens, tokens, tokens, tokens, jnp.zeros((1,), jnp.float32), row, row
-        )
+        batch = Batch.of(jnp.zeros((1, 2), jnp.int32))
         return Encoder(config, jnp.dtype(jnp.float32)).init(key, batch, None)["params"]
 
     return init
