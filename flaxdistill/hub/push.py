@@ -57,7 +57,7 @@ class Repo:
             )
 
     def check(self) -> None:
-        """Raise UserError if the Hub does not accept the token or the repository is not suitable."""
+        """Raise UserError if the Hub rejects the token or the repository is not suitable."""
         with self._translate_errors():
             api = self._api()
             api.whoami()
