@@ -44,8 +44,8 @@ def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
     vocabulary = load_vocabulary(read.directory)
     rows = [
         row
-        for question in make_preprocess(read.config, vocabulary, length)(examples)
-        for row in question.rows
+        for request in make_preprocess(read.config, vocabulary, length)(examples)
+        for row in request.rows
     ]
     blocks = predictor.make_blocks(rows, vocabulary, length)
     batches = list(feed.batches_by_length(blocks, BATCH, mesh))
