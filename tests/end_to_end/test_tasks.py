@@ -37,7 +37,7 @@ from dataclasses import replace
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.losses.labels import Labels, SoftLabels
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.vocab import MaskedLM
 from flaxdistill.train.optimizer import AdamW
@@ -243,7 +243,7 @@ def test_other_heads_learn_from_a_teacher_too(folder, config, tmp_path, kind):
 def test_figures_of_questions_without_answers_are_told():
     row = {"name": "s", "f1": 0.5, "HasAns_f1": 0.25, "best_f1": 0.75, "best_f1_thresh": -1.5}
     shown = io.StringIO()
-    for table in terminal.evaluations([row, {"name": "difference", "f1": 0.1}]):
+    for table in terminal.evaluation_tables([row, {"name": "difference", "f1": 0.1}]):
         Console(file=shown, width=200).print(table)
     told = shown.getvalue()
     assert "HasAns F1" in told and "25.00%" in told and "75.00%" in told and "-1.5000" in told
@@ -253,21 +253,21 @@ def test_figures_of_questions_without_answers_are_told():
 REFUSED = {
     "words": (
         'config = replace(teacher, losses={"labels": Labels(), "mlm": MaskedLM()})',
-        "losses.mlm is about words that a text hides, but the task, Classification",
+        "losses.mlm needs masked-LM logits, but the task, Classification",
     ),
     "answers": (
         "from flaxdistill.tasks.mlm import MLM\nconfig = replace(teacher, task=MLM())",
-        "losses.labels is about answers of a labelled task, but the task, MLM",
+        "losses.labels needs the logits of a labelled task, but the task, MLM",
     ),
     "no column": (
         "source = replace(source, label=None)\n"
         "config = replace(teacher, corpus=replace(teacher.corpus, sources=(source,)))",
-        "the task has labels, but no source has a column of them; name it in corpus.sources.0.label",
+        "the task has labels, but no source has a label column; name it in corpus.sources.0.label",
     ),
     "labels of the teacher": (
         "config = replace(student, teacher=Teacher(path={teacher!r}), student=replace(student.student, "
         'start=Start(path={teacher!r})), task=Classification(labels=("yes", "no")))',
-        "chooses between no, yes and the data between yes, no",
+        "has the labels no, yes and the data has yes, no",
     ),
     "a teacher without the head": (
         "config = replace(student, teacher=Teacher(path={model!r}))\n"
@@ -277,7 +277,7 @@ REFUSED = {
     "cache_top_k": (
         "config = replace(student, teacher=Teacher(path={teacher!r}, cache_top_k=8), student=replace(student.student, "
         "start=Start(path={teacher!r})))",
-        "teacher.cache_top_k keeps words of a text, and the task has other answers; set it to 0",
+        "teacher.cache_top_k caches masked-LM logits, but the task has labels; set it to 0",
     ),
 }
 
@@ -339,22 +339,23 @@ def test_the_best_of_the_lanes_is_given(lanes):
     best = max(row["accuracy"] for row in rows)
     assert min(row["accuracy"] for row in rows) < best
     printed = succeed("eval", path)
-    for row in workdir.evaluations(path):
-        name = f"seed {row['seed']}, rate {row['rate']:g}, its best of step {row['step']}"
+    for row in workdir.lane_evaluations(path):
+        name = f"seed {row['seed']}, rate {row['learning_rate']:g}, its best of step {row['step']}"
         assert name in printed and f"{row['accuracy']:.2%}" in printed
     model = workdir.read_model(str(path))
     assert checkpoint.read_model(str(path / "export")).digest == model.digest
-    assert evaluate.reference(path, str(path / "export")).metrics["accuracy"] == best
+    assert evaluate.evaluate_model(path, str(path / "export")).metrics["accuracy"] == best
     assert "seed 0, rate 0.01" in out and "median, rate " in printed
     card = (path / "export" / "README.md").read_text()
     assert f"value: {best}" in card.partition("---\n# ")[0]
     (given,) = [
         row
-        for row in workdir.evaluations(path)
-        if f"seed {row['seed']}, rate {row['rate']:g}" in model.source
+        for row in workdir.lane_evaluations(path)
+        if f"seed {row['seed']}, rate {row['learning_rate']:g}" in model.source
     ]
     assert (
-        f"of 4 that learned side by side: seed {given['seed']}, highest rate {given['rate']:g}."
+        f"The best of 4 models trained in parallel: seed {given['seed']}, peak learning rate "
+        f"{given['learning_rate']:g}."
         in card
     )
 
@@ -362,8 +363,8 @@ def test_the_best_of_the_lanes_is_given(lanes):
 def test_a_row_of_the_log_holds_the_means_of_its_lanes(lanes):
     last = rows_of(lanes[0], None)[-1]
     assert last["learning_rate"] == pytest.approx((1e-2 + 3e-4) / 2)
-    assert loop._mean([0.5, math.nan, 1.5]) == 1.0, "a lane that diverges hides no other"
-    assert math.isnan(loop._mean([math.nan]))
+    assert loop._mean_over_lanes([0.5, math.nan, 1.5]) == 1.0, "a lane that diverges hides no other"
+    assert math.isnan(loop._mean_over_lanes([math.nan]))
 
 
 def test_lanes_are_read_at_once(lanes, monkeypatch):
@@ -371,7 +372,7 @@ def test_lanes_are_read_at_once(lanes, monkeypatch):
     monkeypatch.setattr(
         workdir, "read_student", lambda *a, **k: read.append(a) or read_student(*a, **k)
     )
-    assert len(workdir.read_lanes(str(lanes[0]))) == 4
+    assert len(workdir.read_students(str(lanes[0]))) == 4
     assert len(read) == 1
 
 
@@ -391,13 +392,13 @@ def test_a_median_is_of_the_seeds_of_one_rate(lanes):
     assert difference["accuracy"] == pytest.approx(
         statistics.mean(ours[best]) - rows[-2]["accuracy"]
     )
-    table = stages.table({"": workdir.read_experiment(path)}, path)
+    table = stages.summary_rows({"": workdir.read_experiment(path)}, path)
     assert (
         table[-1]["name"] == f"student, rate {best:g}" and table[-1]["spread"] == middle["spread"]
     )
 
 
-@pytest.mark.parametrize("figure", ["absent", "null"])
+@pytest.mark.parametrize("metric", ["absent", "null"])
 def test_before_a_number_the_student_is_the_last_one(config, tmp_path, metric):
     """What keep best holds by then is the student of step 0."""
     path = tmp_path / "w"
@@ -420,14 +421,14 @@ def test_before_a_number_the_student_is_the_last_one(config, tmp_path, metric):
 
 
 def test_a_seed_without_a_number_is_the_worst():
-    rows = [{"seed": n, "rate": 1e-3, "f1": f1, "kl": kl} for n, (f1, kl) in
+    rows = [{"seed": n, "learning_rate": 1e-3, "f1": f1, "kl": kl} for n, (f1, kl) in
             enumerate([(0.8, 2.0), (math.nan, math.nan), (0.7, 1.0)])]  # fmt: skip
     for some in itertools.permutations(rows):
-        assert results.median(some, "f1") == {"f1": 0.7, "kl": 2.0, "spread": (0.7, 0.8)}
-    lucky = [{"seed": n, "rate": 3e-3, "f1": 0.9 if n == 0 else None} for n in range(3)]
-    assert results.best_rate([*lucky, *rows], "f1") == 1e-3
-    assert results.median([*lucky, *rows], "f1")["rate"] == 1e-3
-    assert results.median(lucky, "f1") == {}
+        assert results.median_over_seeds(some, "f1") == {"f1": 0.7, "kl": 2.0, "spread": (0.7, 0.8)}
+    lucky = [{"seed": n, "learning_rate": 3e-3, "f1": 0.9 if n == 0 else None} for n in range(3)]
+    assert results.best_learning_rate([*lucky, *rows], "f1") == 1e-3
+    assert results.median_over_seeds([*lucky, *rows], "f1")["learning_rate"] == 1e-3
+    assert results.median_over_seeds(lucky, "f1") == {}
 
 
 def test_classes_without_names_are_told_what_they_are_taken_for(story):
@@ -435,14 +436,14 @@ def test_classes_without_names_are_told_what_they_are_taken_for(story):
     unnamed = dataclasses.replace(
         model, config=dataclasses.replace(model.config, labels=("LABEL_0", "LABEL_1"))
     )
-    said = compatibility.presumed(unnamed, ("no", "yes"))
+    said = compatibility.describe_assumed_labels(unnamed, ("no", "yes"))
     assert (
         said
-        == f"{model.source} names none of its classes; they are taken for no, yes, in this order"
+        == f"{model.source} has no label names; its classes are assumed to be no, yes, in this order"
     )
     assert (
-        compatibility.presumed(unnamed, ("0", "1")) is None
-        and compatibility.presumed(model, ("no", "yes")) is None
+        compatibility.describe_assumed_labels(unnamed, ("0", "1")) is None
+        and compatibility.describe_assumed_labels(model, ("no", "yes")) is None
     )
 
 
@@ -470,7 +471,7 @@ def test_classes_may_stand_in_another_order(story, tmp_path):
     assert accuracy("yes", "no") == ours["accuracy"] != 0.5 and not told
     assert accuracy("LABEL_0", "LABEL_1") == pytest.approx(1 - ours["accuracy"])
     assert told == [
-        f"{turned} names none of its classes; they are taken for no, yes, in this order"
+        f"{turned} has no label names; its classes are assumed to be no, yes, in this order"
     ]
 
 
@@ -491,14 +492,14 @@ def test_rows_without_labels_are_told_of(folder, config, tmp_path):
         "config = replace(teacher, corpus=replace(teacher.corpus, sources=both))"
     )
     printed = succeed("train", tmp_path / "mine.py", "--workdir", tmp_path / "w", "--steps", 1)
-    assert "200 of 400 rows have no label; without a teacher they teach nothing" in printed
+    assert "200 of 400 rows have no label; without a teacher they are not used" in printed
 
 
 def test_classes_that_are_whole_numbers_stand_by_size():
     rows = [
         Example(f"row {label}", "the cat", label=label) for label in ("10", 9, "2", "unknown", 1)
     ]
-    assert Classification().row_builder().resolve_student(iter(rows), ()) == [
+    assert Classification().row_builder().label_names(iter(rows), ()) == [
         "1",
         "2",
         "9",
@@ -514,8 +515,8 @@ def test_answers_that_are_no_numbers_are_no_score(story, folder, tmp_path):
     weights = load_file(broken / "model.safetensors")
     huge = np.full_like(weights["classifier.weight"], 3e38)
     save_file(weights | {"classifier.weight": huge}, broken / "model.safetensors")
-    assert np.isnan(evaluate.reference(story / "student", str(broken)).metrics["accuracy"])
-    assert "answers with what is no number" in refused("predict", broken, "the cat")
+    assert np.isnan(evaluate.evaluate_model(story / "student", str(broken)).metrics["accuracy"])
+    assert "predicts NaN or infinite values" in refused("predict", broken, "the cat")
 
 
 def test_a_difference_has_an_interval(lanes, story, folder):
@@ -543,13 +544,13 @@ def test_lanes_stop_when_they_are_told_to(config, tmp_path, monkeypatch):
     def told():
         yield [signal.SIGTERM]
 
-    monkeypatch.setattr(stages, "_signals", told)
+    monkeypatch.setattr(stages, "catch_signals", told)
     path = config("config = replace(teacher, seeds=(0, 1), steps=3, fsdp=2, select='best')")
     assert "stopped after step 1, which is saved" in succeed(
         "train", path, "--workdir", tmp_path / "w"
     )
     monkeypatch.undo()
-    assert "goes on from step 1 of 3" in succeed("train", path, "--workdir", tmp_path / "w")
+    assert "resumes from step 1 of 3" in succeed("train", path, "--workdir", tmp_path / "w")
     assert len(rows_of(tmp_path / "w", "held_out")) == 2
     (tmp_path / "w" / "metrics.jsonl").unlink()  # nothing is known of the evaluations any more
     assert "seed 1, rate 0.01" in succeed("train", path, "--workdir", tmp_path / "w")
@@ -558,7 +559,7 @@ def test_lanes_stop_when_they_are_told_to(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--seeds", "1", "1"), "name each of them once"),
+        (("--seeds", "1", "1"), "list each value once"),
         (("--learning-rates", "0"), "each must be above 0"),
         (("--seeds", "-1"), "at least 0"),
     ],
@@ -576,7 +577,7 @@ def test_wrong_lanes(config, tmp_path, flags, said):
             "student=Student(start=Start(path=Stage('teacher')), num_layers=3)",
             "a student of 3 layers cannot start",
         ),
-        ('task=Regression(), losses={"soft": SoftLabels()}', "a number has no distribution"),
+        ('task=Regression(), losses={"soft": SoftLabels()}', "a regression task predicts a number"),
     ],
 )
 def test_a_stage_that_cannot_fit_is_refused_before_its_teacher_is_trained(
@@ -599,7 +600,7 @@ def test_a_later_stage_may_name_the_labels(config, tmp_path):
 def test_wrong_rows_to_evaluate_on(story, folder):
     bad = table(folder / "bad.tsv", [("the cat", "perhaps")])
     said = refused("eval", story / "student", "--data", bad)
-    assert "bad.tsv" in said and "'perhaps' is none of no, yes" in said
+    assert "bad.tsv" in said and "'perhaps' is not one of no, yes" in said
     assert "does not exist" in refused("eval", story / "student", "--data", folder / "none.tsv")
     assert "--data" in refused("eval", story / "student", "--split", "test")
 
@@ -610,7 +611,7 @@ def test_tinybert_in_two_stages_on_variants(folder, config, tmp_path):
     mlm = write_model(tmp_path / "mlm", ("the", "cat", "dog", "a", "sees", *GOOD, *BAD))
     succeed(
         "augment", folder / "train.tsv", tmp_path / "more", "--model", mlm, "--column", "sentence", "--label", "label",
-        "--variants", "2", "--length", "16", "--share", "0.2",
+        "--variants", "2", "--length", "16", "--probability", "0.2",
     )  # fmt: skip
     path = config(f"""
 from flaxdistill.losses.relation import AttentionScores
