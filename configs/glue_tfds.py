@@ -9,6 +9,6 @@ from flaxdistill.experiment import config_file
 from flaxdistill.tasks.glue import GLUE
 
 config = {}
-for stage, experiment in config_file.load(config_file.PACKAGED / "glue.py").items():
+for stage, experiment in config_file.load_config(config_file.PACKAGED_CONFIGS / "glue.py").items():
     name = stage.partition("_")[0]
     config[stage] = replace(experiment, corpus=GLUE[name].corpus(name, library="tfds"))

@@ -1,1 +1,1 @@
-"""What Python users call: load, distill, Run and Model."""
+"""The Python API: load, distill, Run and Model."""

@@ -1,4 +1,4 @@
-"""A run's student as a Hugging Face directory, with its card, read back and compared; and on the Hub."""
+"""Export of a run's student as a Hugging Face directory with a model card, and to the Hub."""
 
 from __future__ import annotations
 
@@ -8,52 +8,61 @@ from pathlib import Path
 from flaxdistill.api.model_card import write_card
 from flaxdistill.errors import UserError
 from flaxdistill.experiment.workdir import EXPERIMENT, EXPORT, is_workdir, read_model
-from flaxdistill.hub import checkpoint, verify
+from flaxdistill.hub import verify as verification
 from flaxdistill.hub.push import Repo
-from flaxdistill.hub.stablehlo import STABLEHLO, stablehlo
-from flaxdistill.hub.verify import write
-from flaxdistill.runtime.files import refuse_full
+from flaxdistill.hub.stablehlo import STABLEHLO, to_stablehlo
+from flaxdistill.hub.tokenizer_files import TOKENIZER_FILES
+from flaxdistill.runtime.files import require_empty
 from flaxdistill.version import __version__
 
 
 def export(
-    path: Path, out: Path, *, apart: bool = False, portable: bool = False, push: Repo | None = None
+    path: Path,
+    out: Path,
+    *,
+    verify: bool = False,
+    stablehlo: bool = False,
+    push: Repo | None = None,
 ) -> str:
-    """Write a run's student as a Hugging Face directory with its card, read it back and compare; returns one line.
+    """Write a run's student as a Hugging Face directory and return a line that describes it.
 
-    Every tensor must read back bit-equal; ``apart``, a process of its own must also say the same to the same texts, which
-    takes it as long as jax and a compilation do: a run's own exports go without. ``portable`` adds the model as StableHLO,
-    and ``push`` commits it all to the Hub, before it has its name here. Raises UserError if ``out`` holds anything, if what
-    is read is not what was written, or if it cannot be pushed; ``out`` is then as it was.
+    The files are read back and must be bit-equal. With ``verify`` a new process must also compute
+    the same outputs, which takes as long as jax needs to start and compile; exports at the end of a
+    run omit it. ``stablehlo`` adds the model as StableHLO. ``push`` uploads the files to the Hub
+    before the directory gets its name.
+
+    Raises UserError if ``out`` is not empty, if a comparison fails or if the upload fails; ``out``
+    is then unchanged.
     """
-    refuse_full(out)
+    require_empty(out)
     if not is_workdir(path):
         raise UserError(
-            f"{path} is no workdir of flaxdistill: it has no {EXPERIMENT}; give the --workdir of a run"
+            f"{path} is not a workdir of flaxdistill: {EXPERIMENT} is missing; give the --workdir "
+            "of a run"
         )
-    for cut_short in out.absolute().parent.glob(f".{out.name}.*.tmp"):
-        shutil.rmtree(cut_short, ignore_errors=True)
+    for leftover in out.absolute().parent.glob(f".{out.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
     if push:
         push.check()
-    model = read_model(str(path))
-    if not any((model.directory / name).is_file() for name in checkpoint.TOKENIZER):
+    student = read_model(str(path))
+    if not any((student.directory / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
-            f"{model.directory} has lost its tokenizer files; run the experiment's command again to restore them"
+            f"{student.directory} lacks its tokenizer files; run the experiment's command again to "
+            "restore them"
         )
     name = out.absolute().name if out.name != EXPORT else path.absolute().name
-    done = ["read back bit-equal"]
+    steps = ["read back bit-equal"]
 
     def finish(folder: Path) -> None:
-        if portable:
-            (folder / STABLEHLO).write_bytes(stablehlo(model))
-        if apart:
-            verify.compare(model, folder, out)
-            done.append(f"the same to {verify.TOLERANCE:g} in a process of its own")
+        if stablehlo:
+            (folder / STABLEHLO).write_bytes(to_stablehlo(student))
+        if verify:
+            verification.compare_in_new_process(student, folder, out)
+            steps.append(f"outputs equal to {verification.TOLERANCE:g} in a new process")
         if push:
             commit = push.push(folder, f"{push.name}, by flaxdistill {__version__}")
-            done.append(f"pushed to {push.name} as {commit[:12]}")
+            steps.append(f"pushed to {push.name} as {commit[:12]}")
 
-    write(
-        model, out, write_card(path, model, push.name if push else name, portable=portable), finish
-    )
-    return f"exported {model.source} to {out} ({model.family.model_type}), {', '.join(done)}"
+    card = write_card(path, student, push.name if push else name, stablehlo=stablehlo)
+    verification.write_verified(student, out, card, finish)
+    return f"exported {student.source} to {out} ({student.family.model_type}), {', '.join(steps)}"

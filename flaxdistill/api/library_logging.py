@@ -1,4 +1,4 @@
-"""What libraries say beside our own sentences, kept back while we are at work."""
+"""Logging of libraries, silenced so that a user sees only this package's messages."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-LOUD = ("absl", "asyncio", "gcsfs", "google.auth")
+LOGGERS = ("absl", "asyncio", "gcsfs", "google.auth")
 
 
 def silence() -> None:
-    """Keep back for good what libraries log; some of it comes only as a process ends."""
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it sets its own level as it is imported
-    for name in LOUD:
+    """Silence libraries until the process ends; some log only at exit."""
+    # huggingface_hub sets its own level when it is imported.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep back what orbax tells of every step it takes and, on a full disk, hundreds of times beside our one sentence."""
-    loggers = [logging.getLogger(name) for name in LOUD]
+def silenced() -> Iterator[None]:
+    """Silence libraries within a block.
+
+    orbax logs every step it takes and, on a full disk, hundreds of lines next to our one sentence.
+    """
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     silence()
-    before = sys.unraisablehook
+    previous_hook = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
+            previous_hook(unraisable)
 
     sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook = previous_hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

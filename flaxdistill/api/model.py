@@ -1,4 +1,4 @@
-"""A model to ask from Python: answers as `predict` gives them, states of tokens, vectors of texts."""
+"""A model for inference in Python: predictions, hidden states and text embeddings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 from flaxdistill.api import library_logging
 from flaxdistill.data.sources import Example
 from flaxdistill.experiment import workdir
-from flaxdistill.hub import checkpoint
-from flaxdistill.hub.families.base import count
-from flaxdistill.hub.verify import write
-from flaxdistill.inference.answers import Answer, examples_of
+from flaxdistill.hub.checkpoint import Checkpoint
+from flaxdistill.hub.families.shapes import count_parameters
+from flaxdistill.hub.verify import write_verified
+from flaxdistill.inference.answers import Answer
+from flaxdistill.inference.examples import make_examples
 from flaxdistill.inference.predictor import Predict, States, make_predict, make_states
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.ops.dense import DType
@@ -33,45 +34,56 @@ def load(
     unanswerable: bool = False,
     null_threshold: float = 0.0,
 ) -> Model:
-    """Read a model, from the files of Hugging Face or the folder of a run, so that it can be asked.
+    """Load a model for inference, from Hugging Face files or a run.
 
-    ``path_or_id`` is a directory, a Hub id (``user/name`` or ``user/name@revision``), a run's workdir or a ``gs://``
-    address. Texts are cut to ``length`` tokens, by default 512 or what the model can read, and go through it ``batch_size``
-    at a time in arithmetic of ``dtype``; "auto" is bfloat16 wherever the hardware multiplies it. ``top`` bounds the classes,
-    spans and words of an answer; of a model for SQuAD 2 ``unanswerable`` lets it say that there is none, where the score of
-    that is more than ``null_threshold`` above the best span's. Raises UserError for what is no model.
+    Args:
+        path_or_id: a directory, a Hub id (``user/name`` or ``user/name@revision``), a run's workdir
+            or a ``gs://`` address.
+        length: tokens per text; longer texts are truncated. By default 512 or the model's maximum.
+        batch_size: texts per batch.
+        dtype: dtype of the computation; "auto" is bfloat16 where the hardware multiplies it.
+        top: number of classes, spans and words in an answer.
+        unanswerable: allow no answer, for a model trained on SQuAD 2.
+        null_threshold: no answer is given if its score exceeds the best span's by more than this.
+
+    Raises UserError if there is no model.
     """
-    compilation_cache.keep()
-    with library_logging.quiet():
-        read = workdir.read_model(str(path_or_id))
-    how: dict[str, Any] = {"length": length, "batch_size": batch_size, "dtype": dtype}
-    told = {"top": top, "unanswerable": unanswerable, "null_threshold": null_threshold}
-    return Model(read, how, told)
+    compilation_cache.enable()
+    with library_logging.silenced():
+        checkpoint = workdir.read_model(str(path_or_id))
+    input_options: dict[str, Any] = {"length": length, "batch_size": batch_size, "dtype": dtype}
+    answer_options = {"top": top, "unanswerable": unanswerable, "null_threshold": null_threshold}
+    return Model(checkpoint, input_options, answer_options)
 
 
 class Model:
-    """A model that answers texts; `load` makes one. What is compiled at the first call serves all later ones."""
+    """A model for inference, made by `load`. It compiles at the first call."""
 
-    def __init__(self, read: checkpoint.Model, how: dict[str, Any], told: dict[str, Any]):
-        self._read, self._how, self._told = read, how, told
+    def __init__(
+        self, checkpoint: Checkpoint, input_options: dict[str, Any], answer_options: dict[str, Any]
+    ):
+        self._checkpoint = checkpoint
+        self._input_options, self._answer_options = input_options, answer_options
 
     def __repr__(self) -> str:
         c = self.config
-        sizes = f"{self._read.family.model_type}, {c.num_layers} x {c.hidden_size}, {count(c):,} parameters"
-        return f"Model({self._read.source!r}: {sizes}, head {c.head!r})"
+        family = self._checkpoint.family.model_type
+        sizes = f"{family}, {c.num_layers} x {c.hidden_size}, {count_parameters(c):,} parameters"
+        return f"Model({self._checkpoint.source!r}: {sizes}, head {c.head!r})"
 
     @property
     def config(self) -> EncoderConfig:
-        """Sizes, head and labels, in this package's own words."""
-        return self._read.config
+        """Sizes, head and labels."""
+        return self._checkpoint.config
 
     @property
     def params(self) -> Params:
-        """The weights as a nested dict of numpy arrays, in the dtypes of the source; kernels are [in, out]."""
-        return self._read.params
+        """The weights as a nested dict of numpy arrays, in stored dtypes; kernels are [in, out]."""
+        return self._checkpoint.params
 
+    # The first overloads overlap with the second ones, since a str is an Iterable of str.
     @overload
-    def __call__(self, texts: str, pair: str | None = None) -> Answer: ...  # type: ignore[overload-overlap] # a str is an Iterable of str, too
+    def __call__(self, texts: str, pair: str | None = None) -> Answer: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(
@@ -81,19 +93,24 @@ class Model:
     def __call__(
         self, texts: str | Iterable[str], pair: str | Iterable[str] | None = None
     ) -> Answer | list[Answer]:
-        """Answer a text, or several in their order, with what the model's head is for.
+        """Predict for one text, or for several in their order.
 
-        A class is ``{"label", "score", "scores"}``, a number ``{"score"}``, tags are ``{"entities"}`` or ``{"words"}``, a
-        span of ``pair`` is ``{"answer", "start", "end", "score", "answers"}``, the words for each mask are ``{"masks"}``.
-        AttentionScores but that of a number are probabilities, of spans among the n best; places count characters. ``pair`` is the
-        second text of all, or of each. Raises UserError for what is no text, for a text without a mask where words are
-        asked for, and for a model without a head.
+        The answer depends on the head: a class is ``{"label", "score", "scores"}``, a number
+        ``{"score"}``, tags are ``{"entities"}`` or ``{"words"}``, a span of ``pair`` is
+        ``{"answer", "start", "end", "score", "answers"}``, words for each mask are
+        ``{"masks"}``. Scores are probabilities, except that of a number; those of spans are
+        normalized over the ``top`` best.
+        ``start`` and ``end`` count characters. ``pair`` is the second text of all texts, or one per
+        text.
+
+        Raises UserError for anything but text, for a masked LM if a text has no mask, and for a
+        model without a head.
         """
-        told = [answer for _, answer in self._predict(_examples(texts, pair))]
-        return told[0] if isinstance(texts, str) else told
+        answers = [answer for _, answer in self._predict(_examples(texts, pair))]
+        return answers[0] if isinstance(texts, str) else answers
 
     @overload
-    def hidden(self, texts: str, pair: str | None = None) -> np.ndarray: ...  # type: ignore[overload-overlap] # a str is an Iterable of str, too
+    def hidden(self, texts: str, pair: str | None = None) -> np.ndarray: ...  # type: ignore[overload-overlap]
 
     @overload
     def hidden(
@@ -103,42 +120,45 @@ class Model:
     def hidden(
         self, texts: str | Iterable[str], pair: str | Iterable[str] | None = None
     ) -> np.ndarray | list[np.ndarray]:
-        """Give the last layer's states of a text, or of several: float32 [T, D] each, T its tokens with [CLS] and [SEP].
+        """Return the last hidden states of one text or of several: float32 [T, D] each.
 
-        Of a model with any head or none. Raises UserError for what is no text.
+        T counts the tokens with [CLS] and [SEP]. Works for a model with any head or none. Raises
+        UserError for anything but text.
         """
-        told = [states for _, states in self._states(_examples(texts, pair))]
-        return told[0] if isinstance(texts, str) else told
+        states = [states for _, states in self._states(_examples(texts, pair))]
+        return states[0] if isinstance(texts, str) else states
 
     def encode(
         self, texts: str | Iterable[str], pair: str | Iterable[str] | None = None
     ) -> np.ndarray:
-        """Give a vector for a text, or for each of several: float32 [D] or [N, D], the mean of the last layer's states.
+        """Return text embeddings, float32 [D] or [N, D]: the mean of the last hidden states.
 
-        So Sentence-BERT pools (Reimers and Gurevych, 2019); lengths are left as they are. Raises UserError for what is no
-        text.
+        This is the mean pooling of Sentence-BERT (Reimers and Gurevych, 2019); vectors are not
+        normalized. Raises UserError for anything but text.
         """
-        told = [states.mean(0) for _, states in self._states(_examples(texts, pair))]
-        vectors = np.stack(told) if told else np.zeros((0, self.config.hidden_size), np.float32)
-        return vectors[0] if isinstance(texts, str) else vectors
+        vectors = [states.mean(0) for _, states in self._states(_examples(texts, pair))]
+        if isinstance(texts, str):
+            return vectors[0]
+        empty = np.zeros((0, self.config.hidden_size), np.float32)
+        return np.stack(vectors) if vectors else empty
 
     def save(self, out: str | Path) -> Path:
-        """Write a Hugging Face directory with the tokenizer, read it back and compare; returns where it is.
+        """Write a Hugging Face directory with the tokenizer, verify it and return its path.
 
-        A run writes a card too: `Run.export`. Raises UserError if ``out`` holds anything.
+        Writes no model card; `Run.export` does. Raises UserError if ``out`` is not empty.
         """
-        path = gcs_paths.here(out)
-        write(self._read, path)
+        path = gcs_paths.local_path(out)
+        write_verified(self._checkpoint, path)
         return path
 
     @functools.cached_property
     def _predict(self) -> Predict:
-        return make_predict(self._read, **self._how, **self._told)
+        return make_predict(self._checkpoint, **self._input_options, **self._answer_options)
 
     @functools.cached_property
     def _states(self) -> States:
-        return make_states(self._read, **self._how)
+        return make_states(self._checkpoint, **self._input_options)
 
 
 def _examples(texts: str | Iterable[str], pair: str | Iterable[str] | None) -> Iterable[Example]:
-    return examples_of([texts] if isinstance(texts, str) else texts, pair)
+    return make_examples([texts] if isinstance(texts, str) else texts, pair)

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, where it comes from, how good it is, how it is loaded, its limits."""
+"""The model card of an export: usage, evaluation, provenance, training and limitations."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flaxdistill.data.store import MANIFEST
+from flaxdistill.data.store import STORE_MANIFEST
 from flaxdistill.experiment import workdir
-from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.config import Experiment, stage_name
 from flaxdistill.experiment.serialization import to_json
-from flaxdistill.hub.checkpoint import Model
-from flaxdistill.hub.stablehlo import STABLEHLO, inputs
+from flaxdistill.hub.checkpoint import Checkpoint
+from flaxdistill.hub.families.shapes import count_parameters
+from flaxdistill.hub.stablehlo import STABLEHLO, input_names
 from flaxdistill.runtime.files import read_json
 from flaxdistill.tasks.base import Labelled
-from flaxdistill.train.log import Row, numbers, read_rows
+from flaxdistill.train.lanes import Lane
+from flaxdistill.train.log import LogRow, read_rows, scalars
 from flaxdistill.version import __version__
 
 PIPELINES = {
@@ -25,7 +27,20 @@ PIPELINES = {
     "tokens": "token-classification",
     "span": "question-answering",
 }
-SPAN = """\
+"""Pipelines of transformers by head."""
+
+PIPELINE_CODE = """\
+from transformers import pipeline
+
+predict = pipeline("{pipeline}", "{name}")
+predict({text})"""
+
+BODY_CODE = """\
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{name}")"""
+
+SPAN_CODE = """\
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
@@ -33,215 +48,234 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForQuestionAnswering.from_pretrained("{name}").eval()
 
 question, context = "A question?", "A text."
-most = {{"truncation": "only_second", "max_length": model.config.max_position_embeddings}}
-row = tokenizer(question, context, **most, return_offsets_mapping=True, return_tensors="pt")
-places = row.pop("offset_mapping")[0].tolist()
+limit = {{"truncation": "only_second", "max_length": model.config.max_position_embeddings}}
+inputs = tokenizer(question, context, **limit, return_offsets_mapping=True, return_tensors="pt")
+offsets = inputs.pop("offset_mapping")[0].tolist()
 with torch.no_grad():
-    said = model(**row)
-start, end = said.start_logits[0], said.end_logits[0]
-second = torch.tensor([part == 1 for part in row.sequence_ids()])
-fits = (second[:, None] & second).triu().tril(29)  # an answer is in the context, of 1 to 30 tokens
-scores = (start[:, None] + end).masked_fill(~fits, -torch.inf)
-first, last = divmod(scores.argmax().item(), len(places))
-answer = context[places[first][0] : places[last][1]]"""
-"""How transformers answers questions; up to its version 4 it has a pipeline for that too."""
+    outputs = model(**inputs)
+start, end = outputs.start_logits[0], outputs.end_logits[0]
+in_context = torch.tensor([sequence == 1 for sequence in inputs.sequence_ids()])
+# An answer has 1 to 30 tokens of the context.
+valid = (in_context[:, None] & in_context).triu().tril(29)
+scores = (start[:, None] + end).masked_fill(~valid, -torch.inf)
+first, last = divmod(scores.argmax().item(), len(offsets))
+answer = context[offsets[first][0] : offsets[last][1]]"""
+"""Question answering without the pipeline, which transformers has up to version 4 only."""
 
-CURVE = 12
-"""Rows of the table of losses."""
+STABLEHLO_CODE = """\
+from pathlib import Path
+
+import jax
+from safetensors.numpy import load_file
+
+model = jax.export.deserialize(bytearray(Path("{file}").read_bytes()))
+outputs = model.call(load_file("model.safetensors"), {inputs})"""
+
+MAX_LOSS_ROWS = 12
 
 
-def write_card(path: Path, model: Model, name: str, *, portable: bool = False) -> str:
-    """Write the card of a run's student: Markdown below the YAML that the Hub reads.
+def write_card(path: Path, student: Checkpoint, name: str, *, stablehlo: bool = False) -> str:
+    """Return the model card of a run's student: Markdown after the YAML that the Hub reads.
 
-    ``name`` is its title or, with a slash, its id on the Hub. A ``portable`` student comes as StableHLO too.
-    Nothing in it tells where files lie on this machine: of local paths only the last part is named.
+    ``name`` is its title or, with a slash, its id on the Hub. ``stablehlo`` adds how to load the
+    model as StableHLO. Local paths are reduced to their last part, so that a published card does
+    not show the directories of this machine.
     """
-    from huggingface_hub import ModelCardData
-
     e, digests = workdir.read_experiment(path), workdir.read_inputs(path)
-    rows = read_rows(path / "metrics.jsonl")
-    seen = workdir.evaluations(path)
-    scores = seen[workdir.best_lane(seen, e.task.metric)]
-    references = {role: reference.path for role, reference in e.reference_models().items()}
-    public = [reference for reference in references.values() if not _is_local(reference)]
+    training_rows = [row for row in read_rows(path / "metrics.jsonl") if "split" not in row]
+    evaluations = workdir.lane_evaluations(path)
+    metrics = evaluations[workdir.best_lane(evaluations, e.task.metric)]
+    references = {role: model.path for role, model in e.reference_models().items()}
     title = name.rpartition("/")[2]
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=PIPELINES.get(model.config.head),
-        base_model=public[0] if public else None,
-        tags=["flaxdistill", "knowledge-distillation"] if e.teacher else ["flaxdistill"],
-        model_name=title,
-        eval_results=_results(e, scores, model) or None,
-    )
-    c = model.config
-    how = f"distilled from {_named(e.teacher.path)}" if e.teacher else "trained without a teacher"
+    provenance = _provenance(path, e, digests, references) | {"weights, sha256": student.digest}
     parts = [
-        f"---\n{data.to_yaml()}\n---",
+        _front_matter(e, student, metrics, title, references),
         f"# {title}",
-        f"{model.family.model_type}, {c.num_layers} x {c.hidden_size}, {how} by flaxdistill {__version__}.",
-        "## How to load it",
-        _loading(c.head, name if "/" in name else "PATH_OR_ID"),
-        *((_portable(model),) if portable else ()),
-        "## How good it is",
-        _scores(e, scores),
-        "## Where it comes from",
-        _table(
-            {**_origins(path, e, digests, references), "weights, sha256": model.digest},
-            ("what", "which"),
-        ),
-        "## How it learned",
-        _lanes(e, scores) + _curve([row for row in rows if "split" not in row]),
-        "## Limits",
-        _limits(e, model),
+        _description(e, student),
+        "## How to use it",
+        _usage(student.config.head, name if "/" in name else "PATH_OR_ID"),
+        *((_stablehlo_usage(student),) if stablehlo else ()),
+        "## Evaluation",
+        _evaluation(e, metrics),
+        "## Provenance",
+        _table(provenance, ("input", "value")),
+        "## Training",
+        _lanes(e, metrics) + _losses(training_rows),
+        "## Limitations",
+        _limitations(e, student),
         "<details><summary>The experiment</summary>\n\n```json\n"
-        + json.dumps(_public(to_json(e)), indent=1)
+        + json.dumps(_without_paths(to_json(e)), indent=1)
         + "\n```\n\n</details>",
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _front_matter(
+    e: Experiment,
+    student: Checkpoint,
+    metrics: LogRow,
+    title: str,
+    references: Mapping[str, str],
+) -> str:
+    from huggingface_hub import ModelCardData
+
+    on_hub = [reference for reference in references.values() if not _is_local(reference)]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=PIPELINES.get(student.config.head),
+        base_model=on_hub[0] if on_hub else None,
+        tags=["flaxdistill", "knowledge-distillation"] if e.teacher else ["flaxdistill"],
+        model_name=title,
+        eval_results=_eval_results(e, metrics, student) or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _description(e: Experiment, student: Checkpoint) -> str:
+    c = student.config
+    origin = (
+        f"distilled from {_public(e.teacher.path)}" if e.teacher else "trained without a teacher"
+    )
+    return (
+        f"A {student.family.model_type} model with {c.num_layers} layers, hidden size "
+        f"{c.hidden_size} and {count_parameters(c) / 1e6:.1f}M parameters, {origin} with "
+        f"flaxdistill {__version__}."
+    )
+
+
 def _is_local(model: str) -> bool:
-    return model.startswith(("@", "gs:", ".")) or os.path.exists(model)
+    is_path = model.startswith(("gs:", ".")) or os.path.exists(model)
+    return is_path or stage_name(model) is not None
 
 
-def _named(where: str) -> str:
-    """Name a path by its last part; a Hub id, a data set or a stage whole."""
-    if os.path.isabs(where) or where.startswith((".", "gs:")):
-        return Path(where).name
-    return where.removeprefix("@")
+def _public(path: str) -> str:
+    """Return the last part of a local path; a Hub id, a dataset or a stage's name unchanged."""
+    if os.path.isabs(path) or path.startswith((".", "gs:")):
+        return Path(path).name
+    return stage_name(path) or path
 
 
-def _public(value: Any) -> Any:
+def _without_paths(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _public(inner) for name, inner in value.items()}
+        return {name: _without_paths(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_public(inner) for inner in value]
-    return _named(value) if isinstance(value, str) and "/" in value else value
+        return [_without_paths(inner) for inner in value]
+    return _public(value) if isinstance(value, str) and "/" in value else value
 
 
-def _results(e: Experiment, scores: Row, model: Model) -> list[Any]:
+def _eval_results(e: Experiment, metrics: LogRow, student: Checkpoint) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    value = scores.get(e.task.metric)
+    value = metrics.get(e.task.metric)
     if value is None or not isinstance(e.task, Labelled):
         return []
     sources = e.corpus.held_out_sources or e.corpus.sources
-    named = ", ".join(_named(source.path) for source in sources)
-    kind = PIPELINES[model.config.head]
+    data = ", ".join(_public(source.path) for source in sources)
     return [
         EvalResult(
-            task_type=kind,
-            dataset_type=Path(named).stem or "held-out",
-            dataset_name=f"{named} (held out)",
+            task_type=PIPELINES[student.config.head],
+            dataset_type=Path(data).stem or "held-out",
+            dataset_name=f"{data} (held out)",
             metric_type=e.task.metric,
             metric_value=float(value),
         )
     ]
 
 
-def _loading(head: str, name: str) -> str:
-    kind = PIPELINES.get(head)
-    if kind is None:
-        return f'```python\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("{name}")\n```'
-    asked = {"mlm": '"The [MASK] of a text."', "span": '"A question?" --pair "A text."'}.get(
-        head, '"A text."'
-    )
-    pipeline = f'from transformers import pipeline\n\nanswer = pipeline("{kind}", "{name}")\nanswer({asked})'
-    code = SPAN.format(name=name) if head == "span" else pipeline
-    return f"```python\n{code}\n```\n\nOr without PyTorch: `flaxdistill predict {name} {asked}`."
+def _usage(head: str, name: str) -> str:
+    pipeline = PIPELINES.get(head)
+    if pipeline is None:
+        return f"```python\n{BODY_CODE.format(name=name)}\n```"
+    inputs = {"mlm": '"The [MASK] of a text."', "span": '"A question?" --pair "A text."'}
+    text = inputs.get(head, '"A text."')
+    if head == "span":
+        code = SPAN_CODE.format(name=name)
+    else:
+        code = PIPELINE_CODE.format(pipeline=pipeline, name=name, text=text)
+    return f"```python\n{code}\n```\n\nWithout PyTorch: `flaxdistill predict {name} {text}`."
 
 
-def _portable(model: Model) -> str:
+def _stablehlo_usage(student: Checkpoint) -> str:
+    code = STABLEHLO_CODE.format(file=STABLEHLO, inputs=", ".join(input_names(student.family)))
     return (
-        "Or by jax alone, which compiles `model.stablehlo` for CPUs, GPUs and TPUs:\n\n```python\n"
-        "from pathlib import Path\n\nimport jax\nfrom safetensors.numpy import load_file\n\n"
-        f'model = jax.export.deserialize(bytearray(Path("{STABLEHLO}").read_bytes()))\n'
-        f'said = model.call(load_file("model.safetensors"), {", ".join(inputs(model.family))})\n```\n\n'
-        "Its inputs are int32 [rows, tokens], padding behind the tokens; it gives what the model of "
-        "`transformers` gives, by the same names."
+        "With jax alone, which compiles `model.stablehlo` for CPUs, GPUs and TPUs:\n\n"
+        f"```python\n{code}\n```\n\n"
+        "Inputs are int32 [rows, tokens], padded on the right. Outputs have the names that "
+        "`transformers` uses."
     )
 
 
-def _scores(e: Experiment, scores: Row) -> str:
-    metrics = {
+def _evaluation(e: Experiment, metrics: LogRow) -> str:
+    values = {
         name: f"{value:.4f}"
-        for name, value in numbers(scores).items()
-        if name not in ("step", "seed", "learning_rate")
+        for name, value in scalars(metrics).items()
+        if name not in ("step", *Lane._fields)
     }
-    if not metrics:
-        return "It was not evaluated."
-    return (
-        f"On rows held out of training, at step {scores['step']}"
-        + (
-            ", the best of the run's evaluations, by which it was chosen"
-            if e.select == "best"
-            else ""
-        )
-        + ":\n\n"
-        + _table(metrics, ("metric", "value"))
-    )
+    if not values:
+        return "The model was not evaluated."
+    selection = ", the best evaluation of the run" if e.select == "best" else ""
+    table = _table(values, ("metric", "value"))
+    return f"On held-out rows, at step {metrics['step']}{selection}:\n\n{table}"
 
 
-def _origins(
+def _provenance(
     path: Path, e: Experiment, digests: Mapping[str, str], references: Mapping[str, str]
 ) -> dict[str, str]:
-    found = {
-        role: f"{_named(reference)}, sha256 {digests.get(role, 'unknown')}"
+    values = {
+        role: f"{_public(reference)}, sha256 {digests.get(role, 'unknown')}"
         for role, reference in references.items()
     }
     if start := e.start_path():
-        found["first weights"] = f"{_named(start)}" + (
-            f", sha256 {digests['start']}" if "start" in digests else ""
-        )
-    manifest = workdir.blocks(path, e) / MANIFEST
+        digest = f", sha256 {digests['start']}" if "start" in digests else ""
+        values["first weights"] = f"{_public(start)}{digest}"
+    manifest = workdir.blocks_folder(path, e) / STORE_MANIFEST
     settings = read_json(manifest).get("settings", {}) if manifest.is_file() else {}
-    described = settings.get("sources", [])
+    stored = settings.get("sources", [])
     for number, source in enumerate(e.corpus.sources):
-        hashes = described[number].get("shards", []) if number < len(described) else []
-        found[f"text {number + 1}"] = (
-            _named(source.path)
+        hashes = stored[number].get("shards", []) if number < len(stored) else []
+        values[f"text {number + 1}"] = (
+            _public(source.path)
             + "".join(f", sha256 {digest}" for digest in hashes[:4])
             + (f" and {len(hashes) - 4} more" if len(hashes) > 4 else "")
         )
-    return found | {"blocks": digests.get("blocks", "unknown"), "flaxdistill": __version__}
+    return values | {"blocks": digests.get("blocks", "unknown"), "flaxdistill": __version__}
 
 
-def _lanes(e: Experiment, scores: Row) -> str:
+def _lanes(e: Experiment, metrics: LogRow) -> str:
     lanes = e.lanes()
-    if len(lanes) == 1 or "seed" not in scores:
+    if len(lanes) == 1 or "seed" not in metrics:
         return ""
     return (
-        f"It is the best of {len(lanes)} that learned side by side: seed {scores['seed']}, highest rate {scores['rate']:g}. "
-        "The table holds their means.\n\n"
+        f"The best of {len(lanes)} models trained in parallel: seed {metrics['seed']}, peak "
+        f"learning rate {metrics['learning_rate']:g}. The table shows their mean loss.\n\n"
     )
 
 
-def _curve(rows: list[Row]) -> str:
+def _losses(rows: list[LogRow]) -> str:
     rows = [row for row in rows if row.get("loss") is not None]
     if not rows:
         return "No step was logged."
-    shown = (
-        [rows[round(n * (len(rows) - 1) / (CURVE - 1))] for n in range(CURVE)]
-        if len(rows) > CURVE
-        else rows
-    )
+    if len(rows) > MAX_LOSS_ROWS:
+        last = MAX_LOSS_ROWS - 1
+        rows = [rows[round(n * (len(rows) - 1) / last)] for n in range(MAX_LOSS_ROWS)]
     lines = [
         f"| {row['step']:,} | {row['loss']:.4f} | {row.get('learning_rate', 0):.2e} |"
-        for row in shown
+        for row in rows
     ]
-    return "\n".join(["| step | loss | rate |", "|---|---|---|", *lines])
+    return "\n".join(["| step | loss | learning rate |", "|---|---|---|", *lines])
 
 
-def _limits(e: Experiment, model: Model) -> str:
-    told = [
-        f"* It was trained on rows of at most {e.corpus.max_length} tokens, and reads {model.config.max_positions} at most.",
-        "* Its figures are those of the held-out rows named above; nothing is known of texts of other kinds.",
+def _limitations(e: Experiment, student: Checkpoint) -> str:
+    lines = [
+        f"* It was trained on at most {e.corpus.max_length} tokens per row and reads at most "
+        f"{student.config.max_positions}.",
+        "* It was evaluated on the held-out rows above only, not on other domains.",
     ]
     if e.teacher:
-        told.append("* What its teacher gets wrong, and what it prefers, a student learns too.")
-    return "\n".join(told)
+        lines.append("* It may share the errors and biases of its teacher.")
+    return "\n".join(lines)
 
 
-def _table(values: Mapping[str, Any], head: tuple[str, str]) -> str:
+def _table(values: Mapping[str, Any], titles: tuple[str, str]) -> str:
     lines = [f"| {name} | {value} |" for name, value in values.items()]
-    return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *lines])
+    return "\n".join([f"| {titles[0]} | {titles[1]} |", "|---|---|", *lines])

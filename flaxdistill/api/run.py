@@ -1,4 +1,4 @@
-"""A run from Python: experiments followed to their end, and what is in a run's folder then."""
+"""Runs from Python: `distill` trains experiments, and `Run` reads a run's folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import overload
 from rich.console import Console
 
 from flaxdistill import terminal
-from flaxdistill.api import export, library_logging, stages
+from flaxdistill.api import export, library_logging, signals, stages
 from flaxdistill.api.model import Model, load
+from flaxdistill.api.stage_checks import Stages
 from flaxdistill.experiment import config_file, results, workdir
 from flaxdistill.experiment import evaluate as evaluation
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.hub.push import Repo
 from flaxdistill.runtime import compilation_cache, gcs, gcs_paths
-from flaxdistill.train.log import Row, read_rows
+from flaxdistill.train.log import LogRow, read_rows
 
 
 @overload
@@ -34,89 +35,101 @@ def distill(
 def distill(
     experiments: Experiment | dict[str, Experiment], workdir: str | Path, *, quiet: bool = False
 ) -> Run | dict[str, Run]:
-    """Run an experiment, or several in a row as stages, and give the run of each.
+    """Train an experiment, or several stages in order, and return a `Run` for each.
 
-    As the verbs ``distill`` and ``train``: what was begun in ``workdir`` goes on where it stopped, what is finished is left
-    as it is, and one table is shown at the end. A stage lives in ``workdir/NAME`` and may name an earlier one by
-    ``Stage(NAME)``.
-    An interrupt (Ctrl-C, or a notebook's stop) finishes the step, saves it and raises KeyboardInterrupt; the same call goes
-    on from there. ``quiet`` shows nothing. Raises UserError for experiments that cannot run, before anything is trained.
+    The commands ``distill`` and ``train`` do the same: unfinished runs in ``workdir`` resume,
+    finished ones are skipped, and a table is printed at the end. A stage is stored in
+    ``workdir/NAME``; later stages refer to it as ``Stage(NAME)``. ``quiet`` prints nothing.
+
+    An interrupt (Ctrl-C, or stop in a notebook) finishes and saves the step and raises
+    KeyboardInterrupt; the same call resumes. Raises UserError, before training starts, for
+    experiments that cannot run.
     """
-    named = config_file.check(experiments, "distill")
-    following = {"": named} if isinstance(named, Experiment) else named
-    root = gcs_paths.here(workdir)
-    compilation_cache.keep()
-    stopped = None
+    config = config_file.check_config(experiments, "distill")
+    named = {"": config} if isinstance(config, Experiment) else config
+    root = gcs_paths.local_path(workdir)
+    compilation_cache.enable()
+    signal_number = None
     try:
-        with library_logging.quiet():
-            follow(following, root, terminal.console(quiet=quiet))
-    except stages.Stopped as error:
-        stopped = error.signal_number
-    if stopped == signal.SIGINT:
+        with library_logging.silenced():
+            run_with_progress(named, root, terminal.console(quiet=quiet))
+    except signals.Stopped as stopped:
+        signal_number = stopped.signal_number
+    if signal_number == signal.SIGINT:
         raise KeyboardInterrupt
-    if stopped:
-        signal.raise_signal(stopped)  # what it does by itself, such as to end
-    runs = {name: Run(root / name) for name in following}
-    return runs[""] if isinstance(named, Experiment) else runs
+    if signal_number:
+        # Let the signal have its usual effect, such as ending the process.
+        signal.raise_signal(signal_number)
+    runs = {name: Run(root / name) for name in named}
+    return runs[""] if isinstance(config, Experiment) else runs
 
 
-def follow(
-    experiments: stages.Stages, root: Path, console: Console, reports: Sequence[str] = ()
-) -> list[Row]:
-    """Run stages below a folder with a bar and the closing table, whose rows are returned; raises as ``stages.run`` does."""
-    with terminal.Bar(console) as bar:
+def run_with_progress(
+    experiments: Stages, root: Path, console: Console, notes: Sequence[str] = ()
+) -> list[LogRow]:
+    """Run stages with a progress bar, print the results table and return its rows.
+
+    ``notes`` are printed first. Raises as ``stages.run_stages`` does.
+    """
+    with terminal.ProgressBar(console) as bar:
 
         def report(line: str) -> None:
-            bar.report(gcs_paths.told(line))
+            bar.report(gcs_paths.display(line))
 
-        for line in reports:
-            report(line)
+        for note in notes:
+            report(note)
         try:
-            rows = stages.run(
+            rows = stages.run_stages(
                 experiments,
                 root,
-                show=lambda name, experiment, row: bar.show(name, experiment.steps, row),
+                show=lambda name, experiment, row: bar.update(name, experiment.steps, row),
                 report=report,
             )
-        except stages.Stopped as stopped:
+        except signals.Stopped as stopped:
             report(
-                f"stopped after step {stopped.step}, which is saved; the same command goes on from there"
+                f"stopped after step {stopped.step}, which is saved; run the same command again to "
+                "resume"
             )
             raise
-    console.print(terminal.results(rows))
+    console.print(terminal.results_table(rows))
     return rows
 
 
 class Run:
-    """A run in its folder, begun by `distill` or by the command line: its experiment, its student, its figures.
+    """A run in its folder: its experiment, student, metrics and log.
 
-    Everything is read from the folder when it is asked for; the student once, when it is first asked for. Raises UserError
-    for a folder that holds no run.
+    Files are read when an attribute is used; the student is loaded once. Raises UserError if the
+    folder holds no run.
     """
 
     def __init__(self, path: str | Path):
-        compilation_cache.keep()
-        self.path = gcs.local(path, gcs.RUN)
+        compilation_cache.enable()
+        self.path = gcs.local_copy(path, gcs.RUN_FILES)
         self.experiment = workdir.read_experiment(self.path)
 
     def __repr__(self) -> str:
-        return f"Run({gcs_paths.told(str(self.path))!r})"
+        return f"Run({gcs_paths.display(str(self.path))!r})"
 
     @functools.cached_property
     def student(self) -> Model:
-        """The student that the run gives, its last or its best; of several lanes the one whose evaluation is worth most."""
+        """The run's student, last or best as ``select`` requires; of several lanes the best one."""
         return load(self.path)
 
     @property
-    def metrics(self) -> Row:
-        """What the closing table tells of it: parameters, and medians of tokens a second and of the best rate's seeds."""
-        return results.summary(self.path)
+    def metrics(self) -> LogRow:
+        """The run's row of the results table.
+
+        It has the number of parameters, the median tokens per second, and medians over the seeds of
+        the best learning rate.
+        """
+        return results.summarize(self.path)
 
     @property
-    def history(self) -> list[Row]:
-        """The log, ready for ``pandas.DataFrame``: a dict a logged step; those of evaluations have ``split``.
+    def history(self) -> list[LogRow]:
+        """The log, ready for ``pandas.DataFrame``: one dict per logged step.
 
-        ``step`` counts from 1, ``loss`` is the weighted sum of its terms, which follow by name.
+        Rows of evaluations have ``split``. ``step`` counts from 1; ``loss`` is the weighted sum of
+        the loss terms, which have their own keys.
         """
         return read_rows(self.path / "metrics.jsonl")
 
@@ -127,24 +140,29 @@ class Run:
         against: str | Path | None = None,
         data: str | Path | None = None,
         **fields: str | None,
-    ) -> list[Row]:
-        """Evaluate the student of every lane, or another model, on the run's held-out rows or on those of ``data``.
+    ) -> list[LogRow]:
+        """Evaluate the student of every lane, or another model, on held-out rows or on ``data``.
 
-        One dict a model; on labelled rows with ``interval``, the 95 % bounds of the task's figure. ``against`` adds another
-        run or model and, on labelled rows, their difference. ``data`` is a labelled file, folder or ``hf:NAME``; ``fields``
-        are those of ``Source`` in which it differs from the run's own rows: ``column``, ``pair``, ``label``, ``split``,
-        ``header``. Raises UserError for models of another vocabulary or head.
+        Args:
+            model: a model to evaluate instead of the students.
+            against: another run or model; on labelled rows the difference is added.
+            data: a labelled file, folder or ``hf:NAME``.
+            **fields: fields of ``Source`` in which ``data`` differs from the run's held-out rows:
+                ``column``, ``pair``, ``label``, ``split``, ``header``.
+
+        Returns one dict per model; on labelled rows ``interval`` is the 95 % interval of the task's
+        metric. Raises UserError for a model with another vocabulary or head.
         """
-        asked, other, rows = (
-            None if what is None else str(what) for what in (model, against, data)
+        model_path, other, rows = (
+            None if value is None else str(value) for value in (model, against, data)
         )
-        with library_logging.quiet():
+        with library_logging.silenced():
             return evaluation.evaluate(
                 self.path,
-                asked,
+                model_path,
                 against=other,
                 data=rows,
-                report=lambda line: print(gcs_paths.told(line)),
+                report=lambda line: print(gcs_paths.display(line)),
                 **fields,
             )
 
@@ -156,14 +174,16 @@ class Run:
         push: str | None = None,
         private: bool = False,
     ) -> Path:
-        """Write the student as a Hugging Face directory with its card, as the verb does; returns where it is.
+        """Write the student as a Hugging Face directory with a model card and return its path.
 
-        A process of its own must say what the student says. ``stablehlo`` adds the model for jax without this package;
-        ``push`` commits it all to a repository ``USER/REPO`` on the Hub, ``private`` if it is to be, by HF_TOKEN or the
-        token of ``hf auth login``. Raises UserError where ``out`` holds anything, and where one of these fails; a finished
-        run has an export already, in its ``path / "export"``.
+        A new process must compute the same outputs from the files. ``stablehlo`` adds the model for
+        jax without this package. ``push`` uploads the files to a Hub repository ``USER/REPO``, a
+        new one being ``private`` if set, with HF_TOKEN or the token of ``hf auth login``.
+
+        Raises UserError if ``out`` is not empty and if a step fails. A finished run already has an
+        export in ``path / "export"``.
         """
-        path, repo = gcs_paths.here(out), Repo(push, private) if push else None
-        with library_logging.quiet():
-            export.export(self.path, path, apart=True, portable=stablehlo, push=repo)
+        path, repo = gcs_paths.local_path(out), Repo(push, private) if push else None
+        with library_logging.silenced():
+            export.export(self.path, path, verify=True, stablehlo=stablehlo, push=repo)
         return path

@@ -1,1 +1,1 @@
-"""The command line: flags, commands and exit codes."""
+"""The command line: one file per command, the flags of configs, and exit codes."""

@@ -1,4 +1,4 @@
-"""Flags to objects by tyro, whose boxes of errors become one sentence."""
+"""Parsing of flags with tyro, whose boxed error messages become one sentence."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from flaxdistill.errors import UserError
 T = TypeVar("T")
 
 
-def later(function: Callable[..., T]) -> Callable[..., Callable[[], T]]:
-    """Bind a function's flags without calling it, so that what it does is not done inside the parser."""
+def deferred(function: Callable[..., T]) -> Callable[..., Callable[[], T]]:
+    """Bind the flags of a function without calling it: it must not run inside the parser."""
 
     @functools.wraps(function)
     def bind(*args: Any, **kwargs: Any) -> Callable[[], T]:
@@ -27,27 +27,31 @@ def later(function: Callable[..., T]) -> Callable[..., Callable[[], T]]:
     return bind
 
 
-def parse(kind: Any, args: Sequence[str], *, prog: str, **options: Any) -> Any:
-    """Call or make ``kind`` from flags; ``--help`` prints and exits. Raises UserError naming a flag that does not fit."""
-    told = io.StringIO()
+def parse(target: Any, args: Sequence[str], *, prog: str, **options: Any) -> Any:
+    """Call a function or build a dataclass from flags; ``--help`` prints and exits.
+
+    Raises UserError naming the flag that is wrong.
+    """
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
-            made = tyro.cli(kind, args=list(args), prog=prog, **options)
+        with contextlib.redirect_stderr(errors):
+            result = tyro.cli(target, args=list(args), prog=prog, **options)
     except SystemExit as end:
         if end.code in (0, None):
             raise
     else:
-        sys.stderr.write(told.getvalue())
-        return made
-    # A box, coloured on a terminal: its title stands in the frame, its parts between lines.
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue()).splitlines()
-    lines = [line.strip("│| ") for line in plain if not line.startswith(("╭", "╰", "+-", "+ "))]
+        sys.stderr.write(errors.getvalue())
+        return result
+    raise UserError(_error_sentence(errors.getvalue(), prog))
+
+
+def _error_sentence(box: str, prog: str) -> str:
+    """Extract the message from tyro's box: coloured on a terminal, with its title in the frame."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
+    lines = [line.strip("│| ") for line in lines if not line.startswith(("╭", "╰", "+-", "+ "))]
     text = " ".join(" ".join(line for line in lines if line.strip("─- ")).split())
-    problem = re.split(r" ?(?:Perhaps you meant:|Argument helptext:|For full helptext)", text)[
-        0
-    ].rstrip(". ")
-    near = re.findall(
-        r"--[\w.-]+", text.partition("Perhaps you meant:")[2].partition("For full helptext")[0]
-    )
-    hint = f"perhaps you meant {near[0]}; " if near else ""
-    raise UserError(f"{problem}; {hint}{prog} --help lists what there is")
+    sections = re.split(r" ?(?:Perhaps you meant:|Argument helptext:|For full helptext)", text)
+    suggestions = text.partition("Perhaps you meant:")[2].partition("For full helptext")[0]
+    similar = re.findall(r"--[\w.-]+", suggestions)
+    hint = f"perhaps you meant {similar[0]}; " if similar else ""
+    return f"{sections[0].rstrip('. ')}; {hint}{prog} --help lists all flags"

@@ -1,4 +1,4 @@
-"""What ``inspect`` tells of a model, a run or a store of blocks."""
+"""Descriptions of a model, a run or prepared data, for ``flaxdistill inspect``."""
 
 from __future__ import annotations
 
@@ -10,36 +10,35 @@ import jax
 import numpy as np
 
 from flaxdistill import param_paths
-from flaxdistill.data.store import MANIFEST, open_store
+from flaxdistill.data.store import STORE_MANIFEST, open_store
 from flaxdistill.experiment import workdir
 from flaxdistill.hub import checkpoint
-from flaxdistill.hub.families import base
+from flaxdistill.hub.families.shapes import count_parameters
 from flaxdistill.models.encoder import shapes_of
 from flaxdistill.runtime import gcs, sharding
 from flaxdistill.train.checkpoint import latest_step
-from flaxdistill.train.log import last, read_rows
+from flaxdistill.train.log import last_row, read_rows
 
 Sections = dict[str, Mapping[str, Any]]
+"""Titles mapped to tables of names and values."""
 
 
-def inspect(path_or_id: str) -> Sections:
-    """Describe what lies at a path or Hub id, as titled tables of names and values; raises UserError for what is nothing."""
-    path = gcs.local(path_or_id, gcs.RUN)
-    if MANIFEST in gcs.entries(path):
-        return _store(gcs.reach(path, MANIFEST))
+def describe(path_or_id: str) -> Sections:
+    """Describe a path or Hub id. Raises UserError if it holds no model, run or prepared data."""
+    path = gcs.local_copy(path_or_id, gcs.RUN_FILES)
+    if STORE_MANIFEST in gcs.list_names(path):
+        return _describe_store(gcs.download(path, STORE_MANIFEST))
     if workdir.is_workdir(path):
-        return _run(path)
-    below = (
-        sorted(entry for entry in path.iterdir() if workdir.is_workdir(entry))
-        if path.is_dir()
-        else []
-    )
-    if below:
-        return {title: section for entry in below for title, section in _run(entry).items()}
-    return _model(checkpoint.read_model(path_or_id))
+        return _describe_run(path)
+    entries = sorted(path.iterdir()) if path.is_dir() else []
+    if stages := [entry for entry in entries if workdir.is_workdir(entry)]:
+        return {
+            title: section for stage in stages for title, section in _describe_run(stage).items()
+        }
+    return _describe_model(checkpoint.read_model(path_or_id))
 
 
-def _model(model: checkpoint.Model) -> Sections:
+def _describe_model(model: checkpoint.Checkpoint) -> Sections:
     leaves = param_paths.flatten(model.params)
     facts = {
         "family": model.family.model_type,
@@ -52,36 +51,37 @@ def _model(model: checkpoint.Model) -> Sections:
     return {model.source: facts, "config": vars(model.config), "parameters": shapes}
 
 
-def _run(path: Path) -> Sections:
+def _describe_run(path: Path) -> Sections:
     experiment = workdir.read_experiment(path)
     family, config = workdir.read_config(path)
     rows = read_rows(path / "metrics.jsonl")
     facts = {
         "step": f"{latest_step(path) or 0} of {experiment.steps}",
-        "student": f"{family.model_type}, {base.count(config):,} parameters",
-        "last step": last(rows),
-        "evaluations": workdir.evaluations(path),  # of the student that each lane gives
+        "student": f"{family.model_type}, {count_parameters(config):,} parameters",
+        "last logged step": last_row(rows),
+        "evaluations": workdir.lane_evaluations(path),  # one per lane
     }
     shapes = shapes_of(config)
     fits = jax.device_count() % (experiment.fsdp * experiment.tensor) == 0
     mesh = sharding.make_mesh(*((experiment.fsdp, experiment.tensor) if fits else ()))
-    placed = param_paths.flatten(sharding.state_shardings({"student": shapes}, mesh))
-    where = {
-        name: f"{list(shape.shape)} {placed['student/' + name].spec}"
+    shardings = param_paths.flatten(sharding.state_shardings({"student": shapes}, mesh))
+    layout = {
+        name: f"{list(shape.shape)} {shardings['student/' + name].spec}"
         for name, shape in param_paths.flatten(shapes).items()
     }
     return {
         str(path): facts,
         "experiment": vars(experiment),
-        f"sharding over {dict(mesh.shape)}": where,
+        f"sharding over {dict(mesh.shape)}": layout,
     }
 
 
-def _store(path: Path) -> Sections:
+def _describe_store(path: Path) -> Sections:
     store = open_store(path)
     lengths = np.array([len(blocks) for blocks in store.train])
     facts = {
-        "training blocks": f"{lengths.sum():,} of {store.length} tokens, from {len(lengths)} sources",
+        "training blocks": f"{lengths.sum():,} of {store.length} tokens, "
+        f"from {len(lengths)} sources",
         "held-out blocks": f"{len(store.held_out):,}",
         "vocabulary": store.vocabulary().size,
     }

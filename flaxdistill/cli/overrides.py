@@ -1,4 +1,4 @@
-"""Flaxdistill/cli/overrides.py."""
+"""Flags of a config: every field of its experiments can be set on the command line."""
 
 from __future__ import annotations
 
@@ -17,139 +17,160 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from flaxdistill.cli.flags import parse
 from flaxdistill.errors import UserError
 from flaxdistill.experiment.config import Experiment
-from flaxdistill.experiment.config_file import find, load
+from flaxdistill.experiment.config_file import find_config, load_config
 from flaxdistill.losses.schedule import Schedule
 from flaxdistill.planning.chips import TABLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processes:
-    """Where this is one of several processes; nothing to say on Cloud TPU, GKE, Slurm and Open MPI."""
+    """This process among several; detected on Cloud TPU, GKE, Slurm and Open MPI."""
 
-    coordinator: str | None = None  # host:port of the first
-    number: int | None = None  # how many there are
-    index: int | None = None  # which this is, from 0
+    coordinator: str | None = None
+    """host:port of the first process"""
+    number: int | None = None
+    """number of processes"""
+    index: int | None = None
+    """index of this process, from 0"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Running:
-    """The flags of verbs that run a config."""
+class RunFlags:
+    """Flags of distill, train and prepare that are not fields of an experiment."""
 
-    workdir: Annotated[Path, tyro.conf.arg(help="where runs, checkpoints and logs go")]
+    workdir: Annotated[Path, tyro.conf.arg(help="folder for runs, checkpoints and logs")]
     processes: Processes = Processes()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Planning:
-    """The flags of ``plan``."""
+class PlanFlags:
+    """Flags of plan that are not fields of an experiment."""
 
     topology: Annotated[
-        str, tyro.conf.arg(help="chips and their shape, such as v5e:16x16 or h100:8")
+        str, tyro.conf.arg(help="kind and shape of the chips, such as v5e:16x16 or h100:8")
     ]
     slices: Annotated[
-        int, tyro.conf.arg(help="how many of them, joined by a data centre's network")
+        int, tyro.conf.arg(help="number of such slices, joined by the data centre network")
     ] = 1
     chips: Annotated[
-        Path, tyro.conf.arg(help="a table of chips and prices in place of flaxdistill's chips.toml")
+        Path, tyro.conf.arg(help="table of chips and prices to use instead of chips.toml")
     ] = TABLE
 
 
-class Told(NamedTuple):
-    """What a command line says: experiments by stage name ('' for a single one), and the verb's own flags.
-
-    ``idle`` are flags that change nothing, since the config says the same.
-    """
+class ParsedConfig(NamedTuple):
+    """A config with the flags of a command line applied."""
 
     experiments: dict[str, Experiment]
+    """By stage name; '' for a single experiment."""
     flags: Any
-    idle: list[str]
+    """The command's own flags: RunFlags or PlanFlags."""
+    flags_without_effect: list[str]
+    """Flags that set the value that the config has already."""
 
 
-def read(path_or_name: str, flags: Sequence[str], *, prog: str, own: type) -> Told:
-    """Load a config and lay flags over it.
+def read(
+    path_or_name: str, arguments: Sequence[str], *, prog: str, command_flags: type
+) -> ParsedConfig:
+    """Load a config and apply the flags in ``arguments``.
 
-    Raises UserError for a config that cannot be used, and exits with 2 after naming a flag that does not exist.
+    Raises UserError for a config that cannot be used and for an unknown flag.
     """
-    path = find(path_or_name)
-    config = load(path)
-    given, hints = (
-        {"workdir": Path("runs") / path.stem},
-        typing.get_type_hints(own, include_extras=True),
-    )
+    path = find_config(path_or_name)
+    config = load_config(path)
+    hints = typing.get_type_hints(command_flags, include_extras=True)
+    defaults = {"workdir": Path("runs") / path.stem}
+    # Help is in Annotated: make_dataclass would lose docstrings below the fields.
     fields: list[Any] = [
-        (field.name, hints[field.name], given.get(field.name, field.default))
-        for field in dataclasses.fields(own)
+        (field.name, hints[field.name], defaults.get(field.name, field.default))
+        for field in dataclasses.fields(command_flags)
     ]
     if isinstance(config, Experiment):
         experiments = {"": config}
-        # An empty name: OmitArgPrefixes would drop those of nested fields too, and teacher.dtype meet student.dtype.
+        # Not OmitArgPrefixes, which drops nested prefixes too: teacher.dtype and student.dtype
+        # would become the same flag.
         fields.append(("experiment", Annotated[Experiment, tyro.conf.arg(name="")], config))
     else:
-        experiments = _only(config, flags)
-        which = "stages to run, such as mrpc_*, beside those that they learn from; all if left out"
-        told = Annotated[tuple[str, ...], tyro.conf.arg(help=which)]
-        fields += [("only", told, ()), *((name, Experiment, e) for name, e in experiments.items())]
-    missing = dataclasses.MISSING
-    fields = [
-        (name, hint, dataclasses.field(default=tyro.MISSING if default is missing else default))
-        for name, hint, default in fields
-    ]
-    flagged: Any = dataclasses.make_dataclass("Flags", fields, frozen=True, kw_only=True)
+        experiments = _select_stages(config, arguments)
+        text = "stages to run, such as mrpc_*, with the stages they learn from; all by default"
+        fields.append(("only", Annotated[tuple[str, ...], tyro.conf.arg(help=text)], ()))
+        fields += [(name, Experiment, e) for name, e in experiments.items()]
+    flags_class = _make_flags_class(fields)
     with _registry():
         parsed = parse(
-            flagged,
-            flags,
+            flags_class,
+            arguments,
             prog=f"{prog} {path_or_name}",
-            default=flagged(),
+            default=flags_class(),
             description=path.name,
             config=(tyro.conf.AvoidSubcommands,),
         )
     stages = {name: getattr(parsed, name or "experiment") for name in experiments}
-    asked = own(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(own)})
-    return Told(stages, asked, _idle(flags, experiments, stages))
+    names = [field.name for field in dataclasses.fields(command_flags)]
+    flags = command_flags(**{name: getattr(parsed, name) for name in names})
+    return ParsedConfig(stages, flags, _flags_without_effect(arguments, experiments, stages))
 
 
-def _idle(
-    flags: Sequence[str], before: Mapping[str, Experiment], after: Mapping[str, Experiment]
+def _make_flags_class(fields: Sequence[tuple[str, Any, Any]]) -> Any:
+    missing = dataclasses.MISSING
+    specs = [
+        (name, hint, dataclasses.field(default=tyro.MISSING if default is missing else default))
+        for name, hint, default in fields
+    ]
+    return dataclasses.make_dataclass("Flags", specs, frozen=True, kw_only=True)
+
+
+def _flags_without_effect(
+    arguments: Sequence[str], before: Mapping[str, Experiment], after: Mapping[str, Experiment]
 ) -> list[str]:
-    """Name the flags whose fields are what they were."""
+    """List the flags whose fields have the same value before and after."""
 
-    def find(within: Any, names: Sequence[str]) -> Any:
-        for name in names:
-            if isinstance(within, Mapping):
-                within = within.get(name)
+    def value_at(root: Any, path: Sequence[str]) -> Any:
+        value = root
+        for name in path:
+            if isinstance(value, Mapping):
+                value = value.get(name)
             else:
-                within = getattr(within, name, getattr(within, name.removeprefix("no_"), None))
-        return within
+                value = getattr(value, name, getattr(value, name.removeprefix("no_"), None))
+        return value
 
-    given = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
-    paths = {flag: flag[2:].replace("-", "_").split(".") for flag in given}
-    found = {
-        flag: [find(stages.get("", stages), path) for stages in (before, after)]
-        for flag, path in paths.items()
-    }
-    return [flag for flag, (was, now) in found.items() if was is not None and was == now]
+    unchanged = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag = argument.partition("=")[0]
+            path = flag[2:].replace("-", "_").split(".")
+            old, new = (value_at(stages.get("", stages), path) for stages in (before, after))
+            if old is not None and old == new and flag not in unchanged:
+                unchanged.append(flag)
+    return unchanged
 
 
-def _only(stages: dict[str, Experiment], flags: Sequence[str]) -> dict[str, Experiment]:
-    """Keep the stages that ``--only`` names, and those that they learn from; read first, because flags follow from it."""
+def _select_stages(
+    stages: dict[str, Experiment], arguments: Sequence[str]
+) -> dict[str, Experiment]:
+    """Return the stages that ``--only`` names and the stages they learn from.
+
+    Parsed before all other flags, which depend on the stages.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--only", nargs="*", default=[])
-    patterns = parser.parse_known_args(list(flags))[0].only
+    patterns = parser.parse_known_args(list(arguments))[0].only
     for pattern in patterns:
         if not fnmatch.filter(stages, pattern):
-            near = ", ".join(difflib.get_close_matches(pattern, stages, 3) or list(stages)[:20])
-            raise UserError(f"--only {pattern} names no stage of this config; there is {near}")
-    wanted = [
+            known = difflib.get_close_matches(pattern, stages, 3) or list(stages)[:20]
+            raise UserError(
+                f"--only {pattern} matches no stage of this config; use {', '.join(known)}"
+            )
+    selected = [
         name for name in stages if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)
     ]
-    for name in wanted:  # grows while it is read
-        wanted += [
+    for name in selected:
+        # The list grows during iteration, so that stages of stages are added too.
+        selected += [
             earlier
-            for earlier in stages[name].earlier()
-            if earlier in stages and earlier not in wanted
+            for earlier in stages[name].earlier_stages()
+            if earlier in stages and earlier not in selected
         ]
-    return {name: experiment for name, experiment in stages.items() if name in wanted}
+    return {name: experiment for name, experiment in stages.items() if name in selected}
 
 
 def _registry() -> ConstructorRegistry:

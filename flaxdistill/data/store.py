@@ -15,11 +15,11 @@ import numpy as np
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 
-STORE_FORMAT = 4
+STORE_FORMAT = 5
 """Changes whenever the same corpus would give other bytes."""
 
 STORE_MANIFEST = "manifest.json"
-COLUMNS_KEY = "beside"  # part of the stored format
+COLUMNS_KEY = "columns"
 REBUILD_HINT = "delete the folder and prepare the corpus again"
 
 

@@ -1,1 +1,1 @@
-"""Forecasts of memory, speed and price on chips that this machine does not have."""
+"""Estimates of memory, speed and price on accelerators that this machine does not have."""

@@ -1,4 +1,4 @@
-"""Chips that are not here: what they hold, compute, send and cost, and how many of them there are."""
+"""Accelerators to plan for: memory, peak rates, bandwidth, price and topology."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ TABLE = Path(__file__).with_name("chips.toml")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One kind of chip, as ``chips.toml`` tells of it."""
+    """One kind of accelerator, as listed in ``chips.toml``."""
 
     name: str
     platform: Literal["tpu", "gpu"]
     hbm_gib: float
+    """Memory of a chip, GiB."""
     tflops: float
+    """Peak of bfloat16 matrix products, TFLOP/s."""
     hbm_gb_s: float
+    """Memory bandwidth, GB/s."""
     link_gb_s: float
+    """Bandwidth of all links to neighbouring chips, GB/s."""
     network_gb_s: float
+    """Bandwidth of a chip beyond its slice (TPU) or node (GPU), GB/s."""
     utilisation: tuple[float, float]
+    """Lowest and highest fraction of the peak that matrix products are assumed to reach."""
     dollars_hour: float
-    chips_a_node: int = 0  # GPUs only
+    """Price of a chip per hour."""
+    chips_a_node: int = 0
+    """GPUs joined by fast links; unused for TPUs."""
 
     def __post_init__(self):
         if self.platform not in ("tpu", "gpu"):
-            raise UserError(f"{self.name}: platform is {self.platform!r}; it is tpu or gpu")
+            raise UserError(f"{self.name}: platform is {self.platform!r}; use tpu or gpu")
         for field in ("hbm_gib", "tflops", "hbm_gb_s", "link_gb_s", "network_gb_s"):
             if not 0 < getattr(self, field) < math.inf:
                 raise UserError(
@@ -40,11 +48,12 @@ class Chip:
         low, high = self.utilisation
         if not 0 < low <= high <= 1:
             raise UserError(
-                f"{self.name}: utilisation is {low}, {high}; it rises from above 0 to at most 1"
+                f"{self.name}: utilisation is {low}, {high}; give the lower end first, both "
+                "above 0 and at most 1"
             )
         if not 0 <= self.dollars_hour < math.inf:
             raise UserError(
-                f"{self.name}: dollars_hour is {self.dollars_hour}; it is a price, or 0"
+                f"{self.name}: dollars_hour is {self.dollars_hour}; use a price, or 0 if unknown"
             )
         if self.platform == "gpu" and self.chips_a_node < 1:
             raise UserError(
@@ -54,74 +63,77 @@ class Chip:
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips in a shape, such as v5e:16x16, once or in several ``slices`` that a data centre's network joins."""
+    """Chips in a shape, such as v5e:16x16; the data centre network joins several ``slices``."""
 
     chip: Chip
     shape: tuple[int, ...]
     slices: int
 
     def __str__(self) -> str:
-        each = f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
-        return each if self.slices == 1 else f"{self.slices} slices of {each}"
+        one_slice = f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+        return one_slice if self.slices == 1 else f"{self.slices} slices of {one_slice}"
 
     @property
     def size(self) -> int:
-        """Count the chips."""
+        """Return the number of chips."""
         return math.prod(self.shape) * self.slices
 
     @property
-    def near(self) -> int:
-        """Count the chips that fast links join: a slice of TPUs, a node of GPUs."""
-        inside = math.prod(self.shape)
-        return min(inside, self.chip.chips_a_node) if self.chip.platform == "gpu" else inside
+    def linked(self) -> int:
+        """Return the number of chips that fast links join: a slice of TPUs or a node of GPUs."""
+        per_slice = math.prod(self.shape)
+        return min(per_slice, self.chip.chips_a_node) if self.chip.platform == "gpu" else per_slice
 
 
-def read_topology(told: str, slices: int = 1, table: Path = TABLE) -> Topology:
-    """Read KIND:SHAPE, such as v5e:16x16 or h100:8; raises UserError for a kind that the table lacks, and no shape."""
+def read_topology(spec: str, slices: int = 1, table: Path = TABLE) -> Topology:
+    """Parse KIND:SHAPE, such as v5e:16x16 or h100:8.
+
+    Raises UserError for a kind that the table does not list and for a malformed shape.
+    """
     chips = read_chips(table)
-    kind, _, shape = told.partition(":")
+    kind, _, shape = spec.partition(":")
     if kind not in chips:
-        raise UserError(f"there is no chip {kind!r} in {table.name}; known are {', '.join(chips)}")
+        raise UserError(f"--topology: no chip {kind!r} in {table.name}; use {', '.join(chips)}")
     if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5}){0,2}", shape):
         example = "v5e:16x16" if chips[kind].platform == "tpu" else f"{kind}:8"
-        raise UserError(
-            f"--topology is {told}; after the kind of chip comes its shape, such as {example}"
-        )
+        raise UserError(f"--topology is {spec}; use KIND:SHAPE, such as {example}")
     if slices < 1:
         raise UserError(f"--slices is {slices}; it must be at least 1")
     return Topology(chips[kind], tuple(map(int, shape.split("x"))), slices)
 
 
 def read_chips(table: Path = TABLE) -> dict[str, Chip]:
-    """Read a table of chips; raises UserError naming the chip and what it lacks."""
+    """Read a table of chips. Raises UserError naming the chip and the wrong field."""
     try:
-        given = tomllib.loads(table.read_text(encoding="utf-8"))
+        chips = tomllib.loads(table.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{table} is no TOML: {error}") from None
+        raise UserError(f"{table} is not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(
-            f"{table} cannot be read: {error.strerror}; name a table in --chips"
+            f"{table} cannot be read: {error.strerror}; give another table with --chips"
         ) from None
-    return {name: _chip(name, facts, table) for name, facts in given.items()}
+    return {name: _read_chip(name, values, table) for name, values in chips.items()}
 
 
-def _chip(name: str, facts: Any, table: Path) -> Chip:
+def _read_chip(name: str, values: Any, table: Path) -> Chip:
     fields = {field.name: field for field in dataclasses.fields(Chip) if field.name != "name"}
-    if not isinstance(facts, dict):
-        raise UserError(f"{table}: {name} stands outside of any [chip]; put it below one")
-    needed = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
-    if wrong := (set(facts) - set(fields)) | (needed - set(facts)):
-        raise UserError(
-            f"{table}: [{name}] differs from what a chip has in {', '.join(sorted(wrong))}"
-        )
-    for field, value in facts.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        pair = (
+    if not isinstance(values, dict):
+        raise UserError(f"{table}: {name} is outside of any [chip] section; move it into one")
+    required = {n for n, field in fields.items() if field.default is dataclasses.MISSING}
+    if unknown := set(values) - set(fields):
+        raise UserError(f"{table}: [{name}] has unknown fields: {', '.join(sorted(unknown))}")
+    if missing := required - set(values):
+        raise UserError(f"{table}: [{name}] lacks {', '.join(sorted(missing))}")
+    for field, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_pair = (
             isinstance(value, list)
             and len(value) == 2
             and all(isinstance(v, int | float) for v in value)
         )
-        fits = {"platform": isinstance(value, str), "utilisation": pair}.get(field, number)
-        if not fits:
-            raise UserError(f"{table}: [{name}] has {field} {value!r}; write it as in {TABLE.name}")
-    return Chip(name=name, **facts | {"utilisation": tuple(facts["utilisation"])})
+        valid = {"platform": isinstance(value, str), "utilisation": is_pair}
+        if not valid.get(field, is_number):
+            raise UserError(
+                f"{table}: [{name}] has {field} {value!r}; see {TABLE.name} for the type"
+            )
+    return Chip(name=name, **values | {"utilisation": tuple(values["utilisation"])})

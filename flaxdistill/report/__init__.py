@@ -1,1 +1,1 @@
-"""The report: what a distillation kept, measured once, shown as a page, as plots, as a table and as JSON."""
+"""Report of runs: how well a student matches its teacher, as a page, plots, a table and JSON."""

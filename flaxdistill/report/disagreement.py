@@ -1,4 +1,4 @@
-"""Where a student and its teacher answer differently, with the texts."""
+"""Held-out examples that a student and its teacher answer differently, with their texts."""
 
 from __future__ import annotations
 
@@ -13,161 +13,202 @@ from flaxdistill.data.store import Blocks, Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.hub import frozen
-from flaxdistill.hub.checkpoint import Model
-from flaxdistill.inference.answers import joined
+from flaxdistill.hub.checkpoint import Checkpoint
+from flaxdistill.inference.answers import join_entities
 from flaxdistill.inference.predictor import make_predict
 from flaxdistill.report.facts import Disagreement
 from flaxdistill.runtime import sharding
-from flaxdistill.tasks.metrics.question_answering import plain
+from flaxdistill.tasks.metrics.question_answering import normalize_answer
 from flaxdistill.tasks.question_answering import QuestionAnswering
-from flaxdistill.tasks.token_classification import NOT_ASKED
+from flaxdistill.tasks.token_classification import NO_PREDICTION
 from flaxdistill.train import batches
 from flaxdistill.train import predict as answers
 
-LOOKED_AT = 1000
-LISTED = 20
-SHOWN = 240
-"""Characters of a text that an answer stands in."""
+MAX_COMPARED = 1000
+MAX_LISTED = 20
+CONTEXT_CHARACTERS = 240
+"""Characters shown of a context that contains an answer."""
 
-AROUND = 24
-"""Tokens of a text that are shown before and behind a masked word."""
+CONTEXT_TOKENS = 24
+"""Tokens shown before and after a masked word."""
 
-Case = tuple[Disagreement, float]
-"""A held-out example with what both say of it, and how far apart that is."""
+Comparison = tuple[Disagreement, float]
+"""A held-out example with both answers, and how clearly they differ."""
 
 
 def disagreements(
-    e: Experiment, store: Store, student: Model, teacher: Model
+    e: Experiment, store: Store, student: Checkpoint, teacher: Checkpoint
 ) -> tuple[int, int, list[Disagreement]]:
-    """Ask both about at most ``LOOKED_AT`` held-out examples: how many, on how many they differ, and the clearest of these.
+    """Compare the answers of student and teacher on at most ``MAX_COMPARED`` held-out examples.
 
-    Rows are asked as they are stored, and only shown as text. Classes, entities, answers and masked words differ or not,
-    and those are listed of which both are most certain; numbers differ by what is written of them, and those furthest
-    apart are listed.
+    Returns the number of examples, the number that differ, and the ``MAX_LISTED`` clearest of
+    these. Classes, tags, spans and masked words are clearest if both models are confident, numbers
+    if they are far apart; numbers differ if they do at two decimals. Models read the stored token
+    ids; texts are decoded only for display.
     """
-    text = e.task.head == "mlm"
-    cases = list(
-        _masked(store, student, teacher) if text else _answered(e, store, student, teacher)
+    masked_lm = e.task.head == "mlm"
+    comparisons = list(
+        _compare_masked_words(store, student, teacher)
+        if masked_lm
+        else _compare_labelled(e, store, student, teacher)
     )
-    found = [(one, far) for one, far in cases if one.student != one.teacher]
-    found.sort(key=lambda case: -case[1])
-    return len(cases), len(found), [one for one, _ in found[:LISTED]]
+    differing = [(case, gap) for case, gap in comparisons if case.student != case.teacher]
+    differing.sort(key=lambda comparison: -comparison[1])
+    return len(comparisons), len(differing), [case for case, _ in differing[:MAX_LISTED]]
 
 
-def _answered(e: Experiment, store: Store, student: Model, teacher: Model) -> Iterator[Case]:
-    """Compare answers to labelled rows, a sentence of several rows in its parts, windows of a text together."""
-    rows = _some(store.held_out)
-    mesh, models = sharding.make_mesh(), (student, teacher)
-    frozen = [frozen.freeze(model, mesh, dtype="float32") for model in models]
-    everywhere = sharding.replicated(mesh)
-    predict = [
-        sharding.jit(answers.make_predict(a), mesh, out_shardings=everywhere) for a, _ in frozen
-    ]
-    said, labels = answers.collect(
-        predict, [params for _, params in frozen], batches.bucketed(rows, e.eval_batch_size, mesh)
-    )
+def _compare_labelled(
+    e: Experiment, store: Store, student: Checkpoint, teacher: Checkpoint
+) -> Iterator[Comparison]:
+    """Compare answers to labelled rows: per row, and per question for spans."""
+    rows = _sample(store.held_out)
+    logits, labels = _predict_rows(e, rows, student, teacher)
     if isinstance(e.task, QuestionAnswering):
-        yield from _spans(e.task, store, rows, said)
+        yield from _compare_spans(e.task, store, rows, logits)
         return
     vocabulary = store.vocabulary()
     for n, label in enumerate(labels):
         ids = rows.ids[n][: int(np.count_nonzero(rows.segments[n]))].tolist()
-        logits = [side[n] for side in said]
+        student_logits, teacher_logits = (model_logits[n] for model_logits in logits)
         if e.task.head == "tokens":
-            yield _tags(ids, label[: len(ids)], logits, store.labels, vocabulary)
+            tags = label[: len(ids)]
+            yield _compare_tags(ids, tags, student_logits, teacher_logits, store.labels, vocabulary)
             continue
-        second = int(rows.beside["second"][n])
+        second = int(rows.columns["second"][n])
         text = vocabulary.decode(ids[1 : second - 1 if second else -1])
         pair = vocabulary.decode(ids[second:-1]) if second else None
         if label.dtype.kind == "f":
-            truth, ours, theirs = (
-                float(value) for value in (label[0], logits[0][0, 0], logits[1][0, 0])
-            )
-            words = [f"{value:.2f}" for value in (truth, ours, theirs)]
-            closer = abs(ours - truth) < abs(theirs - truth)
-            yield _case(text, pair, words, (closer, not closer), abs(ours - theirs))
+            yield _compare_numbers(text, pair, label[0], student_logits[0, 0], teacher_logits[0, 0])
         else:
-            classes = [int(label[0]), *(int(side[0].argmax()) for side in logits)]
-            right = (classes[1] == classes[0], classes[2] == classes[0])
-            yield _case(
+            truth = int(label[0])
+            classes = [truth, int(student_logits[0].argmax()), int(teacher_logits[0].argmax())]
+            yield _comparison(
                 text,
                 pair,
                 [store.labels[c] for c in classes],
-                right,
-                _surely(logits, np.ones(1, bool)),
+                (classes[1] == truth, classes[2] == truth),
+                _confidence(student_logits, teacher_logits, np.ones(1, bool)),
             )
 
 
-def _spans(
-    task: QuestionAnswering, store: Store, rows: Blocks, said: list[answers.Rows]
-) -> Iterator[Case]:
-    """Compare answers by the words that SQuAD's scorer compares; those are clearest of which one is right."""
-    kept, vocabulary = store.examples(), store.vocabulary()
-    found = [task.answers(logits, rows, kept) for logits in said]
-    for n in np.sort(
-        np.unique(rows.beside["example"], return_index=True)[1]
-    ):  # the first window of each
-        example, second = (int(rows.beside[name][n]) for name in ("example", "second"))
+def _predict_rows(
+    e: Experiment, rows: Blocks, student: Checkpoint, teacher: Checkpoint
+) -> tuple[list[answers.RowArrays], answers.RowArrays]:
+    """Return the logits of student and teacher, and the labels, by row."""
+    mesh = sharding.make_mesh()
+    models = [frozen.freeze(model, mesh, dtype="float32") for model in (student, teacher)]
+    replicated = sharding.replicated(mesh)
+    predict = [
+        sharding.jit(answers.make_predict_logits(apply), mesh, out_shardings=replicated)
+        for apply, _ in models
+    ]
+    return answers.collect_logits(
+        predict,
+        [params for _, params in models],
+        batches.batches_by_length(rows, e.eval_batch_size, mesh),
+    )
+
+
+def _compare_numbers(
+    text: str, pair: str | None, truth: float, student: float, teacher: float
+) -> Comparison:
+    truth, student, teacher = float(truth), float(student), float(teacher)
+    student_closer = abs(student - truth) < abs(teacher - truth)
+    return _comparison(
+        text,
+        pair,
+        [f"{value:.2f}" for value in (truth, student, teacher)],
+        (student_closer, not student_closer),
+        abs(student - teacher),
+    )
+
+
+def _compare_spans(
+    task: QuestionAnswering, store: Store, rows: Blocks, logits: list[answers.RowArrays]
+) -> Iterator[Comparison]:
+    """Compare normalized answers as SQuAD's scorer does; clearest if one of two is right."""
+    examples, vocabulary = store.examples(), store.vocabulary()
+    student_spans, teacher_spans = (
+        task.answers(model_logits, rows, examples) for model_logits in logits
+    )
+    first_windows = np.sort(np.unique(rows.columns["example"], return_index=True)[1])
+    for n in first_windows:
+        example, second = (int(rows.columns[name][n]) for name in ("example", "second"))
         question = vocabulary.decode(rows.ids[n][1 : second - 1].tolist())
-        references = kept[example]["answers"] or [""]
-        given = [answer[example] for answer in found]
-        right = [plain(answer) in map(plain, references) for answer in given]
-        if plain(given[0]) == plain(given[1]):
-            given[0] = given[1]
-        words = [answer or "no answer" for answer in (references[0], *given)]
-        text = _around(kept[example]["text"], references[0] or given[1])
-        yield _case(question, text, words, (right[0], right[1]), float(right[0] != right[1]))
+        references = examples[example]["answers"] or [""]
+        student, teacher = student_spans[example], teacher_spans[example]
+        correct = [normalize_answer(reference) for reference in references]
+        student_right, teacher_right = (
+            normalize_answer(answer) in correct for answer in (student, teacher)
+        )
+        if normalize_answer(student) == normalize_answer(teacher):
+            student = teacher
+        yield _comparison(
+            question,
+            _excerpt(examples[example]["text"], references[0] or teacher),
+            [answer or "no answer" for answer in (references[0], student, teacher)],
+            (student_right, teacher_right),
+            float(student_right != teacher_right),
+        )
 
 
-def _around(text: str, part: str) -> str:
-    """Cut a long text to what stands around a part of it."""
-    begin = max(text.find(part) - SHOWN // 2, 0)
-    end = begin + SHOWN
+def _excerpt(text: str, part: str) -> str:
+    """Return the text around ``part``, with ellipses where it is cut."""
+    begin = max(text.find(part) - CONTEXT_CHARACTERS // 2, 0)
+    end = begin + CONTEXT_CHARACTERS
     return f"{'…' if begin else ''}{text[begin:end]}{'…' if end < len(text) else ''}"
 
 
-def _tags(
+def _compare_tags(
     ids: list[int],
     label: np.ndarray,
-    logits: list[np.ndarray],
+    student_logits: np.ndarray,
+    teacher_logits: np.ndarray,
     labels: tuple[str, ...],
     vocabulary: Vocabulary,
-) -> Case:
+) -> Comparison:
     """Compare the tags of a row's words."""
-    asked = label != NOT_ASKED
-    begins = [*np.flatnonzero(asked).tolist(), len(ids) - 1]
+    tagged = label != NO_PREDICTION
+    begins = [*np.flatnonzero(tagged).tolist(), len(ids) - 1]
     words = [vocabulary.decode(ids[a:b]) for a, b in itertools.pairwise(begins)]
-    ends = np.cumsum([len(word) + 1 for word in words])
-    text = " ".join(words)
+    student, teacher = (
+        logits[: len(ids)].argmax(-1)[tagged] for logits in (student_logits, teacher_logits)
+    )
+    truth = label[tagged]
+    mask = np.zeros(len(student_logits), bool)
+    mask[: len(tagged)] = tagged
+    return _comparison(
+        " ".join(words),
+        None,
+        [_entities(tags, words, labels) for tags in (truth, student, teacher)],
+        (bool((student == truth).all()), bool((teacher == truth).all())),
+        _confidence(student_logits, teacher_logits, mask),
+    )
+
+
+def _entities(tags: np.ndarray, words: list[str], labels: tuple[str, ...]) -> str:
+    """Format the entities of BIO tags, or all tags of another scheme, such as ``Paris (LOC)``."""
+    ends = np.cumsum([len(word) + 1 for word in words]).tolist()
+    tokens = [
+        {
+            "label": labels[tag],
+            "text": word,
+            "start": end - len(word) - 1,
+            "end": end - 1,
+            "score": 1.0,
+        }
+        for tag, word, end in zip(tags, words, ends, strict=True)
+    ]
     bio = all(name == "O" or name[:2] in ("B-", "I-") for name in labels)
-
-    def told(tags: np.ndarray) -> str:
-        places = [
-            {
-                "label": labels[tag],
-                "text": word,
-                "start": end - len(word) - 1,
-                "end": end - 1,
-                "score": 1.0,
-            }
-            for tag, word, end in zip(tags, words, ends.tolist(), strict=True)
-        ]
-        parts = joined(places, text) if bio else places
-        return ", ".join(f"{part['text']} ({part['label']})" for part in parts) or "nothing"
-
-    ours, theirs = (side[: len(ids)].argmax(-1)[asked] for side in logits)
-    truth = label[asked]
-    right = (bool((ours == truth).all()), bool((theirs == truth).all()))
-    whole = np.zeros(len(logits[0]), bool)
-    whole[: len(asked)] = asked
-    return _case(text, None, [told(truth), told(ours), told(theirs)], right, _surely(logits, whole))
+    entities = join_entities(tokens, " ".join(words)) if bio else tokens
+    return ", ".join(f"{entity['text']} ({entity['label']})" for entity in entities) or "nothing"
 
 
-def _case(
-    text: str, pair: str | None, words: list[str], right: tuple[bool, bool], far: float
-) -> Case:
-    """Put a case together; ``words`` are the truth and what both say, the student first, as in ``right``."""
-    truth, student, teacher = words
+def _comparison(
+    text: str, pair: str | None, answers: list[str], right: tuple[bool, bool], gap: float
+) -> Comparison:
+    """Build a comparison; ``answers``: truth, student, teacher; ``right``: student, teacher."""
+    truth, student, teacher = answers
     return Disagreement(
         text=text,
         pair=pair,
@@ -176,61 +217,78 @@ def _case(
         student=student,
         teacher_right=right[1],
         student_right=right[0],
-    ), far
+    ), gap
 
 
-def _some(rows: Blocks) -> Blocks:
-    """Take evenly spread examples, each with all of its rows."""
-    whose = rows.beside["example"]
-    known = np.unique(whose)
-    chosen = known[np.linspace(0, len(known) - 1, min(len(known), LOOKED_AT)).astype(int)]
-    at = np.flatnonzero(np.isin(whose, chosen))
-    beside = {name: array[at] for name, array in rows.beside.items()}
-    return Blocks(rows.ids[at], rows.segments[at], 0, beside)
+def _sample(rows: Blocks) -> Blocks:
+    """Return evenly spaced examples, each with all of its rows."""
+    examples = rows.columns["example"]
+    numbers = np.unique(examples)
+    chosen = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), MAX_COMPARED)).astype(int)]
+    at = np.flatnonzero(np.isin(examples, chosen))
+    columns = {name: array[at] for name, array in rows.columns.items()}
+    return Blocks(rows.ids[at], rows.segments[at], 0, columns)
 
 
-def _surely(logits: list[np.ndarray], asked: np.ndarray) -> float:
-    """Give how likely the less certain of both finds its own answer where they differ most clearly; logits [N, C]."""
-    ours, theirs = logits
-    differ = asked & (ours.argmax(-1) != theirs.argmax(-1))
+def _confidence(student: np.ndarray, teacher: np.ndarray, mask: np.ndarray) -> float:
+    """Return the largest, over differing answers, of the smaller probability of the two.
+
+    Logits are [N, C]; ``mask`` [N] selects positions that have an answer. 0 if no answer differs.
+    """
+    differ = mask & (student.argmax(-1) != teacher.argmax(-1))
     if not differ.any():
         return 0.0
-    sure = [np.exp(x.max(-1) - np.logaddexp.reduce(x, -1)) for x in (ours[differ], theirs[differ])]
-    return float(np.minimum(*sure).max())
-
-
-def _masked(store: Store, student: Model, teacher: Model) -> Iterator[Case]:
-    """Hide a whole word in the middle of each block's first text, and compare the likeliest words for it."""
-    vocabulary, rows = store.vocabulary(), store.held_out
-    chosen = np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int)
-    texts = [
-        found
-        for n in chosen
-        if (found := _hidden(rows.ids[n][rows.segments[n] == 1].tolist(), vocabulary))
+    probabilities = [
+        np.exp(logits.max(-1) - np.logaddexp.reduce(logits, -1))
+        for logits in (student[differ], teacher[differ])
     ]
-    asked = [Example(f"held-out block {n}", text) for n, (text, _) in enumerate(texts)]
-    ours, theirs = (
-        [said["masks"][0][0] for _, said in make_predict(model, length=store.length, top=1)(asked)]
+    return float(np.minimum(*probabilities).max())
+
+
+def _compare_masked_words(
+    store: Store, student: Checkpoint, teacher: Checkpoint
+) -> Iterator[Comparison]:
+    """Mask a word in the middle of each block's first text and compare the most likely words."""
+    vocabulary, rows = store.vocabulary(), store.held_out
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), MAX_COMPARED)).astype(int)
+    masked = [
+        masked_text
+        for n in chosen
+        if (masked_text := _mask_word(rows.ids[n][rows.segments[n] == 1].tolist(), vocabulary))
+    ]
+    examples = [Example(f"held-out block {n}", text) for n, (text, _) in enumerate(masked)]
+    student_words, teacher_words = (
+        [
+            answer["masks"][0][0]
+            for _, answer in make_predict(model, length=store.length, top=1)(examples)
+        ]
         for model in (student, teacher)
     )
-    for (text, truth), our, their in zip(texts, ours, theirs, strict=True):
-        words = [truth, our["word"], their["word"]]
-        right = (words[1] == truth, words[2] == truth)
-        yield _case(text, None, words, right, min(our["score"], their["score"]))
+    for (text, truth), student_word, teacher_word in zip(
+        masked, student_words, teacher_words, strict=True
+    ):
+        yield _comparison(
+            text,
+            None,
+            [truth, student_word["word"], teacher_word["word"]],
+            (student_word["word"] == truth, teacher_word["word"] == truth),
+            min(student_word["score"], teacher_word["score"]),
+        )
 
 
-def _hidden(ids: list[int], vocabulary: Vocabulary) -> tuple[str, str] | None:
-    """Write a text with a mask for its middle word of two letters or more; None where it has no such word."""
-    name = vocabulary.tokenizer.id_to_token
-    whole = [
+def _mask_word(ids: list[int], vocabulary: Vocabulary) -> tuple[str, str] | None:
+    """Mask the middle word of two or more letters; None if the text has no such word."""
+    token = vocabulary.tokenizer.id_to_token
+    words = [
         n
         for n in range(1, len(ids) - 1)
-        if re.fullmatch(r"\w{2,}", name(ids[n]) or "")
-        and not (name(ids[n + 1]) or "").startswith("##")
+        if re.fullmatch(r"\w{2,}", token(ids[n]) or "")
+        and not (token(ids[n + 1]) or "").startswith("##")
     ]
-    if not whole:
+    if not words:
         return None
-    at = whole[len(whole) // 2]
-    before, behind = ids[max(1, at - AROUND) : at], ids[at + 1 : min(at + 1 + AROUND, len(ids) - 1)]
-    mask = name(vocabulary.mask)
-    return f"{vocabulary.decode(before)} {mask} {vocabulary.decode(behind)}", name(ids[at])
+    at = words[len(words) // 2]
+    before = ids[max(1, at - CONTEXT_TOKENS) : at]
+    after = ids[at + 1 : min(at + 1 + CONTEXT_TOKENS, len(ids) - 1)]
+    mask = token(vocabulary.mask)
+    return f"{vocabulary.decode(before)} {mask} {vocabulary.decode(after)}", token(ids[at])

@@ -1,4 +1,4 @@
-"""What a report tells: of every run its curves, of every model its size, its speed and its score. JSON as it stands."""
+"""The measurements of a report: learning curves of runs, and size, speed and scores of models."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ import dataclasses
 import math
 from typing import Any
 
-from flaxdistill.train.log import Row
+from flaxdistill.train.log import LogRow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """One model, judged on the held-out rows of one run.
-
-    ``role``: student, teacher, control (one without a teacher that is compared with somebody else's), or model.
-    ``megabytes`` of its parameters as they are stored; ``mflop`` of a token, forward, in rows of the longest length, a
-    masked-LM's head aside. ``metrics`` are medians over seeds, ``scores`` the ranking figure of each of them, ``interval``
-    its 95 % bootstrap interval. ``kept`` is the share of the teacher's. ``milliseconds`` of a batch, by "rows x tokens".
-    """
+    """One model, evaluated on the held-out rows of one run."""
 
     name: str
     role: str
+    """student, teacher, control (trained without a teacher and compared with one) or model."""
     parameters: int
     megabytes: float
+    """Size of the parameters in their stored dtypes."""
     mflop: float
+    """MFLOP per token of a forward pass over the longest rows, without a masked-LM head."""
     metrics: dict[str, float]
+    """Medians over seeds."""
     scores: list[float]
+    """The task's metric of each seed."""
     interval: tuple[float, float] | None
-    kept: float | None
+    """95 % bootstrap interval of the median seed's score."""
+    retention: float | None
+    """Score divided by the teacher's score; of accuracy if the task's metric is a loss."""
     milliseconds: dict[str, float]
+    """Latency by batch shape, "rows x tokens"."""
 
-    def row(self) -> Row:
-        """Give what one line of a table tells."""
-        own = {
-            name: getattr(self, name)
-            for name in ("parameters", "megabytes", "mflop", "interval", "kept")
-        }
-        told = {name: value for name, value in own.items() if value is not None}
-        return {"name": self.name, "role": self.role} | self.metrics | told
+    def row(self) -> LogRow:
+        """Return the model's row of the results table."""
+        names = ("parameters", "megabytes", "mflop", "interval", "retention")
+        values = {name: getattr(self, name) for name in names}
+        present = {name: value for name, value in values.items() if value is not None}
+        return {"name": self.name, "role": self.role} | self.metrics | present
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """A text on which student and teacher disagree, and which of them is right; of two numbers the closer one is."""
+    """A text that student and teacher answer differently; the closer of two numbers is right."""
 
     text: str
     pair: str | None
@@ -55,55 +55,56 @@ class Disagreement:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """One run: how it learned, and how its student compares with its teacher.
-
-    ``data`` is the digest of its rows. ``rows`` are its log, ``mflop`` the arithmetic of a token in its step, ``layers``
-    tables of likeness of the student's layers (rows) and the teacher's. ``looked_at`` counts the held-out examples that
-    ``disagreements`` are of, ``differ`` those that the two answer otherwise, the clearest of which are listed.
-    """
+    """One run: its learning curves, and its student compared with its teacher."""
 
     name: str
     task: str
     metric: str
     data: str
+    """Digest of the run's rows; runs with equal digests are comparable."""
     steps: int
-    rows: list[Row]
+    rows: list[LogRow]
+    """The run's log."""
     mflop: float | None
+    """MFLOP per token of a training step."""
     models: list[ModelFacts]
+    """Teachers, then the run's own student."""
     layers: dict[str, list[list[float]]]
-    looked_at: int
+    """Similarity tables by measure: one row per student layer, one column per teacher layer."""
+    compared: int
+    """Held-out examples on which student and teacher were compared."""
     differ: int
+    """How many of them student and teacher answer differently."""
     disagreements: list[Disagreement]
+    """The clearest of these."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A whole report. ``peak``: GFLOP/s of the fastest matrix product on ``device``, 0 where no speed was measured."""
+    """A whole report."""
 
     version: str
     device: str
     peak: float
+    """GFLOP/s of the fastest matrix product on ``device``; 0 if no speed was measured."""
     runs: list[RunFacts]
 
     def models(self) -> list[ModelFacts]:
-        """List every model once, as the first run that names it tells of it; one that was trained here by its own run."""
+        """Return every model once: as its own run measured it, or else as the first run did."""
         own = {run.models[-1].name: run.models[-1] for run in self.runs}
-        return list(
-            {
-                model.name: own.get(model.name, model) for run in self.runs for model in run.models
-            }.values()
-        )
+        models = [model for run in self.runs for model in run.models]
+        return list({model.name: own.get(model.name, model) for model in models}.values())
 
     def groups(self) -> list[Facts]:
-        """Part the runs by their rows: figures on others say nothing to each other."""
-        parts = dict.fromkeys(run.data for run in self.runs)
+        """Group runs by held-out rows; scores on different rows are not comparable."""
+        digests = dict.fromkeys(run.data for run in self.runs)
         return [
-            dataclasses.replace(self, runs=[run for run in self.runs if run.data == data])
-            for data in parts
+            dataclasses.replace(self, runs=[run for run in self.runs if run.data == digest])
+            for digest in digests
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the facts as JSON values, null for a number that is none."""
+        """Return the facts as JSON values, with null for NaN and infinity."""
         return _finite(dataclasses.asdict(self))
 
 

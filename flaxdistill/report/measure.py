@@ -1,4 +1,4 @@
-"""What there is to tell of runs, measured: every model judged, timed and compared with its teacher."""
+"""Measurements of runs for a report: scores, similarity, disagreements and speed of all models."""
 
 from __future__ import annotations
 
@@ -13,155 +13,151 @@ import jax
 
 from flaxdistill.data.store import open_store
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import abstract, build, evaluate, results, workdir
-from flaxdistill.experiment.build import Report
-from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment import abstract, evaluate, inputs, results, workdir
+from flaxdistill.experiment.config import Experiment, stage_name
 from flaxdistill.experiment.workdir import EXPORT
-from flaxdistill.hub.checkpoint import Model
-from flaxdistill.hub.families.base import count
-from flaxdistill.metrics import LOWER_IS_BETTER, higher_is_better
+from flaxdistill.hub.checkpoint import Checkpoint
+from flaxdistill.hub.families.shapes import count_parameters
+from flaxdistill.metrics import LOWER_IS_BETTER, signed_metric
 from flaxdistill.param_paths import flatten
 from flaxdistill.report import speed
 from flaxdistill.report.disagreement import disagreements
 from flaxdistill.report.facts import Disagreement, Facts, ModelFacts, RunFacts
 from flaxdistill.runtime import gcs, gcs_paths
 from flaxdistill.train.checkpoint import latest_step
-from flaxdistill.train.log import Row, read_rows
+from flaxdistill.train.lanes import Lane
+from flaxdistill.train.log import LogRow, read_rows
+from flaxdistill.train.loop import ReportLine
 from flaxdistill.version import __version__
 
 
-def measure(paths: Sequence[Path], *, times: int, report: Report) -> Facts:
-    """Measure runs, or all stages of a config's workdir; ``times`` timed turns of every batch, 0 for none.
+def measure(paths: Sequence[Path], *, times: int, report: ReportLine) -> Facts:
+    """Measure runs, or all stages in a workdir; ``times`` rounds of timing, 0 for none.
 
-    Raises UserError for what is no run, for a run without a checkpoint, and where a model or blocks are gone.
+    Raises UserError for a path that is not a run, for a run without a checkpoint, and if a model or
+    its data is missing.
     """
-    runs = {path: workdir.read_experiment(path) for given in paths for path in stages_of(given)}
-    taught_by = {
-        path: [_source(path, how.path) for how in e.reference_models().values()]
+    runs = {path: workdir.read_experiment(path) for root in paths for path in stages_of(root)}
+    teachers = {
+        path: [_source(path, teacher.path) for teacher in e.reference_models().values()]
         for path, e in runs.items()
     }
-    names = _names(
-        [*map(str, runs), *(source for sources in taught_by.values() for source in sources)]
-    )
-    models: dict[str, Model] = {}
-    for (
-        path,
-        e,
-    ) in runs.items():  # all of them, before the first one is judged, which takes its time
-        models[str(path)] = workdir.read_model(str(path))
-        for source, how in zip(taught_by[path], e.reference_models().values(), strict=True):
-            models.setdefault(source, build.read(how.path, path))
-        open_store(workdir.blocks(path, e))
-    teachers = {source for sources in taught_by.values() for source in sources}
-    found = []
+    names = _names([*map(str, runs), *(source for group in teachers.values() for source in group)])
+    models: dict[str, Checkpoint] = {}
+    # Read all models first, so that a missing one is reported before the first slow evaluation.
     for path, e in runs.items():
-        report(f"{names[str(path)]}: judging and comparing")
-        role = (
-            "student"
-            if e.teacher
-            else "teacher"
-            if str(path) in teachers
-            else "control"
-            if e.reference
-            else "model"
-        )
-        found.append(_run(path, e, role, taught_by[path], models, names))
+        models[str(path)] = workdir.read_model(str(path))
+        for source, teacher in zip(teachers[path], e.reference_models().values(), strict=True):
+            models.setdefault(source, inputs.load_model(teacher.path, path))
+        open_store(workdir.blocks_folder(path, e))
+    run_facts = []
+    for path, e in runs.items():
+        report(f"{names[str(path)]}: evaluating, and comparing with its teacher")
+        role = _role(path, e, teachers)
+        run_facts.append(_measure_run(path, e, role, teachers[path], models, names))
     if times:
-        report(f"timing {len(models)} models, {times} turns")
-        reads = min(model.config.max_positions for model in models.values())
-        longest = min(reads, max(e.corpus.max_length for e in runs.values()))
+        report(f"timing {len(models)} models, {times} round{'s' if times > 1 else ''}")
+        longest = min(
+            *(model.config.max_positions for model in models.values()),
+            max(e.corpus.max_length for e in runs.values()),
+        )
         named = {names[source]: model for source, model in models.items()}
-        found = _clocked(found, speed.milliseconds(named, speed.shapes(longest), times=times))
+        latencies = speed.milliseconds(named, speed.timed_shapes(longest), times=times)
+        run_facts = _with_latencies(run_facts, latencies)
     devices = jax.devices()
+    kind = devices[0].device_kind
     return Facts(
         version=__version__,
-        device=devices[0].device_kind
-        if len(devices) == 1
-        else f"{len(devices)} x {devices[0].device_kind}",
+        device=kind if len(devices) == 1 else f"{len(devices)} x {kind}",
         peak=len(devices) * speed.peak() if times else 0.0,
-        runs=found,
+        runs=run_facts,
     )
 
 
-def stages_of(given: Path) -> list[Path]:
-    """Find the runs at a place: itself, or the stages in it, each after those it learns from, students before controls.
+def stages_of(root: Path) -> list[Path]:
+    """Return the runs in ``root``: itself, or its stages, teachers before students before controls.
 
-    Raises UserError where there is none with a checkpoint.
+    Raises UserError if there is no run with a checkpoint.
     """
-    path = gcs.local(given, gcs.RUN)
-    path = path if gcs_paths.of(path) else path.resolve()
-    below = (
-        [entry for entry in path.iterdir() if workdir.is_workdir(entry)] if path.is_dir() else []
-    )
-    runs = [path] if workdir.is_workdir(path) else below
+    path = gcs.local_copy(root, gcs.RUN_FILES)
+    path = path if gcs_paths.url(path) else path.resolve()
+    entries = path.iterdir() if path.is_dir() else ()
+    runs = [path] if workdir.is_workdir(path) else [e for e in entries if workdir.is_workdir(e)]
     if not runs:
         raise UserError(
-            f"{given} is no workdir of flaxdistill and holds none; give the --workdir of a run"
+            f"{root} is not a workdir of flaxdistill and contains none; give the --workdir of a run"
         )
     trained = {run.name: run for run in sorted(runs) if latest_step(run) is not None}
     if not trained:
-        raise UserError(f"{given} has no complete checkpoint yet; run it until it saves one")
-    known = {name: workdir.read_experiment(run) for name, run in trained.items()}
-    earlier = {name: set(e.earlier()) & set(known) for name, e in known.items()}
+        raise UserError(f"{root} has no complete checkpoint yet; train until one is saved")
+    experiments = {name: workdir.read_experiment(run) for name, run in trained.items()}
+    pending = {name: set(e.earlier_stages()) & set(trained) for name, e in experiments.items()}
     ordered: list[Path] = []
-    while earlier:
-        # Of a folder that was put together by hand stages may seem to learn from each other.
-        ready = [name for name, others in earlier.items() if not others & set(earlier)] or list(
-            earlier
-        )
-        ordered += [
-            trained[name] for name in sorted(ready, key=lambda name: known[name].teacher is None)
-        ]
+    while pending:
+        # Stages in a folder assembled by hand may depend on each other; then take them all.
+        ready = [name for name, earlier in pending.items() if not earlier & set(pending)]
+        ready = sorted(ready or pending, key=lambda name: experiments[name].teacher is None)
+        ordered += [trained[name] for name in ready]
         for name in ready:
-            del earlier[name]
+            del pending[name]
     return ordered
 
 
+def _role(path: Path, e: Experiment, teachers: Mapping[Path, Sequence[str]]) -> str:
+    if e.teacher:
+        return "student"
+    if any(str(path) in sources for sources in teachers.values()):
+        return "teacher"
+    return "control" if e.reference else "model"
+
+
 def _source(run: Path, model: str) -> str:
-    """Give the place of a model that a run names, a stage's being beside the run; of an id the id itself."""
-    path = run.parent / model[1:] if model.startswith("@") else gcs_paths.here(model)
-    if gcs_paths.of(path) or not path.exists():
-        return str(path) if gcs_paths.of(path) or model.startswith("@") else model
+    """Return the absolute path of a model named by a run (``@STAGE`` or a path), or its Hub id."""
+    stage = stage_name(model)
+    path = gcs_paths.local_path(model) if stage is None else run.parent / stage
+    if gcs_paths.url(path) or not path.exists():
+        return model if stage is None and not gcs_paths.url(path) else str(path)
     return str(path.resolve())
 
 
 def _names(sources: Sequence[str]) -> dict[str, str]:
-    """Name models by their folders, Hub ids whole; numbered where they would be the same, so that no path is told."""
+    """Name models by folder or Hub id, numbering duplicates; a report shows no whole paths."""
     names: dict[str, str] = {}
-    taken: Counter[str] = Counter()
+    used: Counter[str] = Counter()
     for source in dict.fromkeys(sources):
         path = Path(source)
         name = source
         if path.is_absolute():
             name = path.parent.name if path.name == EXPORT else path.name
             name = os.fsencode(name).decode(errors="replace") or "run"
-        taken[name] += 1
-        names[source] = name if taken[name] == 1 else f"{name} ({taken[name]})"
+        used[name] += 1
+        names[source] = name if used[name] == 1 else f"{name} ({used[name]})"
     return names
 
 
-def _run(
+def _measure_run(
     path: Path,
     e: Experiment,
     role: str,
     sources: Sequence[str],
-    models: Mapping[str, Model],
+    models: Mapping[str, Checkpoint],
     names: Mapping[str, str],
 ) -> RunFacts:
-    store, student = open_store(workdir.blocks(path, e)), models[str(path)]
-    theirs = []
+    store, student = open_store(workdir.blocks_folder(path, e)), models[str(path)]
+    teachers = []
     for source in sources:
-        # Of a teacher with several seeds the best one has taught.
+        # Of a teacher with several seeds, the best one taught.
         best = max(
-            evaluate.evaluate(path, source), key=lambda row: higher_is_better(row, e.task.metric)
+            evaluate.evaluate(path, source), key=lambda row: signed_metric(row, e.task.metric)
         )
-        theirs.append(_model(names[source], "teacher", models[source], [best], e, None))
+        teachers.append(_measure_model(names[source], "teacher", models[source], [best], e, None))
     lanes = evaluate.evaluate(path)[: len(e.lanes())]
-    ours = _model(names[str(path)], role, student, lanes, e, theirs[0] if theirs else None)
-    looked_at, differ, listed = 0, 0, list[Disagreement]()
+    first = teachers[0] if teachers else None
+    student_facts = _measure_model(names[str(path)], role, student, lanes, e, first)
+    compared, differ, listed = 0, 0, list[Disagreement]()
     if sources:
-        looked_at, differ, listed = disagreements(e, store, student, models[sources[0]])
-    layers = evaluate.align(path) if sources else {}
+        compared, differ, listed = disagreements(e, store, student, models[sources[0]])
+    layers = evaluate.compare_layers(path) if sources else {}
     return RunFacts(
         name=names[str(path)],
         task=type(e.task).__name__,
@@ -170,60 +166,63 @@ def _run(
         steps=e.steps,
         rows=read_rows(path / "metrics.jsonl"),
         mflop=_step_mflop(path, e),
-        models=[*theirs, ours],
+        models=[*teachers, student_facts],
         layers={
-            name: [[round(float(x), 4) for x in row] for row in table]
-            for name, table in layers.items()
+            measure: [[round(float(x), 4) for x in row] for row in table]
+            for measure, table in layers.items()
         },
-        looked_at=looked_at,
+        compared=compared,
         differ=differ,
         disagreements=listed,
     )
 
 
-def _model(
+def _measure_model(
     name: str,
     role: str,
-    model: Model,
-    lanes: Sequence[Row],
+    model: Checkpoint,
+    lanes: Sequence[LogRow],
     e: Experiment,
     teacher: ModelFacts | None,
 ) -> ModelFacts:
     metric = e.task.metric
-    rate = results.best_rate(lanes, metric)
+    rate = results.best_learning_rate(lanes, metric)
     seeds = [row for row in lanes if row.get("learning_rate") == rate]
-    middle = sorted(seeds, key=lambda row: higher_is_better(row, metric))[(len(seeds) - 1) // 2]
-    median = results.median(lanes, metric)
-    metrics = {k: v for k, v in median.items() if isinstance(v, float) and k != "rate"}
-    shared = (
-        metric if metric not in LOWER_IS_BETTER else "accuracy"
-    )  # a share of a loss says nothing
-    kept = (
-        metrics[shared] / teacher.metrics[shared]
-        if teacher and teacher.metrics[shared] > 0
-        else math.nan
-    )
+    middle = sorted(seeds, key=lambda row: signed_metric(row, metric))[(len(seeds) - 1) // 2]
+    medians = results.median_over_seeds(lanes, metric)
+    metrics = {k: v for k, v in medians.items() if isinstance(v, float) and k not in Lane._fields}
     bounds = middle.get("interval")
     return ModelFacts(
         name=name,
         role=role,
-        parameters=count(model.config),
+        parameters=count_parameters(model.config),
         megabytes=sum(leaf.nbytes for leaf in flatten(model.params).values()) / 1e6,
         mflop=speed.forward_mflop(model, e.corpus.max_length),
         metrics=metrics,
         scores=[row[metric] for row in seeds],
         interval=(bounds[0], bounds[1]) if bounds and all(map(math.isfinite, bounds)) else None,
-        kept=kept if math.isfinite(kept) else None,
+        retention=_retention(metrics, teacher, metric) if teacher else None,
         milliseconds={},
     )
 
 
-def _clocked(runs: Sequence[RunFacts], taken: Mapping[str, dict[str, float]]) -> list[RunFacts]:
+def _retention(metrics: Mapping[str, float], teacher: ModelFacts, metric: str) -> float | None:
+    """Return the score divided by the teacher's; of accuracy if the score is a loss."""
+    name = "accuracy" if metric in LOWER_IS_BETTER else metric
+    reference = teacher.metrics[name]
+    ratio = metrics[name] / reference if reference > 0 else math.nan
+    return ratio if math.isfinite(ratio) else None
+
+
+def _with_latencies(
+    runs: Sequence[RunFacts], latencies: Mapping[str, dict[str, float]]
+) -> list[RunFacts]:
     return [
         dataclasses.replace(
             run,
             models=[
-                dataclasses.replace(model, milliseconds=taken[model.name]) for model in run.models
+                dataclasses.replace(model, milliseconds=latencies[model.name])
+                for model in run.models
             ],
         )
         for run in runs
@@ -231,12 +230,15 @@ def _clocked(runs: Sequence[RunFacts], taken: Mapping[str, dict[str, float]]) ->
 
 
 def _step_mflop(path: Path, e: Experiment) -> float | None:
-    """Count the arithmetic of a token in a run's step; None where its teacher did not run, or what it began from is gone."""
+    """Return the MFLOP per token of a step; None if it is unknown.
+
+    It is unknown if the teacher's outputs were cached or a model that the run starts from is gone.
+    """
     if e.teacher and e.teacher.cache_top_k:
         return None
     try:
-        earlier = {name: workdir.describe(str(path.parent / name)) for name in e.earlier()}
-        run = abstract.sketch(e, earlier)
+        earlier = {name: workdir.describe(str(path.parent / name)) for name in e.earlier_stages()}
+        run = abstract.abstract_run(e, earlier)
     except (UserError, OSError):
         return None
     tokens = e.batch_size * e.corpus.max_length * len(e.lanes())

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with everything in it, for any width, in light and dark."""
+"""The page of a report: one HTML file for screens of any width, in light and dark."""
 
 from __future__ import annotations
 
@@ -8,128 +8,133 @@ from html import escape
 from pathlib import Path
 
 from flaxdistill.metrics import LOWER_IS_BETTER
-from flaxdistill.report.facts import Facts, ModelFacts, RunFacts
-from flaxdistill.report.plots import Plot, palette, svg
-from flaxdistill.terminal import cells, shown
+from flaxdistill.report.facts import Disagreement, Facts, ModelFacts, RunFacts
+from flaxdistill.report.rendering import Plot, palette, svg
+from flaxdistill.terminal import format_cells, present_columns
 
 GENERATOR = '<meta name="generator" content="flaxdistill report">'
-"""By which a report knows its own kind, and may be written over."""
+"""Marks a page as a report, which a later report may overwrite."""
 
 STYLE = Path(__file__).with_name("page.css")
 
+TITLE = "Distillation report"
+
 NOTES = {
-    "kept": "kept is the share of the teacher's figure (of its accuracy, where the figure is a loss)",
-    "agree": "agree is how often student and teacher give the same answer",
-    "gap": "gap is how far their numbers are apart, on average",
-    "KL": "KL is the divergence of the student's words from the teacher's",
-    "95 %": "intervals are bootstrapped over held-out examples",
+    "retention": "retention: score divided by the teacher's (of accuracy if the score is a loss)",
+    "agree": "agree: how often student and teacher give the same answer",
+    "gap": "gap: mean difference between the numbers of student and teacher",
+    "KL": "KL: divergence of the student's probabilities from the teacher's",
+    "95 %": "95 %: bootstrap interval over held-out examples",
 }
-"""What a column means, for those whose name does not say it."""
+"""Explanations of table columns by their titles."""
 
 
 def page(facts: Facts, plots: Iterable[Plot]) -> str:
-    """Write the page; it loads nothing, runs no script and opens from file://."""
+    """Return the page, which loads nothing, runs no script and opens from file://."""
     sections: dict[str, list[Plot]] = {}
     for plot in plots:
         sections.setdefault(plot.section, []).append(plot)
-    title, names = "What was kept", escape(", ".join(run.name for run in facts.runs))
+    names = escape(", ".join(run.name for run in facts.runs))
     groups = facts.groups()
     parts = [
-        f"<header><h1>{title}</h1>\n<p>{names}</p></header>",
-        *(f'<p class="verdict">{escape(line)}</p>' for line in verdicts(facts)),
+        f"<header><h1>{TITLE}</h1>\n<p>{names}</p></header>",
+        *(f'<p class="verdict">{escape(line)}</p>' for line in summaries(facts)),
     ]
     for group in groups:
-        task = f": {group.runs[0].task} on rows {group.runs[0].data[:8]}" if len(groups) > 1 else ""
-        parts.append(_section(f"Side by side{task}", _models(group)))
-    if clocked := _times(facts):
-        parts.append(_section("Milliseconds", clocked))
-    parts += [_section(name, _key(facts) + _grid(drawn)) for name, drawn in sections.items()]
+        data = f": {group.runs[0].task} on rows {group.runs[0].data[:8]}" if len(groups) > 1 else ""
+        parts.append(_section(f"Models{data}", _models(group)))
+    if table := _latencies(facts):
+        parts.append(_section("Latency, milliseconds", table))
     parts += [
-        _section(f"Where {run.name} and its teacher disagree", _disagreements(run))
-        for run in facts.runs
-        if run.looked_at
+        _section(name, _colour_key(facts) + _grid(section)) for name, section in sections.items()
     ]
-    where = f"; speeds measured on {escape(facts.device)}" if facts.peak else ""
+    parts += [
+        _section(f"Disagreements of {run.name} with its teacher", _disagreements(run))
+        for run in facts.runs
+        if run.compared
+    ]
+    device = f"; speeds measured on {escape(facts.device)}" if facts.peak else ""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{GENERATOR}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{title}: {names}</title>\n"
+        f"<title>{TITLE}: {names}</title>\n"
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
-        + f"\n<footer>flaxdistill {escape(facts.version)}{where}</footer>\n</main>\n</body>\n</html>\n"
+        + f"\n<footer>flaxdistill {escape(facts.version)}{device}</footer>\n"
+        + "</main>\n</body>\n</html>\n"
     )
 
 
-def verdicts(facts: Facts) -> list[str]:
-    """Say of every run that has a teacher, in a sentence each, what it keeps, and for what."""
-    said = []
+def summaries(facts: Facts) -> list[str]:
+    """Return one sentence per student and teacher: score, retention, size and speed."""
+    sentences = []
     for run in facts.runs:
         *teachers, student = run.models
         for teacher in teachers:
-            ours, theirs = (f"{model.metrics[run.metric]:.4f}" for model in (student, teacher))
-            parts = [f"{student.name}: {run.metric} {ours} where {teacher.name} has {theirs}"]
-            if student.kept is not None and teacher is teachers[0]:
-                parts.append(
-                    f"{student.kept:.1%} kept{' of its accuracy' if run.metric in LOWER_IS_BETTER else ''}"
-                )
-            parts.append(f"with {student.parameters / teacher.parameters:.0%} of the parameters")
-            for size in list(student.milliseconds)[:1]:
-                times = teacher.milliseconds[size] / student.milliseconds[size]
-                parts.append(f"{times:.1f} times as fast on one short row")
-            said.append(", ".join(parts) + ".")
-    return said
+            score, reference = student.metrics[run.metric], teacher.metrics[run.metric]
+            parts = [f"{student.name}: {run.metric} {score:.4f} ({teacher.name}: {reference:.4f})"]
+            if student.retention is not None and teacher is teachers[0]:
+                of_accuracy = " of its accuracy" if run.metric in LOWER_IS_BETTER else ""
+                parts.append(f"retention {student.retention:.1%}{of_accuracy}")
+            parts.append(f"{student.parameters / teacher.parameters:.0%} of the parameters")
+            for shape in list(student.milliseconds)[:1]:
+                speedup = teacher.milliseconds[shape] / student.milliseconds[shape]
+                parts.append(f"{speedup:.1f} times as fast on a batch of {shape} tokens")
+            sentences.append(", ".join(parts) + ".")
+    return sentences
 
 
-def _section(title: str, inside: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{inside}\n</section>"
+def _section(title: str, content: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
 
 
 def _models(facts: Facts) -> str:
     models = facts.models()
     rows = [model.row() for model in models]
-    columns = {name: title for name, title in shown(rows).items() if title}
+    columns = {name: title for name, title in present_columns(rows).items() if name != "role"}
     titles = list(columns.values())
-    notes = ["Figures are medians over seeds; speed, layers and texts are the best seed's."]
-    notes += [f"{told[0].upper()}{told[1:]}." for name, told in NOTES.items() if name in titles]
-    lines = [(model, cells(row, columns)) for model, row in zip(models, rows, strict=True)]
-    return _table(titles, lines) + f'<p class="note">{escape(" ".join(notes))}</p>'
+    notes = ["Metrics are medians over seeds; speed, layers and texts are those of the best seed"]
+    notes += [note for title, note in NOTES.items() if title in titles]
+    lines = [(model, format_cells(row, columns)) for model, row in zip(models, rows, strict=True)]
+    return _table(titles, lines) + f'<p class="note">{escape(". ".join(notes))}.</p>'
 
 
-def _times(facts: Facts) -> str:
-    clocked = [model for model in facts.models() if model.milliseconds]
-    if not clocked:
+def _latencies(facts: Facts) -> str:
+    models = [model for model in facts.models() if model.milliseconds]
+    if not models:
         return ""
-    sizes = list(clocked[0].milliseconds)
-    lines = [(model, [f"{model.milliseconds[size]:.1f}" for size in sizes]) for model in clocked]
-    told = (
-        f"Of a forward pass, rows × tokens, in float32 on {facts.device}; a masked-LM's head aside."
+    shapes = list(models[0].milliseconds)
+    lines = [(model, [f"{model.milliseconds[shape]:.1f}" for shape in shapes]) for model in models]
+    note = (
+        f"Forward passes of rows × tokens in float32 on {facts.device}, without a masked-LM head."
     )
     return (
-        _table([size.replace(" x ", " × ") for size in sizes], lines)
-        + f'<p class="note">{escape(told)}</p>'
+        _table([shape.replace(" x ", " × ") for shape in shapes], lines)
+        + f'<p class="note">{escape(note)}</p>'
     )
 
 
-def _table(head: Sequence[str], lines: Iterable[tuple[ModelFacts, Sequence[str]]]) -> str:
-    """Make a table of a line for each model, which scrolls by itself where it is wider than the page."""
+def _table(titles: Sequence[str], lines: Iterable[tuple[ModelFacts, Sequence[str]]]) -> str:
+    """Return a table with a row per model; it scrolls horizontally if it is wider than the page."""
     rows = [
-        f'<tr><th scope="row">{escape(model.name).replace("_", "_<wbr>")}<br><span class="role">{model.role}</span></th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        f'<tr><th scope="row">{escape(model.name).replace("_", "_<wbr>")}<br>'
+        f'<span class="role">{model.role}</span></th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         + "</tr>"
-        for model, row in lines
+        for model, cells in lines
     ]
     return (
         '<div class="wide" tabindex="0"><table>\n<thead><tr>'
-        + "".join(f'<th scope="col">{escape(name)}</th>' for name in ("", *head))
+        + "".join(f'<th scope="col">{escape(title)}</th>' for title in ("", *titles))
         + "</tr></thead>\n<tbody>\n"
         + "\n".join(rows)
         + "\n</tbody></table></div>\n"
     )
 
 
-def _key(facts: Facts) -> str:
-    """Name the colours once for all plots of a section."""
+def _colour_key(facts: Facts) -> str:
+    """Return the legend of all plots of a section."""
     names = "".join(
         f'<span><i style="background: {colour}"></i>{escape(name)}</span>'
         for name, colour in palette(facts).items()
@@ -142,48 +147,54 @@ def _grid(plots: Iterable[Plot]) -> str:
 
 
 def _figure(plot: Plot) -> str:
-    light, dark = (_data(svg(plot, dark=dark)) for dark in (False, True))
+    light, dark = (_data_url(svg(plot, dark=dark)) for dark in (False, True))
     return (
         f'<figure id="{escape(plot.name)}"><h3>{escape(plot.title)}</h3>'
         f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
         f'<img src="{light}" width="420" height="290" alt="{escape(plot.title)}"></picture>'
-        f"<figcaption>{escape(plot.told)}</figcaption></figure>"
+        f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
     )
 
 
-def _data(picture: bytes) -> str:
+def _data_url(picture: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"
 
 
 def _disagreements(run: RunFacts) -> str:
-    said = f"Of {run.looked_at:,} held-out examples they answer {run.differ:,} otherwise ({run.differ / run.looked_at:.1%})"
+    summary = (
+        f"Student and teacher answer {run.differ:,} of {run.compared:,} held-out examples "
+        f"differently ({run.differ / run.compared:.1%})"
+    )
     if not run.disagreements:
-        return f"<p>{said}.</p>"
-    right = [
-        sum(one.teacher_right for one in run.disagreements),
-        sum(one.student_right for one in run.disagreements),
-    ]
-    what = "closer" if run.task == "Regression" else "right"
-    said += f"; these {len(run.disagreements)} are the clearest. The teacher is {what} in {right[0]} of them"
-    said += f", the student in {right[1]}."
-    lines = []
-    for one in run.disagreements:
-        pair = f'<br><span class="pair">{escape(one.pair)}</span>' if one.pair else ""
-        lines.append(
-            f"<tr><td>{escape(one.text)}{pair}</td>"
-            + _said("teacher", one.teacher, one.teacher_right)
-            + _said("student", one.student, one.student_right)
-            + f'<td data-of="truth">{escape(one.truth)}</td></tr>'
-        )
-    head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("text", "teacher", "student", "truth")
+        return f"<p>{summary}.</p>"
+    teacher = sum(example.teacher_right for example in run.disagreements)
+    student = sum(example.student_right for example in run.disagreements)
+    right = "closer" if run.task == "Regression" else "right"
+    summary += (
+        f"; the {len(run.disagreements)} clearest are listed. The teacher is {right} in {teacher} "
+        f"of them, the student in {student}."
+    )
+    titles = "".join(
+        f'<th scope="col">{title}</th>' for title in ("text", "teacher", "student", "truth")
     )
     return (
-        f'<p>{said}</p>\n<div class="wide" tabindex="0"><table class="texts">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(lines)
+        f'<p>{summary}</p>\n<div class="wide" tabindex="0"><table class="texts">\n'
+        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n"
+        + "\n".join(map(_disagreement_row, run.disagreements))
         + "\n</tbody></table></div>"
     )
 
 
-def _said(who: str, answer: str, right: bool) -> str:
-    return f'<td data-of="{who}" class="{"right" if right else "wrong"}">{escape(answer)}</td>'
+def _disagreement_row(example: Disagreement) -> str:
+    pair = f'<br><span class="pair">{escape(example.pair)}</span>' if example.pair else ""
+    return (
+        f"<tr><td>{escape(example.text)}{pair}</td>"
+        + _answer_cell("teacher", example.teacher, example.teacher_right)
+        + _answer_cell("student", example.student, example.student_right)
+        + f'<td data-of="truth">{escape(example.truth)}</td></tr>'
+    )
+
+
+def _answer_cell(model: str, answer: str, right: bool) -> str:
+    mark = "right" if right else "wrong"
+    return f'<td data-of="{model}" class="{mark}">{escape(answer)}</td>'

@@ -1,8 +1,7 @@
-"""How fast models answer on this machine: milliseconds of a batch, in turns, and what a product could do at best."""
+"""Latency of models on this machine, FLOPs of their forward pass, and the machine's peak FLOP/s."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import statistics
 import time
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxdistill.hub import frozen
-from flaxdistill.hub.checkpoint import Model
+from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.models.encoder import make_frozen, shapes_of
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Batch, Params
@@ -24,62 +23,68 @@ BATCHES = (1, 8, 32)
 LENGTHS = (16, 64, 128, 512)
 
 
-def shapes(longest: int) -> list[tuple[int, int]]:
-    """Choose batches to be timed, rows x tokens, for models that read ``longest`` tokens."""
+def timed_shapes(max_length: int) -> list[tuple[int, int]]:
+    """Return the batch shapes (rows, tokens) to time, up to ``max_length`` tokens."""
     lengths = sorted(
-        {length for length in LENGTHS if length < longest} | {min(longest, LENGTHS[-1])}
+        {length for length in LENGTHS if length < max_length} | {min(max_length, LENGTHS[-1])}
     )
     return [(rows, length) for rows in BATCHES for length in lengths]
 
 
-def forward_mflop(model: Model, length: int) -> float:
-    """Count the arithmetic of a token: MFLOP of a forward pass over a row of ``length`` tokens."""
+def forward_mflop(model: Checkpoint, length: int) -> float:
+    """Return the MFLOP per token of a forward pass over a row of ``length`` tokens."""
     apply = make_frozen(model.config, "float32", "xla")
-    row = abstract_batch(length)
-    return (
-        cost(lambda p, b: _answer(apply(p, b)), shapes_of(model.config), row).flops / length / 1e6
-    )
+    flops = cost(
+        lambda params, batch: _head_output(apply(params, batch)),
+        shapes_of(model.config),
+        abstract_batch(length),
+    ).flops
+    return flops / length / 1e6
 
 
 def milliseconds(
-    models: Mapping[str, Model], sizes: Sequence[tuple[int, int]], *, times: int
+    models: Mapping[str, Checkpoint], shapes: Sequence[tuple[int, int]], *, times: int
 ) -> dict[str, dict[str, float]]:
-    """Time forward passes in float32, all models in turns: the median of ``times`` by model and "rows x tokens"."""
+    """Time forward passes in float32 and return the median by model and "rows x tokens".
+
+    Models take turns, ``times`` rounds per shape, so that a change of the machine's load affects
+    all of them.
+    """
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    found: dict[str, dict[str, float]] = {name: {} for name in models}
-    calls: dict[str, Callable[[Batch], None]] = {}
+    medians: dict[str, dict[str, float]] = {name: {} for name in models}
+    forwards: dict[str, Callable[[Batch], None]] = {}
     for name, model in models.items():
         apply, params = frozen.freeze(model, mesh, dtype="float32")
-        run = sharding.jit(lambda p, b, apply=apply: _answer(apply(p, b)), mesh)
-        calls[name] = functools.partial(_timed, run, params)
-    for rows, length in sizes:
-        batch = batch_of(rows, length)
-        taken: dict[str, list[float]] = {name: [] for name in calls}
-        for call in calls.values():
-            call(batch)  # which compiles
+        compiled = sharding.jit(
+            lambda params, batch, apply=apply: _head_output(apply(params, batch)), mesh
+        )
+        forwards[name] = functools.partial(_run, compiled, params)
+    for rows, length in shapes:
+        batch = timed_batch(rows, length)
+        seconds: dict[str, list[float]] = {name: [] for name in forwards}
+        for forward in forwards.values():
+            forward(batch)  # The first call compiles.
         for _ in range(times):
-            for name, call in calls.items():
+            for name, forward in forwards.items():
                 start = time.perf_counter()
-                call(batch)
-                taken[name].append(time.perf_counter() - start)
-        for name, seconds in taken.items():
-            found[name][f"{rows} x {length}"] = 1e3 * statistics.median(seconds)
-    return found
+                forward(batch)
+                seconds[name].append(time.perf_counter() - start)
+        for name, samples in seconds.items():
+            medians[name][f"{rows} x {length}"] = 1e3 * statistics.median(samples)
+    return medians
 
 
-def _timed(run: Callable[..., jax.Array], params: Params, batch: Batch) -> None:
-    jax.block_until_ready(run(params, batch))
+def _run(compiled: Callable[..., jax.Array], params: Params, batch: Batch) -> None:
+    jax.block_until_ready(compiled(params, batch))
 
 
-def batch_of(rows: int, length: int) -> Batch:
-    """Make rows of real tokens, what they say being all the same to a clock."""
-    empty = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), abstract_batch(length))
-    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
-    return dataclasses.replace(empty, segment_ids=jnp.ones_like(positions), positions=positions)
+def timed_batch(rows: int, length: int) -> Batch:
+    """Make a batch without padding; token ids do not affect the time."""
+    return Batch.of(jnp.zeros((rows, length), jnp.int32))
 
 
 def peak(size: int = 2048) -> float:
-    """Measure the fastest matrix product there is here, GFLOP/s of ``auto``'s operands, the best of ten."""
+    """Measure the GFLOP/s of a matrix product in the dtype of ``auto``, the best of ten runs."""
     x = jnp.ones((size, size), operand_dtype("auto"))
     multiply = sharding.jit(
         lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32),
@@ -94,6 +99,6 @@ def peak(size: int = 2048) -> float:
     return 2 * size**3 / best / 1e9
 
 
-def _answer(outputs):
-    """Give what a head says, or of a masked-LM the states that its words are read from."""
+def _head_output(outputs):
+    """Return the logits, or the last hidden states of a model without logits (masked LM)."""
     return outputs.hidden[-1] if outputs.logits is None else outputs.logits

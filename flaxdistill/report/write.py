@@ -1,4 +1,4 @@
-"""A report as files: the page, its plots and its facts, all of them or none."""
+"""Writing a report: its page, plots and facts, all of them or none."""
 
 from __future__ import annotations
 
@@ -9,95 +9,103 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flaxdistill.errors import UserError
-from flaxdistill.experiment.build import Report
 from flaxdistill.report.facts import Facts
 from flaxdistill.report.measure import measure
 from flaxdistill.report.page import GENERATOR, page
-from flaxdistill.report.plots import plots, png
+from flaxdistill.report.plots import plots
+from flaxdistill.report.rendering import png
 from flaxdistill.runtime import gcs_paths
-from flaxdistill.runtime.files import brief
+from flaxdistill.runtime.files import error_summary
+from flaxdistill.train.loop import ReportLine
 
 KIND = "flaxdistill report"
-"""By which the facts of a report are known."""
+"""Value of "kind" that marks a report's JSON file."""
 
 
 def write_report(
-    paths: Sequence[Path], out: Path, *, times: int, report: Report = lambda line: None
+    paths: Sequence[Path], out: Path, *, times: int, report: ReportLine = lambda line: None
 ) -> Facts:
-    """Measure runs and write ``out``, a page, with its facts as JSON and a folder of its plots as PNG beside it.
+    """Measure runs and write the page ``out``, its facts as JSON and a folder of plots as PNG.
 
-    Writes over an earlier report, and over nothing else. Raises UserError for a name that is not ``.html``, for what lies
-    there and is no report, and as ``measure`` does; what was there is then as it was.
+    Overwrites an earlier report and nothing else. Raises UserError if ``out`` is not ``.html``, if
+    a file there belongs to no report, and as ``measure`` does; earlier files are then unchanged.
     """
-    out = gcs_paths.here(out)
-    if gcs_paths.of(out):
-        raise UserError(
-            f"--out is {gcs_paths.of(out)}; a report is written here first, such as to report.html: copy it then"
-        )
-    if out.suffix != ".html":
-        raise UserError(
-            f"--out is {str(out)!r}; a report is a page, so give a name such as report.html"
-        )
-    if times < 0:
-        raise UserError(f"--times is {times}; it is a number of timed turns, or 0 for none")
-    places = (
-        out.with_suffix(""),
-        out.with_suffix(".json"),
-        out,
-    )  # the page last: it says that all is there
-    for place in places:
-        if place.exists() and not _ours(place):
+    out = gcs_paths.local_path(out)
+    _check_options(out, times)
+    # The page is renamed last: if it exists, the report is complete.
+    targets = (out.with_suffix(""), out.with_suffix(".json"), out)
+    for target in targets:
+        if target.exists() and not _belongs_to_report(target):
             raise UserError(
-                f"{place} exists and belongs to no report; give another --out, or remove it"
+                f"{target} exists and is not part of a report; remove it, or choose another --out"
             )
-    mark = secrets.token_hex(4)
-    new, old = (
-        [place.with_name(f".{place.name}.{mark}.{kind}") for place in places]
-        for kind in ("tmp", "old")
-    )
+    suffix = secrets.token_hex(4)
+    new = [target.with_name(f".{target.name}.{suffix}.tmp") for target in targets]
+    old = [target.with_name(f".{target.name}.{suffix}.old") for target in targets]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f".{out.stem}*.tmp"):  # by a report that was cut short
-            _remove(left)
-        new[0].mkdir()  # before minutes of measuring
+        for leftover in out.parent.glob(f".{out.stem}*.tmp"):
+            _remove(leftover)
+        # Fails before minutes of measuring if the disk is full or read-only.
+        new[0].mkdir()
         facts = measure(paths, times=times, report=report)
-        drawn = plots(facts)
-        report(f"drawing {len(drawn)} plots")
-        for plot in drawn:
-            (new[0] / f"{plot.name}.png").write_bytes(png(plot))
-        told = {"kind": KIND} | facts.to_json()
-        new[1].write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        new[2].write_text(page(facts, drawn), encoding="utf-8")
-        for place, temporary, before in zip(places, new, old, strict=True):
-            if place.exists():
-                place.rename(before)
-            temporary.rename(place)
+        folder, json_file, html = new
+        _write_files(facts, folder, json_file, html, report)
+        for target, temporary, backup in zip(targets, new, old, strict=True):
+            if target.exists():
+                target.rename(backup)
+            temporary.rename(target)
     except OSError as error:
         raise UserError(
-            f"cannot write {out}: {brief(error)}; make room, or give another --out"
+            f"cannot write {out}: {error_summary(error)}; make room, or choose another --out"
         ) from None
     finally:
-        if old[2].exists() and not out.exists():  # cut short between two names
-            for place, before in zip(places, old, strict=True):
-                if before.exists():
-                    _remove(place)
-                    before.rename(place)
-        for left in (*new, *old):
-            _remove(left)
+        if old[2].exists() and not out.exists():
+            # Interrupted between renames: restore the earlier report.
+            for target, backup in zip(targets, old, strict=True):
+                if backup.exists():
+                    _remove(target)
+                    backup.rename(target)
+        for leftover in (*new, *old):
+            _remove(leftover)
     return facts
 
 
-def _ours(place: Path) -> bool:
-    """Tell whether a report has written what is at a place of its name: a page, its facts, or a folder of its plots."""
-    if place.is_dir():
-        return not place.suffix and all(entry.suffix == ".png" for entry in place.iterdir())
-    mark = GENERATOR if place.suffix == ".html" else f'"kind": "{KIND}"'
-    with place.open(encoding="utf-8", errors="replace") as file:
-        return bool(place.suffix) and mark in file.read(2000)
+def _check_options(out: Path, times: int) -> None:
+    if gcs_paths.url(out):
+        raise UserError(
+            f"--out is {gcs_paths.url(out)}; write the report to a local file, such as "
+            "report.html, and copy it to the bucket"
+        )
+    if out.suffix != ".html":
+        raise UserError(f"--out is {str(out)!r}; give the name of a page, such as report.html")
+    if times < 0:
+        raise UserError(f"--times is {times}; give the rounds of timing, or 0 to skip timing")
 
 
-def _remove(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
+def _write_files(
+    facts: Facts, folder: Path, json_file: Path, html: Path, report: ReportLine
+) -> None:
+    drawn = plots(facts)
+    report(f"drawing {len(drawn)} plots")
+    for plot in drawn:
+        (folder / f"{plot.name}.png").write_bytes(png(plot))
+    values = {"kind": KIND} | facts.to_json()
+    json_file.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    html.write_text(page(facts, drawn), encoding="utf-8")
+
+
+def _belongs_to_report(path: Path) -> bool:
+    """Return whether a report wrote the file: a page, its facts, or a folder of its plots."""
+    if path.is_dir():
+        return not path.suffix and all(entry.suffix == ".png" for entry in path.iterdir())
+    mark = GENERATOR if path.suffix == ".html" else f'"kind": "{KIND}"'
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return bool(path.suffix) and mark in file.read(2000)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        place.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

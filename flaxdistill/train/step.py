@@ -73,19 +73,17 @@ def make_step(
 
         (gradient,) = pull_back(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-        one = jnp.ones(())
         loss = sum((scale[term] * totals[term] for term in counts), jnp.zeros(()))
         metrics = {term: Mean(totals[term], counts[term]) for term in counts} | {
-            "loss": Mean(loss, one),
-            "grad_norm": Mean(optax.tree.norm(gradient), one),
-            "tokens": Mean(jnp.sum(batch.real()), one),
+            "loss": Mean(loss, jnp.ones(())),
+            "grad_norm": Mean(optax.tree.norm(gradient), jnp.ones(())),
+            "tokens": Mean(jnp.sum(batch.real()), jnp.ones(())),
         }
-        return dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        ), metrics
+        new_params = optax.apply_updates(state.params, updates)
+        new_state = dataclasses.replace(
+            state, step=state.step + 1, params=new_params, opt_state=opt_state
+        )
+        return new_state, metrics
 
     return step
 

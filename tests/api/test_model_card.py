@@ -1,4 +1,4 @@
-"""The card of an export tells what is known of it, and nothing of this machine."""
+"""The model card of an export is complete, and shows no path of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 from helpers.cli import rows_of, succeed, write_model
-from helpers.models import HEADS, made
+from helpers.models import HEADS, random_model
 from huggingface_hub import ModelCard
 
 from flaxdistill.api.model_card import write_card
@@ -21,7 +21,7 @@ from dataclasses import replace
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.losses.answers import Labels, SoftLabels
+from flaxdistill.losses.labels import Labels, SoftLabels
 from flaxdistill.models.student_init import Start
 from flaxdistill.tasks.text_classification import Classification
 
@@ -30,16 +30,18 @@ teacher = Experiment(
     student=Student(start=Start(path={model!r})),
     corpus=Corpus(sources=(rows,), held_out_sources=(rows,), max_length=16),
     task=Classification(), losses={{"labels": Labels()}},
-    batch_size=8, steps=2, eval_batch_size=8, log_every=1, sanity_checks=False, select="best", eval_every=1,
+    batch_size=8, steps=2, eval_batch_size=8, log_every=1, sanity_checks=False, select="best",
+    eval_every=1,
 )
 config = {{"teacher": teacher, "student": replace(
-    teacher, teacher=Teacher(path=Stage("teacher")), student=Student(num_layers=1, start=Start(path="teacher")),
+    teacher, teacher=Teacher(path=Stage("teacher")),
+    student=Student(num_layers=1, start=Start(path="teacher")),
     losses={{"soft": SoftLabels()}},
 )}}
 """
 
 
-def test_of_a_run(finished, tmp_path):
+def test_card_of_a_masked_lm(finished, tmp_path):
     card = ModelCard.load(finished / "export" / "README.md")
     assert card.data.pipeline_tag == "fill-mask"
     assert "knowledge-distillation" in card.data.tags
@@ -58,19 +60,19 @@ def test_of_a_run(finished, tmp_path):
 @pytest.mark.torch
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 @pytest.mark.parametrize("head", HEADS)
-def test_its_lines_run_as_they_stand(finished, tmp_path, family, head):
-    model = made(tmp_path, family, max_positions=64, **HEADS[head])
+def test_code_of_the_card_runs(finished, tmp_path, family, head):
+    model = random_model(tmp_path, family, max_positions=64, **HEADS[head])
     card = write_card(finished, model, str(model.directory))
-    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names: dict = {}
     if model.config.head == "span":
-        exec(lines.replace('"A text."', '"A text. " * 30'), names)  # longer than it reads
-    exec(lines, names)
-    shells = re.findall(r"`flaxdistill (predict .*?)`", card)
-    told = [json.loads(succeed(*shlex.split(shell))) for shell in shells]
-    assert len(told) == (model.config.head != "none")
+        exec(code.replace('"A text."', '"A text. " * 30'), names)  # longer than the model reads
+    exec(code, names)
+    commands = re.findall(r"`flaxdistill (predict .*?)`", card)
+    answers = [json.loads(succeed(*shlex.split(command))) for command in commands]
+    assert len(answers) == (model.config.head != "none")
     if model.config.head == "span":
-        assert names["answer"] == told[0]["answer"] != ""
+        assert names["answer"] == answers[0]["answer"] != ""
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def stages(tmp_path):
     return tmp_path / "w"
 
 
-def test_of_a_task(stages):
+def test_card_of_a_classifier(stages):
     card = ModelCard.load(stages / "student" / "export" / "README.md")
     assert card.data.pipeline_tag == "text-classification"
     (result,) = card.data.eval_results

@@ -1,4 +1,4 @@
-"""The names for Python: what they cost, and that they do what the verbs do."""
+"""The Python API: imports are cheap, and functions do what the commands do."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from flaxdistill import param_paths, terminal
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import config_file
 
-# --- the package ----------------------------------------------------------------------------------------
 
-
-def test_importing_costs_nothing_heavy():
+def test_import_loads_no_heavy_package():
     check = (
-        "import sys, flaxdistill; assert flaxdistill.__version__; flaxdistill.UserError; dir(flaxdistill); "
-        "heavy = {'jax', 'flax', 'numpy', 'tyro', 'rich'} & set(sys.modules); assert not heavy, heavy"
+        "import sys, flaxdistill; assert flaxdistill.__version__; flaxdistill.UserError; "
+        "dir(flaxdistill); "
+        "heavy = {'jax', 'flax', 'numpy', 'tyro', 'rich'} & set(sys.modules); "
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
 
 
-def test_names_are_what_a_type_checker_sees():
+def test_lazy_names_match_the_type_checker_imports():
     source = ast.parse((ROOT / "flaxdistill" / "__init__.py").read_text())
     (block,) = [node for node in source.body if isinstance(node, ast.If)]
-    seen = {alias.asname: f"{node.module}" for node in block.body for alias in node.names}
-    homes = {name: f"flaxdistill.{module}" for name, module in flaxdistill._HOMES.items()}
-    assert seen == homes
-    assert list(homes) == flaxdistill.__all__
-    for name, module in homes.items():
+    imports = {alias.asname: f"{node.module}" for node in block.body for alias in node.names}
+    modules = {name: f"flaxdistill.{module}" for name, module in flaxdistill._MODULES.items()}
+    assert imports == modules
+    assert list(modules) == flaxdistill.__all__
+    for name, module in modules.items():
         value = getattr(flaxdistill, name)
         assert value.__name__ == name and value.__module__ == module
         assert name in dir(flaxdistill)
@@ -47,34 +47,31 @@ def test_names_are_what_a_type_checker_sees():
         flaxdistill.nothing  # noqa: B018
 
 
-# --- a model --------------------------------------------------------------------------------------------
-
-
-def told(*arguments: object) -> list[dict]:
+def predict(*arguments: object) -> list[dict]:
     return [json.loads(line) for line in succeed("predict", *arguments).splitlines()]
 
 
 @pytest.mark.parametrize("kind", ["sequence", "number", "tokens", "plain"])
-def test_a_model_answers_as_predict_does(models, kind):
+def test_model_matches_predict(models, kind):
     model = flaxdistill.load(models[kind])
     answers = model(TEXTS)
-    assert [{"text": text} | answer for text, answer in zip(TEXTS, answers, strict=True)] == told(
-        models[kind], *TEXTS
-    )
+    assert [
+        {"text": text} | answer for text, answer in zip(TEXTS, answers, strict=True)
+    ] == predict(models[kind], *TEXTS)
     assert model(TEXTS[0]) == answers[0]
     assert model([]) == []
 
 
-def test_pairs_masks_and_how_much_is_told(models):
+def test_pairs_masks_and_top(models):
     model = flaxdistill.load(models["span"])
     context, questions = "the dog sees a cat", ["a cat", "the dog"]
-    (verb, _) = told(models["span"], *questions, "--pair", context)
-    assert {"text": "a cat", "pair": context} | model("a cat", context) == verb
+    (predicted, _) = predict(models["span"], *questions, "--pair", context)
+    assert {"text": "a cat", "pair": context} | model("a cat", context) == predicted
     other = "a bee sees the cat"
-    apart = [model("a cat", context), model("the dog", other)]
-    assert model(questions, [context, other]) == apart
+    single = [model("a cat", context), model("the dog", other)]
+    assert model(questions, [context, other]) == single
     words = flaxdistill.load(str(models["mlm"]), top=2)("the [MASK] sees a dog")
-    assert {"text": "the [MASK] sees a dog"} | words == told(
+    assert {"text": "the [MASK] sees a dog"} | words == predict(
         models["mlm"], "the [MASK] sees a dog", "--top", 2
     )[0]
     assert len(words["masks"][0]) == 2
@@ -82,7 +79,7 @@ def test_pairs_masks_and_how_much_is_told(models):
 
 @pytest.mark.hf
 @pytest.mark.torch
-def test_states_are_those_of_transformers(models):
+def test_hidden_states_match_transformers(models):
     import torch
     import transformers
 
@@ -91,40 +88,42 @@ def test_states_are_those_of_transformers(models):
         models["mlm"], add_pooling_layer=False
     ).eval()
     model = flaxdistill.load(models["mlm"], batch_size=2)
-    ours, vectors = model.hidden(TEXTS), model.encode(TEXTS)
+    hidden, vectors = model.hidden(TEXTS), model.encode(TEXTS)
     assert vectors.dtype == np.float32 and vectors.shape == (len(TEXTS), model.config.hidden_size)
-    for text, states, vector in zip(TEXTS, ours, vectors, strict=True):
+    for text, states, vector in zip(TEXTS, hidden, vectors, strict=True):
         with torch.no_grad():
-            theirs = reference(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].numpy()
+            expected = (
+                reference(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].numpy()
+            )
         assert states.dtype == np.float32
-        np.testing.assert_allclose(states, theirs, atol=1e-5)
-        np.testing.assert_allclose(vector, theirs.mean(0), atol=1e-5)
+        np.testing.assert_allclose(states, expected, atol=1e-5)
+        np.testing.assert_allclose(vector, expected.mean(0), atol=1e-5)
         np.testing.assert_allclose(model.hidden(text), states, atol=1e-6)
         np.testing.assert_allclose(model.encode(text), vector, atol=1e-6)
     assert not np.allclose(model.hidden("the cat", "a dog")[:3], model.hidden("the cat")[:3])
     assert model.encode([]).shape == (0, model.config.hidden_size) and model.hidden([]) == []
 
 
-def test_a_model_without_a_head_has_states(tmp_path):
+def test_model_without_head(tmp_path):
     model = flaxdistill.load(write_model(tmp_path / "bare", head="none"))
     assert model.hidden("a cat").shape == (6, 16)  # [CLS] a c ##a ##t [SEP]
-    with pytest.raises(UserError, match="the model has no head to answer with"):
+    with pytest.raises(UserError, match="the model has no head to predict with"):
         model("a cat")
 
 
-def test_a_model_is_saved_whole_or_not_at_all(models, tmp_path):
+def test_save(models, tmp_path):
     model = flaxdistill.load(models["sequence"])
     again = flaxdistill.load(model.save(tmp_path / "copy"))
     assert again.config == model.config and again("a cat") == model("a cat")
-    ours, theirs = param_paths.flatten(model.params), param_paths.flatten(again.params)
-    assert all(np.array_equal(leaf, theirs[name]) for name, leaf in ours.items())
+    params, saved = param_paths.flatten(model.params), param_paths.flatten(again.params)
+    assert all(np.array_equal(leaf, saved[name]) for name, leaf in params.items())
     with pytest.raises(UserError, match="copy"):
         model.save(tmp_path / "copy")
     assert "head 'sequence'" in repr(model) and "2 x 16" in repr(model)
 
 
 @pytest.mark.parametrize(
-    ("ask", "sentence"),
+    ("call", "message"),
     [
         (lambda path: flaxdistill.load(path.parent / "nothing"), "nothing"),
         (lambda path: flaxdistill.load(path)(["fine", 3]), "text 2: expected text but found int 3"),
@@ -148,12 +147,9 @@ def test_a_model_is_saved_whole_or_not_at_all(models, tmp_path):
         (lambda path: flaxdistill.load(path, top=0)("a"), "top is 0; it must be at least 1"),
     ],
 )
-def test_mistakes_about_a_model(models, ask, sentence):
-    with pytest.raises(UserError, match=sentence):
-        ask(models["sequence"])
-
-
-# --- a run ----------------------------------------------------------------------------------------------
+def test_model_errors(models, call, message):
+    with pytest.raises(UserError, match=message):
+        call(models["sequence"])
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +158,7 @@ def runs(experiments, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_distill_gives_the_run_of_each_stage(runs, experiments, tmp_path, capsys):
+def test_distill_returns_a_run_per_stage(runs, experiments, tmp_path, capsys):
     assert list(runs) == ["student", "control"]
     student = runs["student"]
     assert student.experiment == experiments["student"]
@@ -188,22 +184,20 @@ def test_distill_gives_the_run_of_each_stage(runs, experiments, tmp_path, capsys
     ]
     again = flaxdistill.load(student.export(tmp_path / "out"))
     assert again("a [MASK]") == exported("a [MASK]")
-    assert "How to load it" in (tmp_path / "out" / "README.md").read_text()
+    assert "How to use it" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(UserError, match="out"):
         student.export(tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_a_second_call_returns_at_once_and_a_longer_one_goes_on(
-    runs, experiments, capsys, monkeypatch
-):
+def test_second_call_skips_and_more_steps_resume(runs, experiments, capsys, monkeypatch):
     root = runs["student"].path.parent
     before = runs["student"].history
     capsys.readouterr()
     again = flaxdistill.distill(experiments, root)
     assert again["student"].history == before
     out = capsys.readouterr().out
-    assert "student: finished at step 2, skipped" in out and "agree" in out  # the closing table
+    assert "student: finished at step 2, skipped" in out and "agree" in out  # the results table
     assert (
         flaxdistill.distill(experiments, str(root), quiet=True)["control"].path == root / "control"
     )
@@ -214,25 +208,26 @@ def test_a_second_call_returns_at_once_and_a_longer_one_goes_on(
 
 
 @pytest.mark.slow
-def test_one_experiment_is_the_command_lines(home, tmp_path):
-    config = config_file.load(home / "alone.py")
-    ours = flaxdistill.distill(dataclasses.replace(config, steps=2), tmp_path / "ours", quiet=True)
-    succeed("train", home / "alone.py", "--workdir", tmp_path / "theirs", "--steps", 2)
-    theirs = flaxdistill.Run(tmp_path / "theirs")
-    for name, leaf in param_paths.flatten(ours.student.params).items():
-        assert np.array_equal(leaf, param_paths.flatten(theirs.student.params)[name]), name
-    told = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in ours.history]
-    assert told == [
-        {k: v for k, v in row.items() if k != "tokens_per_second"} for row in theirs.history
+def test_distill_matches_the_command(home, tmp_path):
+    config = config_file.load_config(home / "alone.py")
+    run = flaxdistill.distill(dataclasses.replace(config, steps=2), tmp_path / "python", quiet=True)
+    succeed("train", home / "alone.py", "--workdir", tmp_path / "command", "--steps", 2)
+    other = flaxdistill.Run(tmp_path / "command")
+    for name, leaf in param_paths.flatten(run.student.params).items():
+        assert np.array_equal(leaf, param_paths.flatten(other.student.params)[name]), name
+    histories = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in each.history]
+        for each in (run, other)
     ]
-    with pytest.raises(UserError, match="is no workdir of flaxdistill"):
+    assert histories[0] == histories[1]
+    with pytest.raises(UserError, match="is not a workdir of flaxdistill"):
         flaxdistill.Run(tmp_path)
 
 
 @pytest.mark.slow
-def test_an_interrupt_keeps_what_is_done(home, tmp_path, monkeypatch, capsys):
-    config = config_file.load(home / "alone.py")
-    show = terminal.Bar.show
+def test_interrupt_and_resume(home, tmp_path, monkeypatch, capsys):
+    config = config_file.load_config(home / "alone.py")
+    show = terminal.ProgressBar.update
 
     def interrupting(bar, stage, steps, row):
         show(bar, stage, steps, row)
@@ -240,10 +235,10 @@ def test_an_interrupt_keeps_what_is_done(home, tmp_path, monkeypatch, capsys):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(terminal.Bar, "show", interrupting)
+        patch.setattr(terminal.ProgressBar, "update", interrupting)
         with pytest.raises(KeyboardInterrupt):
             flaxdistill.distill(config, tmp_path / "w")
-    assert "which is saved; the same command goes on from there" in capsys.readouterr().out
+    assert "which is saved; run the same command again to resume" in capsys.readouterr().out
     stopped = [row["step"] for row in flaxdistill.Run(tmp_path / "w").history]
     assert 2 in stopped and 4 not in stopped
     run = flaxdistill.distill(config, tmp_path / "w")
@@ -251,55 +246,57 @@ def test_an_interrupt_keeps_what_is_done(home, tmp_path, monkeypatch, capsys):
     assert "finished" not in capsys.readouterr().out
 
 
-def test_a_thread_may_distil(home, tmp_path):
-    """Signals are heard by the main thread alone, and Python refuses to set their handlers in another."""
-    config = dataclasses.replace(config_file.load(home / "alone.py"), steps=1)
-    found = []
+def test_distill_in_a_thread(home, tmp_path):
+    """Python sets signal handlers in the main thread only; others must do without."""
+    config = dataclasses.replace(config_file.load_config(home / "alone.py"), steps=1)
+    runs = []
     thread = threading.Thread(
-        target=lambda: found.append(flaxdistill.distill(config, tmp_path / "w", quiet=True))
+        target=lambda: runs.append(flaxdistill.distill(config, tmp_path / "w", quiet=True))
     )
     thread.start()
     thread.join()
-    assert found and found[0].metrics["step"] == 1
+    assert runs and runs[0].metrics["step"] == 1
 
 
-def test_the_command_line_takes_the_same_path(home, tmp_path, monkeypatch):
-    def follow(*arguments):
-        raise UserError("the one path")
+def test_command_and_api_share_code(home, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise UserError("shared")
 
-    monkeypatch.setattr("flaxdistill.api.run.follow", follow)
+    monkeypatch.setattr("flaxdistill.api.run.run_with_progress", fail)
     code, out = run("train", home / "alone.py", "--workdir", tmp_path / "w")
-    assert code == 2 and "the one path" in out
-    with pytest.raises(UserError, match="the one path"):
-        flaxdistill.distill(config_file.load(home / "alone.py"), tmp_path / "w")
+    assert code == 2 and "shared" in out
+    with pytest.raises(UserError, match="shared"):
+        flaxdistill.distill(config_file.load_config(home / "alone.py"), tmp_path / "w")
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
-        (lambda e: 3, "distill: 3 is no Experiment and no dict of named Experiments"),
-        (lambda e: {}, "distill: {} is no Experiment and no dict of named Experiments"),
-        (lambda e: {"a b": e}, "distill: stage 'a b' is no plain name"),
+        (lambda e: 3, "distill: 3 is not an Experiment or a dict of named Experiments"),
+        (lambda e: {}, "distill: {} is not an Experiment or a dict of named Experiments"),
+        (lambda e: {"a b": e}, "distill: stage 'a b' is not an identifier"),
         (lambda e: {"data": e}, "distill: a stage cannot be called 'data'"),
         (lambda e: dataclasses.replace(e, wandb=3), "distill: config.wandb is 3"),
         (lambda e: dataclasses.replace(e, reference=flaxdistill.Stage("x")), "needs stage 'x'"),
     ],
 )
-def test_mistakes_about_a_run(home, tmp_path, change, sentence):
-    with pytest.raises(UserError, match=sentence):
-        flaxdistill.distill(change(config_file.load(home / "alone.py")), tmp_path / "w", quiet=True)
+def test_run_errors(home, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        flaxdistill.distill(
+            change(config_file.load_config(home / "alone.py")), tmp_path / "w", quiet=True
+        )
     assert not (tmp_path / "w").exists()
 
 
-def test_a_notebook_shows_one_line_a_stage(capsys):
+def test_notebook_shows_one_line_per_stage(capsys):
     from rich.console import Console
 
-    bar = terminal.Bar(Console(force_jupyter=True, width=60))
+    bar = terminal.ProgressBar(Console(force_jupyter=True, width=60))
     for step, loss in ((1, 10.5), (2, 0.5)):
-        bar.show("", 2, {"step": step, "loss": loss})
+        bar.update("", 2, {"step": step, "loss": loss})
     out = capsys.readouterr().out
     assert out.count("\r") == 2 and "\n" not in out
-    assert out.endswith("\rstudent step 2/2 loss 0.5000 ")  # over what was longer
-    quiet = terminal.Bar(Console(force_jupyter=True, quiet=True))
-    quiet.show("", 2, {"step": 1, "loss": 0.5})
+    assert out.endswith("\rstudent step 2/2 loss 0.5000 ")  # padded over the longer line before
+    quiet = terminal.ProgressBar(Console(force_jupyter=True, quiet=True))
+    quiet.update("", 2, {"step": 1, "loss": 0.5})
     assert capsys.readouterr().out == ""

@@ -1,8 +1,6 @@
-"""What the command line promises: each verb does its work, and what becomes of a run on the way.
+"""The commands, and the life of a run: interrupted, resumed, extended, damaged, out of memory.
 
-Mistakes are told in test_bad_inputs.py.
-
-Most runs are made in this process.
+Wrong inputs are tested in test_bad_inputs.py. Most commands run in this process.
 """
 
 from __future__ import annotations
@@ -32,15 +30,13 @@ from flaxdistill.hub import checkpoint as hub
 from flaxdistill.runtime import backend, sharding
 from flaxdistill.train import log as train_log
 
-# --- verbs, flags and configs ---------------------------------------------------------------------------
 
-
-def test_a_run_and_what_reads_it(finished, tmp_path):
+def test_commands_on_a_finished_run(finished, tmp_path):
     assert [row["step"] for row in rows_of(finished)] == [1, 2, 3, 4]
     (held_out,) = rows_of(finished, "held_out")
     assert {"mlm", "accuracy", "kl", "agreement", "cosine"} <= set(held_out)
 
-    # The same figures from the checkpoint, and from the export.
+    # The checkpoint and the export give the same metrics.
     printed = succeed("eval", finished)
     assert f"{held_out['mlm']:.4f}" in printed
     assert f"{held_out['mlm']:.4f}" in succeed("eval", finished, "--model", finished / "export")
@@ -68,16 +64,16 @@ def test_a_run_and_what_reads_it(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_steps_are_traced(home, tmp_path):
+def test_profile(home, tmp_path):
     train = ("train", home / "alone.py", "--workdir", tmp_path / "w")
-    assert "steps 2 to 3 are traced" in succeed(*train, "--steps", 4, "--profile", "2:3")
+    assert "wrote a trace of steps 2 to 3" in succeed(*train, "--steps", 4, "--profile", "2:3")
     (trace,) = (tmp_path / "w" / "profile").rglob("perfetto_trace.json.gz")
     assert b"jit_step" in gzip.decompress(trace.read_bytes())
     assert list(trace.parent.glob("*.xplane.pb"))
     assert "no step is traced: profile is 2:3, and steps 5 to 6" in succeed(
         *train, "--steps", 6, "--profile", "2:3"
     )
-    assert "steps 8 to 8 are traced" in succeed(*train, "--steps", 8, "--profile", "8:12")
+    assert "wrote a trace of steps 8 to 8" in succeed(*train, "--steps", 8, "--profile", "8:12")
     for wrong in ("3", "3:2", "0:1", "a:b"):
         assert f"profile is '{wrong}'; name the first and the last step" in refused(
             *train, "--profile", wrong
@@ -85,10 +81,11 @@ def test_steps_are_traced(home, tmp_path):
 
 
 @pytest.mark.slow
-def test_stages_learn_from_earlier_ones(config, tmp_path):
+def test_stages(config, tmp_path):
     path = config(
         "import dataclasses as d\n"
-        'later = d.replace(taught, teacher=Teacher(path=Stage("first"), dtype="float32"), student=student)\n'
+        'teacher = Teacher(path=Stage("first"), dtype="float32")\n'
+        "later = d.replace(taught, teacher=teacher, student=student)\n"
         'config = {"first": alone, "second": later}'
     )
     out = succeed(
@@ -102,7 +99,7 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
     assert "first" in out
     assert "second" in out
 
-    # A stage that another has learnt from is not lengthened: nothing could go on from there.
+    # A stage that another has learned from cannot get more steps.
     out = refused(
         "distill", path, "--workdir", tmp_path / "w", "--first.steps", "3", "--second.steps", "2"
     )
@@ -112,7 +109,7 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
         "distill", path, "--workdir", tmp_path / "w", "--first.steps", "2", "--second.steps", "3"
     )
 
-    # The second stage has learnt from a teacher that is no longer there.
+    # The teacher of the second stage is deleted and would be trained anew.
     shutil.rmtree(tmp_path / "w" / "first")
     out = refused(
         "distill",
@@ -129,7 +126,7 @@ def test_stages_learn_from_earlier_ones(config, tmp_path):
     assert f"{tmp_path / 'w' / 'second'} holds another experiment (inputs.teacher" in out
 
 
-def test_prepare_is_enough_for_a_run(home, tmp_path):
+def test_run_uses_prepared_data(home, tmp_path):
     engine = ("--engine.kind", "processes", "--engine.processes", "2")
     out = succeed(
         "prepare",
@@ -149,13 +146,14 @@ def test_prepare_is_enough_for_a_run(home, tmp_path):
 
 
 @pytest.mark.slow
-def test_prepare_takes_the_vocabulary_that_the_run_takes(home, config, tmp_path):
-    """A reference's, where there is no teacher, and in a row of stages that of a stage yet to be trained."""
+def test_prepare_uses_the_vocabulary_of_the_run(home, config, tmp_path):
+    """That of a reference without a teacher, and that of an earlier, untrained stage."""
     path = config(
         "import dataclasses as d\n"
-        f"judged = d.replace(alone, reference={str(home / 'teacher')!r}, data_dir=None)\n"
-        'later = d.replace(taught, teacher=Teacher(path=Stage("first")), student=student, data_dir=None)\n'
-        'config = {"first": judged, "second": later}'
+        f"compared = d.replace(alone, reference={str(home / 'teacher')!r}, data_dir=None)\n"
+        'teacher = Teacher(path=Stage("first"))\n'
+        "later = d.replace(taught, teacher=teacher, student=student, data_dir=None)\n"
+        'config = {"first": compared, "second": later}'
     )
     succeed("prepare", path, "--workdir", tmp_path / "w")
     before = sorted(folder.name for folder in (tmp_path / "w" / "data").iterdir())
@@ -167,14 +165,15 @@ def test_prepare_takes_the_vocabulary_that_the_run_takes(home, config, tmp_path)
 
 
 @pytest.mark.slow
-def test_text_that_changes_between_stages_keeps_the_vocabulary(home, config, tmp_path):
+def test_changed_text_does_not_change_the_vocabulary(home, config, tmp_path):
     text = tmp_path / "text.txt"
     text.write_bytes((home / "text.txt").read_bytes())
     path = config(
         "import dataclasses as d\n"
         f"corpus = d.replace(corpus, sources=(Source(path={str(text)!r}),))\n"
         "alone = d.replace(alone, corpus=corpus, steps=1)\n"
-        'later = d.replace(taught, corpus=corpus, steps=1, teacher=Teacher(path=Stage("first")), student=student)\n'
+        'teacher = Teacher(path=Stage("first"))\n'
+        "later = d.replace(taught, corpus=corpus, steps=1, teacher=teacher, student=student)\n"
         'config = {"first": alone, "second": later}'
     )
     alone = path.with_name("alone.py")
@@ -188,30 +187,30 @@ def test_text_that_changes_between_stages_keeps_the_vocabulary(home, config, tmp
     assert vocabularies[0] == vocabularies[1]
 
 
-def test_verbs():
+def test_list_of_commands():
     code, out = run()
     assert code == 2
-    assert all(verb in out for verb in main.VERBS)
+    assert all(command in out for command in main.COMMANDS)
     assert succeed("--version").startswith("flaxdistill ")
 
 
-def test_help_is_light():
-    """No verb's --help imports jax; in a fresh process, as this one has it already."""
+def test_help_imports_no_heavy_package():
+    """In a new process, since this one has imported jax."""
     code = (
         "import contextlib, sys\n"
         "from flaxdistill.cli import main\n"
-        "for verb in [*main.VERBS, '']:\n"
+        "for command in [*main.COMMANDS, '']:\n"
         "    with contextlib.suppress(SystemExit):\n"
-        "        main.main([*verb.split(), '--help'])\n"
+        "        main.main([*command.split(), '--help'])\n"
         "    heavy = {'jax', 'flax', 'numpy', 'orbax', 'rich.progress'} & set(sys.modules)\n"
-        "    assert not heavy, (verb, heavy)\n"
+        "    assert not heavy, (command, heavy)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
     )
     assert done.returncode == 0, done.stderr
-    for verb in main.VERBS:
-        assert f"flaxdistill {verb}" in done.stdout
+    for command in main.COMMANDS:
+        assert f"flaxdistill {command}" in done.stdout
 
 
 def test_help_of_a_config_lists_its_flags(home):
@@ -227,13 +226,15 @@ def test_help_of_a_config_lists_its_flags(home):
     assert "--teacher.optim.learning-rate" in succeed("distill", "quickstart", "--help")
 
 
-def test_flags_are_told_of_without_colours_and_frames(monkeypatch):
-    """On a terminal tyro's box is coloured; where there is no Unicode its frame is of other signs."""
+def test_error_of_a_flag_is_one_sentence(monkeypatch):
+    """tyro's box is coloured on a terminal, and has an ASCII frame without Unicode."""
     boxes = (
-        "\x1b[31m╭─\x1b[0m Unrecognized options ─╮\n\x1b[31m│\x1b[0m Unrecognized options: --stps    │\n"
-        "\x1b[31m│\x1b[0m ──────── │\n\x1b[31m│\x1b[0m Perhaps you meant: │\n│ \x1b[1m--steps\x1b[0m INT │\n╰───╯\n",
-        "+- Unrecognized options -+\n| Unrecognized options: --stps |\n| -------- |\n| Perhaps you meant: |\n"
-        "| --steps INT |\n+----+\n",
+        "\x1b[31m╭─\x1b[0m Unrecognized options ─╮\n"
+        "\x1b[31m│\x1b[0m Unrecognized options: --stps    │\n"
+        "\x1b[31m│\x1b[0m ──────── │\n\x1b[31m│\x1b[0m Perhaps you meant: │\n"
+        "│ \x1b[1m--steps\x1b[0m INT │\n╰───╯\n",
+        "+- Unrecognized options -+\n| Unrecognized options: --stps |\n| -------- |\n"
+        "| Perhaps you meant: |\n| --steps INT |\n+----+\n",
     )
     for box in boxes:
 
@@ -242,28 +243,26 @@ def test_flags_are_told_of_without_colours_and_frames(monkeypatch):
             raise SystemExit(2)
 
         monkeypatch.setattr(flags.tyro, "cli", cli)
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as raised:
             flags.parse(int, [], prog="flaxdistill train")
-        assert str(told.value) == (
-            "Unrecognized options: --stps; perhaps you meant --steps; flaxdistill train --help lists what there is"
+        assert str(raised.value) == (
+            "Unrecognized options: --stps; perhaps you meant --steps; "
+            "flaxdistill train --help lists all flags"
         )
 
 
-def test_one_process_a_workdir(home, tmp_path):
+def test_one_process_per_workdir(home, tmp_path):
     train = ("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")
     (tmp_path / "w").mkdir()
     with (tmp_path / "w" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "another process is at work in" in refused(*train)
+        assert "another process is using" in refused(*train)
         assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
     succeed(*train)
 
 
-# --- what does not fit together -------------------------------------------------------------------------
-
-
 @pytest.mark.slow
-def test_a_narrower_student_keeps_the_proportions(home, config, tmp_path):
+def test_narrower_student_has_the_same_proportions(home, config, tmp_path):
     narrow = ("--student.hidden-size", "8", "--student.start.layers", "random", "--steps", "1")
     path = config(
         'import dataclasses as d\nconfig = d.replace(taught, losses={"vocab": VocabKD()})'
@@ -274,10 +273,10 @@ def test_a_narrower_student_keeps_the_proportions(home, config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_examined(home, tmp_path):
+def test_sanity_checks(home, tmp_path):
     train = ("train", home / "alone.py", "--sanity-checks", "--workdir")
-    told = succeed(*train, tmp_path / "sound")
-    assert "counts padding" not in told and "no loss reaches" not in told
+    out = succeed(*train, tmp_path / "sound")
+    assert "counts padding" not in out and "no loss trains" not in out
     assert "no kernel of the student has changed in 3 steps" in refused(
         *train, tmp_path / "w", "--optim.learning-rate", 1e-30
     )
@@ -286,8 +285,8 @@ def test_a_run_is_examined(home, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", ["last", "all"])
-def test_a_damaged_checkpoint(home, tmp_path, harm):
-    """The run goes on from the checkpoint before, loudly, and gives what it would have given."""
+def test_damaged_checkpoint(home, tmp_path, harm):
+    """The run warns, resumes from the checkpoint before and gives the same result."""
     train = ("train", home / "alone.py", "--save-every", 2, "--workdir")
     for name in ("whole", "harmed"):
         succeed(*train, tmp_path / name)
@@ -304,7 +303,7 @@ def test_a_damaged_checkpoint(home, tmp_path, harm):
         assert sorted((path / "checkpoints").iterdir()) == before
         return
     out = succeed(*train, path, "--steps", 6)
-    assert f"{checkpoint} is damaged" in out and "goes on from step 2" in out
+    assert f"{checkpoint} is damaged" in out and "resumes from step 2" in out
     succeed(*train, tmp_path / "whole", "--steps", 6)
     timeless = [
         [
@@ -318,45 +317,45 @@ def test_a_damaged_checkpoint(home, tmp_path, harm):
     succeed("eval", path)
 
 
-# --- what can go wrong on the way -----------------------------------------------------------------------
+def test_missing_devices(home, tmp_path):
+    environ = environment(JAX_PLATFORMS="cuda", CUDA_VISIBLE_DEVICES="")
 
-
-def test_devices_that_are_not_here(home, tmp_path):
-    asked = environment(JAX_PLATFORMS="cuda", CUDA_VISIBLE_DEVICES="")
-
-    def ended(*arguments: object) -> tuple[int, str]:
+    def run_process(*arguments: object) -> tuple[int, str]:
         command = [sys.executable, "-m", "flaxdistill", *map(str, arguments)]
-        told = subprocess.run(command, env=asked, capture_output=True, text=True)
-        return told.returncode, told.stderr
+        done = subprocess.run(command, env=environ, capture_output=True, text=True)
+        return done.returncode, done.stderr
 
-    for verb in (
+    for command in (
         ("train", home / "alone.py", "--workdir", tmp_path / "w"),
         ("predict", home / "teacher", "a cat"),
     ):
-        code, said = ended(*verb)
+        code, error = run_process(*command)
         assert (
-            code == 2 and "JAX_PLATFORMS is 'cuda', and JAX can use no such device here" in said
-        ), said
-        assert "Traceback" not in said
+            code == 2 and "JAX_PLATFORMS is 'cuda', and JAX can use no such device here" in error
+        ), error
+        assert "Traceback" not in error
     assert not (tmp_path / "w").exists()
-    assert ended("convert", home / "teacher", tmp_path / "converted")[0] == 0  # nothing is computed
+    assert (
+        run_process("convert", home / "teacher", tmp_path / "converted")[0] == 0
+    )  # nothing is computed
 
 
-def test_why_a_device_cannot_be_used(monkeypatch):
+def test_reason_why_a_device_cannot_be_used(monkeypatch):
     def busy():
         raise RuntimeError(
-            "Unable to initialize backend 'tpu': in use by process 7. (set JAX_PLATFORMS='' to choose)"
+            "Unable to initialize backend 'tpu': in use by process 7. "
+            "(set JAX_PLATFORMS='' to choose)"
         )
 
     monkeypatch.setattr(jax, "devices", busy)
     with pytest.raises(
         UserError, match=r"\('?Unable to initialize backend 'tpu': in use by process 7\.\); free it"
     ):
-        backend.check()
+        backend.check_devices()
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
+def test_interrupted_run_resumes_with_the_same_result(home, tmp_path):
     train = (
         "train",
         str(home / "alone.py"),
@@ -367,7 +366,7 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
         "--save-every",
         "50",
     )
-    train += ("--optim.decay", "linear")  # a rate that starts anew would show
+    train += ("--optim.decay", "linear")  # would show a schedule that restarts
     succeed(*train, "--workdir", tmp_path / "whole")
 
     cut = tmp_path / "cut"
@@ -385,12 +384,12 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
     child.send_signal(signal.SIGINT)
     out, _ = child.communicate(timeout=120)
     assert child.returncode == 130, out
-    assert "which is saved; the same command goes on from there" in out
+    assert "which is saved; run the same command again to resume" in out
     stopped = rows_of(cut)[-1]["step"]
     assert 3 <= stopped < 120
     assert not (cut / "export").exists()
 
-    assert f"goes on from step {stopped} of 120" in succeed(*train, "--workdir", cut)
+    assert f"resumes from step {stopped} of 120" in succeed(*train, "--workdir", cut)
     for split in (None, "held_out"):
         assert rows_of(cut, split) == rows_of(tmp_path / "whole", split)
     exports = [
@@ -401,28 +400,28 @@ def test_interrupted_and_resumed_is_as_if_never_stopped(home, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "told", "ends"),
+    ("signal_number", "stopped_code", "code"),
     [(signal.SIGINT, "143", 130), (signal.SIGTERM, None, 0), (signal.SIGTERM, "143", 143)],
 )
-def test_a_signal_in_the_last_step_stops_before_the_next_stage(
-    config, tmp_path, monkeypatch, number, told, ends
+def test_signal_in_the_last_step_prevents_the_next_stage(
+    config, tmp_path, monkeypatch, signal_number, stopped_code, code
 ):
     path = config('config = {"one": alone, "two": alone}')
-    show = terminal.Bar.show
+    show = terminal.ProgressBar.update
 
     def signalling(self, stage, steps, row):
         show(self, stage, steps, row)
         if row["step"] == steps and "split" not in row:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal_number)
 
-    monkeypatch.setattr(terminal.Bar, "show", signalling)
-    if told:
-        monkeypatch.setenv("FLAXDISTILL_STOPPED", told)
-    code, out = run(
+    monkeypatch.setattr(terminal.ProgressBar, "update", signalling)
+    if stopped_code:
+        monkeypatch.setenv("FLAXDISTILL_STOPPED", stopped_code)
+    actual_code, out = run(
         "train", path, "--workdir", tmp_path / "w", "--one.steps", "2", "--two.steps", "2"
     )
-    assert code == ends
-    assert "stopped after step 2, which is saved; the same command goes on from there" in out
+    assert actual_code == code
+    assert "stopped after step 2, which is saved; run the same command again to resume" in out
     assert not (tmp_path / "w" / "two").exists()
     monkeypatch.undo()
     monkeypatch.setenv("COLUMNS", "250")
@@ -434,8 +433,8 @@ def test_a_signal_in_the_last_step_stops_before_the_next_stage(
 
 
 @pytest.mark.slow
-def test_a_claim_cut_short_is_taken_up(home, tmp_path, monkeypatch):
-    """Killed after experiment.json and before the tokenizer, or while the former was written."""
+def test_interrupted_creation_of_a_workdir(home, tmp_path, monkeypatch):
+    """Killed between experiment.json and the tokenizer, or while writing the former."""
     train = ("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / ".experiment.json.tmp").write_text("{")
@@ -449,42 +448,40 @@ def test_a_claim_cut_short_is_taken_up(home, tmp_path, monkeypatch):
     succeed(*train)
     file = tmp_path / "w" / "tokenizer" / "tokenizer.json"
     before = file.stat().st_mtime_ns
-    assert "goes on from step 1 of 2" in succeed(*train[:-1], "2")
-    assert file.stat().st_mtime_ns == before, (
-        "a run that goes on has no reason to write its tokenizer again"
-    )
+    assert "resumes from step 1 of 2" in succeed(*train[:-1], "2")
+    assert file.stat().st_mtime_ns == before, "a resumed run must not write its tokenizer again"
     shutil.rmtree(tmp_path / "w" / "checkpoints")
-    assert "has no complete checkpoint; starts again from step 0" in succeed(*train)
+    assert "has no complete checkpoint; training restarts from step 0" in succeed(*train)
 
 
 def test_nothing_is_compiled_after_the_first_save(home, tmp_path, monkeypatch):
-    """One program for each function, made before or in its first call."""
-    lowered, seen = [], []
+    """Each function is compiled once, before or in its first call."""
+    lowered, shown = [], []
 
     def count(name, *_, **__):
         if "jaxpr_to_mlir_module" in name:
             lowered.append(name)
 
     monitoring.register_event_duration_secs_listener(count)
-    show = terminal.Bar.show
+    show = terminal.ProgressBar.update
     monkeypatch.setattr(
-        terminal.Bar,
-        "show",
-        lambda self, *row: (show(self, *row), seen.append((row[2], len(lowered)))),
+        terminal.ProgressBar,
+        "update",
+        lambda self, *row: (show(self, *row), shown.append((row[2], len(lowered)))),
     )
     often = ("--log-every", "1", "--eval-every", "2", "--save-every", "2", "--steps", "8")
     succeed("distill", home / "taught.py", *often, "--workdir", tmp_path / "w")
-    counts = {(row["step"], "split" in row): count for row, count in seen}
+    counts = {(row["step"], "split" in row): count for row, count in shown}
     assert counts[1, False] > 0
     assert counts[3, False] == counts[8, True]
     assert len(lowered) > counts[8, True], (
-        "the export makes programs of its own: were they not counted?"
+        "the export compiles its own programs, which must be counted"
     )
 
 
 @pytest.mark.slow
-def test_layers_computed_again_change_nothing(home, finished, tmp_path):
-    """Less memory, the same run: it may even go on so."""
+def test_remat_gives_the_same_result(home, finished, tmp_path):
+    """And a run may be resumed with it."""
     succeed("distill", home / "taught.py", "--student.remat", "--workdir", tmp_path / "w")
     for own, other in zip(rows_of(tmp_path / "w"), rows_of(finished), strict=True):
         assert own == pytest.approx(other, rel=1e-5)
@@ -493,21 +490,21 @@ def test_layers_computed_again_change_nothing(home, finished, tmp_path):
     )
 
 
-def test_killed_between_saves_is_as_if_never_stopped(home, finished, tmp_path):
-    """Rows after the checkpoint are cut, and written again with the same figures."""
+def test_killed_between_checkpoints(home, finished, tmp_path):
+    """Log rows after the checkpoint are removed and written again with the same values."""
     train = ("distill", home / "taught.py", "--workdir", tmp_path / "w", "--save-every", "2")
     succeed(*train)
     shutil.rmtree(tmp_path / "w" / "checkpoints" / "4")
-    assert "goes on from step 2 of 4" in succeed(*train)
+    assert "resumes from step 2 of 4" in succeed(*train)
     for split in (None, "held_out"):
         assert rows_of(tmp_path / "w", split) == rows_of(finished, split)
 
 
-def test_a_finished_run_can_be_lengthened(home, tmp_path):
+def test_finished_run_with_more_steps(home, tmp_path):
     train = ("train", home / "alone.py", "--workdir", tmp_path / "w")
     succeed(*train, "--steps", "2")
     short = hub.read_model(str(tmp_path / "w" / "export")).digest
-    assert "goes on from step 2 of 4" in succeed(*train)
+    assert "resumes from step 2 of 4" in succeed(*train)
     assert [row["step"] for row in rows_of(tmp_path / "w")] == [1, 2, 3, 4]
     assert hub.read_model(str(tmp_path / "w" / "export")).digest != short, (
         "the export is that of step 2"
@@ -518,34 +515,34 @@ def test_a_finished_run_can_be_lengthened(home, tmp_path):
 FULL = """
 import json, resource, sys
 from flaxdistill.cli import main
-size, verbs = json.loads(sys.argv[1])
+size, commands = json.loads(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # writes beyond it fail, as on a full disk
-for verb in verbs:
+for command in commands:
     try:
-        main.main(verb)
+        main.main(command)
     except SystemExit as ended:
         print("ended", ended.code)
 """
 
 
-def on_a_full_disk(size: int, *verbs: tuple) -> str:
-    """Run verbs in a process whose files cannot grow beyond a size; all it printed."""
-    told = json.dumps([size, [[str(argument) for argument in verb] for verb in verbs]])
+def on_a_full_disk(size: int, *commands: tuple) -> str:
+    """Run commands in a process whose files cannot exceed a size; return its output."""
+    arguments = json.dumps([size, [[str(word) for word in command] for command in commands]])
     done = subprocess.run(
-        [sys.executable, "-c", FULL, told],
+        [sys.executable, "-c", FULL, arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(),
     )
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ended 2") == len(verbs), done.stdout
+    assert done.stdout.count("ended 2") == len(commands), done.stdout
     return done.stdout
 
 
 @pytest.mark.slow
-def test_a_full_disk(home, finished, tmp_path):
-    """Nothing half-written stays, and the training run goes on once there is room."""
+def test_full_disk(home, finished, tmp_path):
+    """Nothing half-written remains, and training resumes once there is room."""
     out, blocks, w = tmp_path / "out", tmp_path / "blocks", tmp_path / "w"
     train = ("distill", home / "taught.py", "--workdir", w, "--save-every", "2")
     printed = on_a_full_disk(
@@ -562,16 +559,16 @@ def test_a_full_disk(home, finished, tmp_path):
     printed = on_a_full_disk(8000, train)
     assert f"a checkpoint could not be written to {w / 'checkpoints'} (File too large)" in printed
     assert len(printed.splitlines()) < 12, printed
-    assert "run the same command again: it goes on from step 0" in printed
+    assert "run the same command again: it resumes from step 0" in printed
     assert not (w / "export").exists()
     succeed(*train)
     assert rows_of(w) == rows_of(finished)
 
 
 @pytest.mark.parametrize(
-    ("batch", "told"), [(16, "--accumulate 2"), (24, "--accumulate 3"), (8, "--fsdp")]
+    ("batch", "advice"), [(16, "--accumulate 2"), (24, "--accumulate 3"), (8, "--fsdp")]
 )
-def test_out_of_memory(home, tmp_path, monkeypatch, batch, told):
+def test_out_of_memory(home, tmp_path, monkeypatch, batch, advice):
     def full(*_):
         raise jax.errors.JaxRuntimeError(
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte."
@@ -579,11 +576,11 @@ def test_out_of_memory(home, tmp_path, monkeypatch, batch, told):
 
     monkeypatch.setattr(sharding, "jit_step", lambda *_: full)
     out = refused("train", home / "alone.py", "--workdir", tmp_path / "w", "--batch-size", batch)
-    assert f"out of memory with micro-batches of {batch // 8} rows a device" in out
-    assert told in out
+    assert f"out of memory with micro-batches of {batch // 8} rows per device" in out
+    assert advice in out
     monkeypatch.undo()
-    if batch > 8:  # what is advised is accepted
-        accumulate = int(told.split()[1])
+    if batch > 8:  # the advice works
+        accumulate = int(advice.split()[1])
         sharding.check_batch(batch, accumulate, sharding.make_mesh())
 
 
@@ -593,13 +590,13 @@ def test_out_of_memory_while_evaluating(home, tmp_path, monkeypatch):
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte."
         )
 
-    monkeypatch.setattr(evaluator.evaluation, "make_evaluate", lambda *_: full)
+    monkeypatch.setattr(evaluator.evaluate, "make_evaluate", lambda *_: full)
     out = refused("train", home / "alone.py", "--workdir", tmp_path / "w", "--steps", "1")
     assert "out of memory while evaluating 8 rows at a time; try --eval-batch-size 4" in out
 
 
-def test_numbers_that_are_none(tmp_path):
-    """A loss that is not a number stands as null in a file that must stay JSON."""
+def test_nan_in_the_log(tmp_path):
+    """NaN and infinity are written as null, since JSON has neither."""
     log = train_log.Log(tmp_path, step=0)
     log.write({"step": 1, "loss": float("nan"), "mlm": float("inf"), "kl": 1.0})
     log.close()
@@ -609,13 +606,13 @@ def test_numbers_that_are_none(tmp_path):
         "mlm": None,
         "kl": 1.0,
     }
-    row = {"name": "student"} | train_log.last(train_log.read_rows(tmp_path / "metrics.jsonl"))
+    row = {"name": "student"} | train_log.last_row(train_log.read_rows(tmp_path / "metrics.jsonl"))
     console = Console(width=200, file=io.StringIO())
-    console.print(terminal.results([row]))
+    console.print(terminal.results_table([row]))
     assert "nan" in console.file.getvalue()
 
 
-def test_a_reader_that_has_seen_enough_is_no_mistake():
+def test_closed_pipe_is_not_an_error():
     """As in ``flaxdistill distill quickstart --help | head -1``."""
     command = [sys.executable, "-m", "flaxdistill", "distill", "quickstart", "--help"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -41,12 +41,12 @@ from flaxdistill.experiment import serialization, workdir
 from flaxdistill.experiment.config import Experiment, Teacher
 from flaxdistill.hub import checkpoint, convert, families
 from flaxdistill.hub.tensor_files import read_tensors
-from flaxdistill.inference.word_vectors import Neighbours
+from flaxdistill.inference.word_vectors import WordVectors
 from flaxdistill.models.encoder import make_init
 from flaxdistill.tasks.question_answering import QuestionAnswering
 from flaxdistill.tasks.text_classification import Classification, Regression
 from flaxdistill.tasks.token_classification import TokenClassification
-from flaxdistill.train.log import Log, last, read_rows
+from flaxdistill.train.log import Log, last_row, read_rows
 
 MANY = int(os.environ.get("FUZZ", "0"))
 SETTINGS = settings(
@@ -221,15 +221,15 @@ def run(folder: Path) -> None:
     ) == found or "nan" in repr(found)
     workdir.read_inputs(path)
     workdir.read_config(path)
-    workdir.check(path, EXPERIMENT)
+    workdir.check_experiment(path, EXPERIMENT)
 
 
 def metrics(folder: Path) -> None:
     rows = read_rows(folder / "run" / "metrics.jsonl")
     Console(file=io.StringIO()).print(
-        terminal.results([{"name": "student"} | last(rows, "held_out")])
+        terminal.results_table([{"name": "student"} | last_row(rows, "held_out")])
     )
-    workdir.evaluations(folder / "run")
+    workdir.lane_evaluations(folder / "run")
     log = Log(folder / "run", step=4)
     log.spike(1.0)
     log.close()
@@ -263,7 +263,7 @@ READERS = {
     "vocab.txt": Reader("words/vocab.txt", words("words")),
     "vocab.json": Reader("bpe/vocab.json", words("bpe"), damaged_json),
     "merges.txt": Reader("bpe/merges.txt", words("bpe")),
-    "vectors": Reader("glove.txt", lambda f: Neighbours(str(f / "glove.txt"))("the", 2)),
+    "vectors": Reader("glove.txt", lambda f: WordVectors(str(f / "glove.txt")).nearest("the", 2)),
 }  # fmt: skip
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sees", "a", "dog", "##s"]
@@ -329,7 +329,7 @@ def whole(tmp_path_factory) -> Path:
     (folder / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
     convert.convert(str(folder / "model"), folder / "converted")
 
-    workdir.record(
+    workdir.write_experiment(
         folder / "run",
         EXPERIMENT,
         families.family("bert"),

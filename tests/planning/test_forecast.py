@@ -1,4 +1,4 @@
-"""Plans: what is counted is what is computed, and verdicts follow from it."""
+"""`plan` counts what the step computes and stores, and its verdicts follow from that."""
 
 import dataclasses
 import json
@@ -15,18 +15,18 @@ from flaxdistill.data.corpus import Corpus
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import abstract
 from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
-from flaxdistill.experiment.workdir import record
+from flaxdistill.experiment.workdir import write_experiment
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.encoder import make_apply, shapes_of
 from flaxdistill.models.student_init import Start
-from flaxdistill.ops.attention import choose
+from flaxdistill.ops.attention import choose_kernel
 from flaxdistill.planning import chips, forecast
 from flaxdistill.planning import compile_ahead as ahead
 from flaxdistill.planning.collectives import bytes_of, collectives
 from flaxdistill.runtime import sharding
-from flaxdistill.runtime.backend import made_for, platform
+from flaxdistill.runtime.backend import target_platform, platform
 from flaxdistill.runtime.costs import cost
 
 GPU = chips.read_topology("h100:8")
@@ -45,12 +45,12 @@ STUDENT = dataclasses.replace(
 )
 
 
-def student(**fields) -> abstract.Sketch:
-    known = {"teacher": abstract.sketch(TEACHER, {}).student}
-    return abstract.sketch(dataclasses.replace(STUDENT, **fields), known)
+def student(**fields) -> abstract.AbstractRun:
+    known = {"teacher": abstract.abstract_run(TEACHER, {}).student}
+    return abstract.abstract_run(dataclasses.replace(STUDENT, **fields), known)
 
 
-def test_products_are_counted_as_often_as_they_run_and_not_where_nobody_reads_them():
+def test_flops_count_scan_iterations_and_skip_dead_code():
     a, w = jax.ShapeDtypeStruct((8, 16), jnp.float32), jax.ShapeDtypeStruct((16, 16), jnp.float32)
 
     def f(a, w):
@@ -61,86 +61,90 @@ def test_products_are_counted_as_often_as_they_run_and_not_where_nobody_reads_th
     assert cost(f, a, w).flops == 6 * 2 * 8 * 16 * 16
 
 
-def test_the_peak_is_what_lives_at_one_time():
+def test_peak_counts_live_arrays():
     a = jax.ShapeDtypeStruct((1024,), jnp.float32)
 
-    def chain(a):  # two at a time: each is let go when the next one stands
+    def chain(a):
+        """Two arrays live at a time: input and output of one sine."""
         for _ in range(10):
             a = jnp.sin(a)
         return a
 
-    def kept(a):  # each waits for the backward pass
+    def with_backward(a):
+        """All intermediate arrays live until the backward pass."""
         return jax.grad(lambda a: chain(a).sum())(a)
 
     assert cost(chain, a).peak == 2 * 4096
-    assert 10 * 4096 <= cost(kept, a).peak <= 13 * 4096
+    assert 10 * 4096 <= cost(with_backward, a).peak <= 13 * 4096
 
 
-def test_an_encoder_costs_what_its_formula_says():
+def test_encoder_flops_match_the_formula():
     c = EncoderConfig(vocab_size=100, **SIZES)
     apply, B, T, D, F = make_apply(c, "float32"), 3, 32, c.hidden_size, c.intermediate_size
     program = student().program
-    batch = abstract._batch(program, B)
-    found = cost(lambda p, b: apply(p, b, None).hidden[-1], shapes_of(c), batch)
-    assert found.flops == c.num_layers * B * T * (8 * D * D + 4 * T * D + 4 * D * F)
+    batch = abstract.batch_shapes(program, B)
+    encoder_cost = cost(lambda p, b: apply(p, b, None).hidden[-1], shapes_of(c), batch)
+    assert encoder_cost.flops == c.num_layers * B * T * (8 * D * D + 4 * T * D + 4 * D * F)
 
 
-def test_what_is_held_is_what_the_compiled_step_takes():
-    """On eight devices, four of which share the parameters; the batch is the rest."""
+def test_estimated_memory_matches_the_compiled_step():
+    """With eight devices and parameters sharded over four; the batch is subtracted."""
     run_ = student(fsdp=4, teacher=dataclasses.replace(STUDENT.teacher, dtype="float32"))
     program, mesh = run_.program, sharding.make_mesh(4)
     shardings = sharding.state_shardings(run_.state, mesh)
-    batch = abstract._batch(program, 64)
-    rows = jax.tree.map(lambda x: x.update(sharding=sharding.rows_sharding(mesh)), batch)
+    batch = abstract.batch_shapes(program, 64)
+    rows = jax.tree.map(lambda x: x.update(sharding=sharding.batch_sharding(mesh)), batch)
     with jax.set_mesh(mesh):
         step = sharding.jit_step(program.step(program.teachers), shardings, mesh)
         compiled = step.lower(
-            ahead._placed(run_.state, shardings), ahead._teachers(run_, mesh), rows
+            ahead._with_shardings(run_.state, shardings), ahead._teacher_shapes(run_, mesh), rows
         ).compile()
-    read = [
+    arrays = [
         x
         for x in jax.tree.leaves(batch)
         if x is not batch.label_positions and x is not batch.labels
     ]
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in read) / 8
-    need = ahead.estimate(run_, chips.read_topology("h100:8"))
-    assert need.held == pytest.approx(
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays) / 8
+    usage = ahead.estimate(run_, chips.read_topology("h100:8"))
+    assert usage.resident == pytest.approx(
         compiled.memory_analysis().argument_size_in_bytes - size, rel=0.02
     )
-    assert need.temporaries == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.3)
+    assert usage.temporaries == pytest.approx(
+        compiled.memory_analysis().temp_size_in_bytes, rel=0.3
+    )
 
 
-def test_collectives_are_summed_by_kind_in_all_turns_of_loops():
+def test_collectives_multiply_by_trip_counts():
     mesh = sharding.make_mesh(1)
     split = NamedSharding(mesh, P(("data", "fsdp")))
 
     def f(x, w):
-        def turn(c, _):
+        def body(c, _):
             return jax.lax.with_sharding_constraint((x * c).sum(0, keepdims=True), P()) * 0.5, None
 
-        c, _ = jax.lax.scan(turn, w, None, length=7)
+        c, _ = jax.lax.scan(body, w, None, length=7)
         return c, (x * x).sum(0)
 
     x = jax.ShapeDtypeStruct((8, 256), jnp.float32, sharding=split)
     w = jax.ShapeDtypeStruct((1, 256), jnp.float32, sharding=NamedSharding(mesh, P()))
     with jax.set_mesh(mesh):
         text = jax.jit(f, out_shardings=NamedSharding(mesh, P())).lower(x, w).compile().as_text()
-    outside, looped = collectives(text)
-    assert (outside["all-reduce"], looped["all-reduce"]) == (1024, 7 * 1024)
+    outside, inside = collectives(text)
+    assert (outside["all-reduce"], inside["all-reduce"]) == (1024, 7 * 1024)
     assert bytes_of("(f32[8,16]{1,0}, bf16[3], pred[])") == 512 + 6 + 1
 
 
-def test_platform_is_that_of_the_plan():
+def test_planned_platform():
     q = jax.ShapeDtypeStruct((1, 1024, 4, 64), jnp.bfloat16)
-    with made_for("tpu"):
-        assert (platform(), choose(q, dropped=False)) == ("tpu", "splash")
-    assert (platform(), choose(q, dropped=False)) == ("cpu", "xla")
+    with target_platform("tpu"):
+        assert (platform(), choose_kernel(q, dropout=False)) == ("tpu", "splash")
+    assert (platform(), choose_kernel(q, dropout=False)) == ("cpu", "xla")
 
 
-def test_less_at_a_time_needs_less_and_costs_the_same():
-    with made_for("gpu"):
+def test_smaller_micro_batches_need_less_memory():
+    with target_platform("gpu"):
         whole, parts = (ahead.estimate(student(accumulate=n), GPU) for n in (1, 4))
-    assert parts.flops == pytest.approx(whole.flops, rel=0.02) and parts.held == whole.held
+    assert parts.flops == pytest.approx(whole.flops, rel=0.02) and parts.resident == whole.resident
     assert parts.temporaries < 0.7 * whole.temporaries
 
 
@@ -149,65 +153,68 @@ def test_verdicts_follow_from_memory():
     report, stages = [], {"teacher": TEACHER, "student": STUDENT}
     first, second = forecast.plan(stages, GPU, report.append).values()
     assert first["verdict"].startswith("fits") and second["verdict"].startswith("fits")
-    need = ahead.estimate(student(), GPU)
-    for share, verdict in ((1.01, "fits"), (0.8, "too close"), (0.3, "does not fit")):
+    usage = ahead.estimate(student(), GPU)
+    for fraction, verdict in ((1.01, "fits"), (0.8, "uncertain"), (0.3, "does not fit")):
         small = dataclasses.replace(
-            GPU.chip, hbm_gib=share * (need.held + need.temporaries) / 0.9 / 2**30
+            GPU.chip, hbm_gib=fraction * (usage.resident + usage.temporaries) / 0.9 / 2**30
         )
-        told = forecast.plan(stages, dataclasses.replace(GPU, chip=small), report.append)
-        assert told["student on h100:8, 8 chips"]["verdict"].startswith(verdict)
+        tables = forecast.plan(stages, dataclasses.replace(GPU, chip=small), report.append)
+        assert tables["student on h100:8, 8 chips"]["verdict"].startswith(verdict)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fits", "way"), [(True, "fits, as follows"), (False, "does not fit either: 9G of 8G")]
+    ("fits", "suggestion"),
+    [
+        (True, "use --accumulate 2, which fits"),
+        (False, "--accumulate 2 does not fit either: 9G of 8G"),
+    ],
 )
-def test_what_does_not_fit_is_told_with_a_way_out(monkeypatch, fits, way):
-    """In a stage that learns from an earlier one, by a compiler that says so."""
-    asked = []
+def test_suggestion_for_a_run_that_does_not_fit(monkeypatch, fits, suggestion):
+    """In a stage that learns from an earlier one, with a compiler that reports an overflow."""
+    compiled = []
 
     def compile_ahead(run, topology):
-        asked.append(run.program.experiment.accumulate)
-        if run.program.experiment.teacher is None or (fits and asked[-1] > 1):
+        compiled.append(run.program.experiment.accumulate)
+        if run.program.experiment.teacher is None or (fits and compiled[-1] > 1):
             return dataclasses.replace(ahead.estimate(run, topology), compiled=True)
         return "9G of 8G"
 
     monkeypatch.setattr(forecast, "compile_ahead", compile_ahead)
     topology = chips.read_topology("v5e:2x2")
-    told = forecast.plan({"teacher": TEACHER, "student": STUDENT}, topology, lambda line: None)
-    found = told["student on v5e:2x2, 4 chips"]
-    assert found["verdict"] == "does not fit: the compiler says 9G of 8G"
-    assert found["way out"].startswith(f"--accumulate 2 {way}") and asked == [1, 1, 2]
-    assert ("tokens/s" in found) == fits
+    tables = forecast.plan({"teacher": TEACHER, "student": STUDENT}, topology, lambda line: None)
+    table = tables["student on v5e:2x2, 4 chips"]
+    assert table["verdict"] == "does not fit: the compiler reports 9G of 8G"
+    assert table["suggestion"].startswith(suggestion) and compiled == [1, 1, 2]
+    assert ("tokens/s" in table) == fits
 
 
 @pytest.mark.slow
-def test_a_run_can_be_the_teacher_of_a_plan(tmp_path):
-    known = abstract.sketch(TEACHER, {}).student
+def test_teacher_from_a_workdir(tmp_path):
+    known = abstract.abstract_run(TEACHER, {}).student
     e = dataclasses.replace(STUDENT, teacher=Teacher(path=str(tmp_path)))
-    record(tmp_path, TEACHER, known.family, known.config, {})
-    assert abstract.sketch(e, {}).student.config == student().student.config
+    write_experiment(tmp_path, TEACHER, known.family, known.config, {})
+    assert abstract.abstract_run(e, {}).student.config == student().student.config
 
 
 @pytest.mark.slow
-def test_more_chips_take_less_time_and_slices_send_more_slowly():
+def test_more_chips_take_less_time_and_slices_communicate_more_slowly():
     run_ = student()
     one, eight = (
-        forecast.forecast(run_, where, ahead.estimate(run_, where))
-        for where in (chips.read_topology("h100:1"), GPU)
+        forecast.forecast(run_, topology, ahead.estimate(run_, topology))
+        for topology in (chips.read_topology("h100:1"), GPU)
     )
-    assert (
-        one.per_example[0] == pytest.approx(8 * eight.per_example[0], rel=0.1)
-        and one.per_example[2] == 0 < eight.per_example[2]
-    )
-    assert one.hours[0] < one.hours[1] and one.speed[0] < one.speed[1] and one.dollars[0] > 0
-    far = chips.read_topology("h100:4", slices=2)
-    apart = forecast.forecast(run_, far, ahead.estimate(run_, far))
-    assert far.size == 8 and apart.per_example[2] != eight.per_example[2]
+    assert one.compute_seconds == pytest.approx(8 * eight.compute_seconds, rel=0.1)
+    assert one.communication_seconds == 0 < eight.communication_seconds
+    assert one.hours[0] < one.hours[1] and one.dollars[0] > 0
+    assert one.tokens_per_second[0] < one.tokens_per_second[1]
+    slices = chips.read_topology("h100:4", slices=2)
+    sliced = forecast.forecast(run_, slices, ahead.estimate(run_, slices))
+    assert slices.size == 8 and sliced.communication_seconds != eight.communication_seconds
 
 
 @pytest.mark.slow
-def test_the_verb_needs_sizes_alone(tmp_path, monkeypatch):
+def test_command_needs_no_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = write_model(tmp_path / "teacher")
     (model / "model.safetensors").unlink()
@@ -222,22 +229,22 @@ def test_the_verb_needs_sizes_alone(tmp_path, monkeypatch):
         "a100:1",
     )
     code, out = run(*argv)
-    assert code == 0 and "fits (reckoned" in out and "MFLOP a token" in out
+    assert code == 0 and "fits (estimated" in out and "MFLOP per token" in out
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 40}))
     assert run(*argv)[1] != out
     assert not (tmp_path / "runs").exists()
     table = tmp_path / "mine.toml"
     table.write_text(chips.TABLE.read_text().replace("dollars_hour = 3.67", "dollars_hour = 7"))
-    assert "at 7 a chip" in run(*argv, "--chips", table)[1]
+    assert "at 7 per chip" in run(*argv, "--chips", table)[1]
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (("--topology", "h100"), "after the kind of chip comes its shape, such as h100:8"),
+        (("--topology", "h100"), "use KIND:SHAPE, such as h100:8"),
         (("--topology", "v5e:4by4"), "such as v5e:16x16"),
-        (("--topology", "h900:8"), "there is no chip 'h900' in chips.toml; known are v4, v5e"),
+        (("--topology", "h900:8"), "no chip 'h900' in chips.toml; use v4, v5e"),
         (("--topology", "h100:8", "--slices", "0"), "--slices is 0; it must be at least 1"),
         (("--topology", "h100:7"), "batch_size 256 is not divisible by 7 devices"),
         (("--topology", "h100:8", "--fsdp", "3"), "fsdp 3 does not divide the 8 devices"),
@@ -246,32 +253,32 @@ def test_the_verb_needs_sizes_alone(tmp_path, monkeypatch):
         ((), "topology"),
     ],
 )
-def test_wrong_questions(tmp_path, flags, told):
+def test_wrong_flags(tmp_path, flags, message):
     model = write_model(tmp_path / "teacher")
-    said = refused(
+    output = refused(
         "plan", "distil_half", "--teacher.path", model, "--corpus.max-length", "16", *flags
     )
-    assert told in said
+    assert message in output
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("tflops = 275", "tflops = 0", "v4: tflops is 0"),
         ("tflops = 275", "tflops = 'many'", "has tflops 'many'"),
-        ("tflops = 275", "", r"\[v4\] differs from what a chip has in tflops"),
-        ("tflops = 275", "tflops = 275\ncolour = 1", "in colour"),
+        ("tflops = 275", "", r"\[v4\] lacks tflops"),
+        ("tflops = 275", "tflops = 275\ncolour = 1", "unknown fields: colour"),
         ("[0.25, 0.55]", "[0.6, 0.55]", "utilisation is 0.6, 0.55"),
         ('platform = "tpu"', 'platform = "ipu"', "platform is 'ipu'"),
-        ("[v4]", "x = 1\n[v4]", "x stands outside"),
-        ("[v4]", "[v4", "is no TOML"),
+        ("[v4]", "x = 1\n[v4]", "x is outside"),
+        ("[v4]", "[v4", "is not valid TOML"),
         ("chips_a_node = 8", "", "chips_a_node is 0"),
     ],
 )
-def test_tables_of_chips(tmp_path, old, new, told):
+def test_wrong_chip_tables(tmp_path, old, new, message):
     table = tmp_path / "chips.toml"
     table.write_text(chips.TABLE.read_text().replace(old, new))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         chips.read_chips(table)
 
 
@@ -283,6 +290,6 @@ def test_no_tpu_compiler(monkeypatch):
 
     monkeypatch.setattr(topologies, "get_topology_desc", absent)
     with pytest.raises(
-        UserError, match=r"knows no v5e:4x4 here \(no such file: libtpu.so\); pip install"
+        UserError, match=r"does not accept v5e:4x4 \(no such file: libtpu.so\); pip install"
     ):
         ahead.devices(chips.read_topology("v5e:4x4"))

@@ -1,4 +1,4 @@
-"""Runs to report on, one of each kind of task."""
+"""Runs and a report of them, shared by the tests of this folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.stories import write
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
-    """Three stages on classes: teacher, two seeds of a student, control."""
+    """Run three classification stages: teacher, two seeds of a student, control."""
     folder = tmp_path_factory.mktemp("story")
     write(folder, "classes")
     succeed("distill", folder / "c.py", "--workdir", folder / "w")
@@ -19,8 +19,8 @@ def story(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(story):
-    """The report of the story: what was printed, its page, and its facts."""
+def report(story):
+    """Write the report of the story; return its terminal output, its page and its facts."""
     out = story.parent / "report.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "250")

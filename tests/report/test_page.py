@@ -1,4 +1,4 @@
-"""The page in Chromium: nothing runs over, every plot is there, by day and by night, from file://."""
+"""The page in Chromium, light and dark: plots are drawn and nothing overflows, from file://."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ PLOTS = """async () => {
     canvas.width = 420; canvas.height = 290;
     const context = canvas.getContext('2d');
     context.drawImage(plot, 0, 0, 420, 290);
-    const seen = context.getImageData(0, 0, 420, 290).data.filter((value, at) => at % 4 == 3 && value > 0).length;
-    return [plot.closest('figure').id, plot.currentSrc.length, plot.getBoundingClientRect().width, seen];
+    const pixels = context.getImageData(0, 0, 420, 290).data;
+    const drawn = pixels.filter((value, at) => at % 4 == 3 && value > 0).length;
+    const figure = plot.closest('figure').id;
+    return [figure, plot.currentSrc.length, plot.getBoundingClientRect().width, drawn];
   });
 }"""
 OUTSIDE = """() => [...document.querySelectorAll('main *')].filter(element => {
@@ -31,37 +33,37 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
+    path = next((path for name in names if (path := shutil.which(name))), None)
     with sync_playwright() as playwright:
-        quiet = [
+        arguments = [
             "--no-sandbox",
             "--disable-gpu",
             "--disable-background-networking",
             "--disable-component-update",
         ]
-        browser = playwright.chromium.launch(executable_path=path, args=quiet)
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
-def test_in_a_browser(told, chromium, width, scheme):
-    _, out, _ = told
+def test_page_in_a_browser(report, chromium, width, scheme):
+    _, out, _ = report
     page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    messages, requests = [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(out.as_uri())
     plots = page.evaluate(PLOTS)
     assert {name for name, *_ in plots} == {path.stem for path in out.with_suffix("").glob("*.png")}
-    for name, source, wide_, seen in plots:
-        assert source > 5000 and seen > 1000 and 200 < wide_ <= width, name
+    for name, source, drawn_width, drawn in plots:
+        assert source > 5000 and drawn > 1000 and 200 < drawn_width <= width, name
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(OUTSIDE) == []
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    dark = sum(map(int, paper.removeprefix("rgb(").removesuffix(")").split(","))) < 384
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    dark = sum(map(int, background.removeprefix("rgb(").removesuffix(")").split(","))) < 384
     assert dark == (scheme == "dark")
-    assert said == [] and all(url.startswith(("file:", "data:")) for url in asked)
+    assert messages == [] and all(url.startswith(("file:", "data:")) for url in requests)
     page.close()

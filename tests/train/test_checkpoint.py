@@ -79,7 +79,7 @@ def test_a_turned_bit_is_seen(tmp_path, monkeypatch):
 
     state, told = restore(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(1)))
-    assert "2 is damaged" in told[0] and "goes on from step 1" in told[1] and len(told) == 2
+    assert "2 is damaged" in told[0] and "resumes from step 1" in told[1] and len(told) == 2
     assert latest_step(tmp_path) == 1
     save(tmp_path, 2)  # its place is free again
     assert latest_step(tmp_path) == 2 and restore(tmp_path)[1] == []

@@ -1,4 +1,4 @@
-"""The step gives the same gradients whatever the split, and moves only what it should."""
+"""The step: equal gradients for every split, exact means, and a golden value."""
 
 import dataclasses
 import functools
@@ -23,6 +23,11 @@ STUDENT = tiny_config(num_layers=1)
 TEACHER = tiny_config(num_layers=1)
 
 
+@functools.cache
+def initial_params(seed):
+    return jax.device_get(jax.jit(make_init(STUDENT))(jax.random.key(seed)))
+
+
 def run(
     devices: int,
     accumulate: int,
@@ -34,11 +39,10 @@ def run(
     dropout=True,
     rows=16,
 ):
-    """Take SGD steps and return parameters and the last metrics as numpy; with SGD, equal gradients are equal steps."""
+    """Take SGD steps and return the state and the last metrics; equal gradients give equal steps."""
     mesh = sharding.make_mesh(fsdp, tensor, jax.devices()[:devices])
-    stepped, view = (
-        untied(STUDENT) if accumulate > 1 else (STUDENT, lambda params: params)
-    )  # as a run does
+    # With accumulation, a run steps an untied model.
+    stepped, view = untied(STUDENT) if accumulate > 1 else (STUDENT, lambda params: params)
     apply, teacher = make_apply(stepped, jnp.float32), make_apply(TEACHER, jnp.float32)
     prepare = MLM().make_masks(
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
@@ -54,22 +58,17 @@ def run(
         accumulate,
         view,
     )
-    params = {
-        "student": jax.jit(make_init(STUDENT))(jax.random.key(0)),
-        "losses": {name: {} for name in losses},
-    }
+    params = {"student": initial_params(0), "losses": {name: {} for name in losses}}
     state = make_state(params, tx)
     shardings = sharding.state_shardings(state, mesh)
     state = jax.device_put(state, shardings)
-    teachers = jax.device_put(
-        (jax.jit(make_init(TEACHER))(jax.random.key(1)),), sharding.replicated(mesh)
-    )
+    teachers = jax.device_put((initial_params(1),), sharding.replicated(mesh))
     with jax.set_mesh(mesh):
         jitted = sharding.jit_step(step, shardings, mesh)
         for i in range(steps):
             rows_i = batch_of(rows, first=i * rows)
             state, metrics = jitted(state, teachers, sharding.place_rows(rows_i, mesh))
-        assert jitted._cache_size() == 1, "the second step compiled again"
+        assert jitted._cache_size() == 1, "the second step was compiled again"
     return jax.device_get(state), jax.device_get(metrics)
 
 
@@ -107,7 +106,7 @@ QUICK = [
         *(pytest.param(*split, marks=pytest.mark.slow) for split in SPLITS if split not in QUICK),
     ],
 )
-def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp, tensor):
+def test_equal_gradients_for_every_split(tokens, devices, accumulate, fsdp, tensor):
     state, metrics = reference(tokens)
     other, other_metrics = run(devices, accumulate, fsdp=fsdp, tensor=tensor, tokens=tokens)
     for path, a in param_paths.flatten(state.params).items():
@@ -119,15 +118,15 @@ def test_same_gradients_whatever_the_split(tokens, devices, accumulate, fsdp, te
         )
 
 
-def test_every_student_parameter_moves_and_the_state_advances():
-    before = param_paths.flatten(jax.jit(make_init(STUDENT))(jax.random.key(0)))
+def test_every_student_parameter_changes_and_the_state_advances():
+    before = param_paths.flatten(initial_params(0))
     state, metrics = run(1, 1, steps=1, dropout=False)
     after = param_paths.flatten(state.params["student"])
     # A key bias adds the same to every score of a query, which softmax ignores.
-    still = [
+    unchanged = [
         p for p in before if np.array_equal(before[p], after[p]) and not p.endswith("key/bias")
     ]
-    assert not still
+    assert not unchanged
     assert int(state.step) == 1
     assert float(metrics["tokens"].value()) == batch_of(16)["segment_ids"].astype(bool).sum()
     expected = sum(
@@ -141,7 +140,7 @@ def test_filler_rows_change_nothing():
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
     )
     apply = make_apply(STUDENT, jnp.float32)
-    params = {"student": jax.jit(make_init(STUDENT))(jax.random.key(0)), "losses": {"mlm": {}}}
+    params = {"student": initial_params(0), "losses": {"mlm": {}}}
     tx = optax.sgd(1.0)
     step = make_step(lambda p, b: apply(p, b, None), (), prepare, {"mlm": MaskedLM()}, tx)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
@@ -159,26 +158,26 @@ def test_filler_rows_change_nothing():
 
 
 @pytest.mark.parametrize("labelled", [0, 1])
-def test_a_mean_over_one_token_or_none(labelled):
+def test_means_over_one_token_and_over_none(labelled):
     def prepare(batch):
         label = jnp.full((4, 1), -1).at[:labelled].set(7)
         return dataclasses.replace(batch, labels=label, label_positions=jnp.ones((4, 1), jnp.int32))
 
     apply = make_apply(STUDENT, jnp.float32)
-    params = {"student": jax.jit(make_init(STUDENT))(jax.random.key(0)), "losses": {"mlm": {}}}
+    params = {"student": initial_params(0), "losses": {"mlm": {}}}
     tx = optax.sgd(1.0)
     step = make_step(lambda p, b: apply(p, b, None), (), prepare, {"mlm": MaskedLM()}, tx)
     batch = sharding.place_rows(batch_of(4), sharding.make_mesh(devices=jax.devices()[:1]))
     state, metrics = jax.jit(step)(make_state(params, tx), (), batch)
     assert float(metrics["loss"].value()) == pytest.approx(float(metrics["mlm"].value()))
-    moved = any(
+    changed = any(
         np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (params, state.params)), strict=True)
     )
-    assert moved == bool(labelled) == (float(metrics["loss"].value()) > 1)
+    assert changed == bool(labelled) == (float(metrics["loss"].value()) > 1)
 
 
 def test_golden_step():
-    """The loss after two steps; update it only in a commit that says which mathematics changed."""
+    """Metrics of the second step; a commit that updates them names the mathematics that changed."""
     _, metrics = reference("real")
     got = {term: round(float(mean.value()), 4) for term, mean in metrics.items()}
     assert got == pytest.approx(GOLDEN, abs=2e-4)

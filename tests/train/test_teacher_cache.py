@@ -159,7 +159,7 @@ def test_what_is_kept_is_what_the_losses_read():
         "r": Relation(relations="qk,vv", layers="2:4"),
         "s": AttentionScores(layers="1:3"),
     }
-    assert checks.cache_spec(losses, MLM(), 9, student=2, teacher=4) == teacher_cache.CacheSpec(
+    assert teachers.cache_spec(losses, MLM(), 9, student=2, teacher=4) == teacher_cache.CacheSpec(
         k=9,
         temperature=2.0,
         masked=False,
@@ -176,7 +176,7 @@ def test_what_is_kept_is_what_the_losses_read():
         layers=4,
     )
     alone = {"v": VocabKD(tokens="masked"), "m": MaskedLM()}
-    assert checks.cache_spec(alone, MLM(), 9, student=2, teacher=4).states == ()
+    assert teachers.cache_spec(alone, MLM(), 9, student=2, teacher=4).states == ()
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,13 @@ def test_what_is_kept_is_what_the_losses_read():
     [
         ({"v": VocabKD(temperature=Schedule(4.0, 1.0, 10))}, "one temperature"),
         ({"c": HiddenCosine()}, "one VocabKD loss"),
-        ({"v": VocabKD(divergence="jsd")}, "make no jsd"),
-        ({"v": VocabKD(), "o": Silent()}, r"losses\.o does not say what it reads"),
+        ({"v": VocabKD(divergence="jsd")}, "divergence jsd"),
+        ({"v": VocabKD(), "o": Silent()}, r"losses\.o does not declare what it reads"),
     ],
 )
 def test_losses_that_stored_answers_cannot_serve(losses, named):
     with pytest.raises(UserError, match=named):
-        checks.cache_spec(losses, MLM(), 9, student=2, teacher=4)
+        teachers.cache_spec(losses, MLM(), 9, student=2, teacher=4)
 
 
 def test_stored_states_stand_where_the_losses_look():
