@@ -29,7 +29,9 @@ from flaxdistill.runtime.backend import target_platform
 def measure(teacher: str, rows: int, topology: str) -> bench.Row:
     """Compare both for a number of rows per chip."""
     where = read_topology(topology)
-    (e,) = overrides.read("distilbert", (), prog="plan", command_flags=overrides.RunFlags).experiments.values()
+    (e,) = overrides.read(
+        "distilbert", (), prog="plan", command_flags=overrides.RunFlags
+    ).experiments.values()
     assert e.teacher
     e = dataclasses.replace(
         e,

@@ -1,7 +1,7 @@
 """A small classifier: teacher, student of half its layers, and a control without a teacher.
 
-    flaxdistill distill sentiment --workdir runs/sentiment --teacher.student.start.path MODEL \\
-        --teacher.corpus.sources.0.path train.tsv --teacher.corpus.held-out-sources.0.path dev.tsv ...
+    flaxdistill distill sentiment --teacher.student.start.path MODEL \\
+        --teacher.corpus.sources.0.path train.tsv --teacher.corpus.held-out-sources.0.path dev.tsv
 
 ``teacher`` starts from any BERT or DistilBERT checkpoint. ``student`` starts from every second
 layer of it, with alpha = 1/2: half the labels' cross-entropy and half the teacher's soft labels at

@@ -16,7 +16,13 @@ DATA = {"flaxdistill/inference/stop_words.py"}
 
 PROSE = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/**/*.md", "flaxdistill/**/*.py", "configs/**/*.py", "examples/*.ipynb")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "flaxdistill/**/*.py",
+        "configs/**/*.py",
+        "examples/*.ipynb",
+    )
     for path in ROOT.glob(pattern)
 )
 

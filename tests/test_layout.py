@@ -204,5 +204,8 @@ def test_no_row_is_idle():
 def test_architecture_has_the_same_table():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d) \| `([^`]+)` \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
-    told = [(int(floor), "" if path == "root" else path, set(third.split(", ")) - {"-"}) for floor, path, third in rows]
+    told = [
+        (int(floor), "" if path == "root" else path, set(third.split(", ")) - {"-"})
+        for floor, path, third in rows
+    ]
     assert told == FLOORS

@@ -49,10 +49,7 @@ def as_epath(path: Path) -> Any:
 
 
 def name_filter(*patterns: str) -> FileFilter:
-    """Return a filter by glob patterns of the end of a path, or of all of it after a leading slash.
-
-    A * matches no slash.
-    """
+    """Return a filter by glob patterns of the end of a path; a * matches no slash."""
     return lambda name: any(PurePosixPath("/", name).match(pattern) for pattern in patterns)
 
 
@@ -288,15 +285,11 @@ def _download(path: Path, objects: dict[str, Any]) -> None:
             file.unlink(missing_ok=True)
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size
-
-
 def _is_equal(file: Path, entry: dict[str, Any]) -> bool:
     """Return whether a local file has the size and checksum of an object."""
     import google_crc32c
 
-    if not file.is_file() or _size(file) != int(entry["size"]):
+    if not file.is_file() or file.stat().st_size != int(entry["size"]):
         return False
     checksum = google_crc32c.Checksum()
     with file.open("rb") as stream:

@@ -133,11 +133,11 @@ def test_save(models, tmp_path):
         ),
         (
             lambda path: flaxdistill.load(path)(["a", "b"], ["c"]),
-            "text 2 has no second text; give as many",
+            "text 2 has no second text; give one second text",
         ),
         (
             lambda path: flaxdistill.load(path)(["a"], ["c", "d"]),
-            "text 2 has no first text; give as many",
+            "text 2 has no first text; give one second text",
         ),
         (lambda path: flaxdistill.load(path, length=1000).hidden("a"), "length is 1000; "),
         (

@@ -1,6 +1,6 @@
 """The commands, and the life of a run: interrupted, resumed, extended, damaged, out of memory.
 
-Wrong inputs are tested in test_bad_inputs.py. Most commands run in this process.
+Wrong inputs are tested in end_to_end/bad_inputs. Most commands run in this process.
 """
 
 from __future__ import annotations

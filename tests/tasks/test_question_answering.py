@@ -137,7 +137,7 @@ def test_best_spans_have_different_texts():
 
 
 def test_a_span_begins_in_the_window_with_the_most_context():
-    """As in BERT's run_squad.py, window by window and token by token."""
+    """As in BERT's run_squad.py, window by window and token by token; the first of equal ones."""
 
     def by_hand(starts, sizes, token):
         containing = [
@@ -153,6 +153,7 @@ def test_a_span_begins_in_the_window_with_the_most_context():
     for sizes, stride in (
         ([9, 9, 5], 4),
         ([9, 9, 9, 7], 6),
+        ([9, 9, 6], 3),
         ([4], 9),
         ([6, 6, 2], 0),
         ([369, 129], 128),

@@ -13,7 +13,7 @@ from helpers.outputs import labelled_batch, random_outputs
 
 from flaxdistill.api import stages
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import checks
+from flaxdistill.experiment import teachers
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.relation import AttentionScores, Relation
