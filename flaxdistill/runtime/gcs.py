@@ -128,7 +128,7 @@ def download(path: Path, marker: str | None = None) -> Path:
     if marker not in objects:
         shutil.rmtree(path, ignore_errors=True)
     elif any(
-        not (path / name).is_file() or _size(path / name) != int(entry["size"])
+        not (path / name).is_file() or (path / name).stat().st_size != int(entry["size"])
         for name, entry in objects.items()
     ):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.fetched")
