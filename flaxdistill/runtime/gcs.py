@@ -49,7 +49,10 @@ def as_epath(path: Path) -> Any:
 
 
 def name_filter(*patterns: str) -> FileFilter:
-    """Return a filter by glob patterns of the end of a path; a * matches no slash."""
+    """Return a filter by glob patterns of the end of a path; a * matches no slash.
+
+    A pattern with a leading slash must match the whole path.
+    """
     return lambda name: any(PurePosixPath("/", name).match(pattern) for pattern in patterns)
 
 
