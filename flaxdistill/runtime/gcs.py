@@ -49,10 +49,7 @@ def as_epath(path: Path) -> Any:
 
 
 def name_filter(*patterns: str) -> FileFilter:
-    """Return a filter by glob patterns of the end of a path; a * matches no slash.
-
-    A pattern with a leading slash must match the whole path.
-    """
+    """Return a filter by glob patterns of the end of a path, or, with a leading slash, all of it."""
     return lambda name: any(PurePosixPath("/", name).match(pattern) for pattern in patterns)
 
 
