@@ -219,7 +219,7 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "jnp.roll(x, 1, 0)": "jnp.roll(x, 0, 0)",
         "pad(batch.labels, -1) if every_token": "pad(batch.labels, 0) if not every_token",
     },
-    ("train/state.py", "end_to_end/test_tasks.py"): {
+    ("train/state.py", "end_to_end/labelled/test_lanes.py"): {
         '(score > state.best["score"])': '(score < state.best["score"])',
     },
     ("train/profiler.py", "cli/test_main.py::test_profile"): {
@@ -366,14 +366,17 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ("inference/replacements.py", "inference/test_augment.py::test_stop_words_stay"): {
         "\n                if word.of(text).lower() not in self.stop_words": "",
     },
-    ("experiment/results.py", "end_to_end/test_tasks.py"): {
+    ("experiment/results.py", "experiment/test_results.py"): {
         "name: -value if name in LOWER_IS_BETTER else value": "name: value",
         "key=lambda rate: _signed_median(": "key=lambda rate: -_signed_median(",
     },
-    ("experiment/abstract.py", "end_to_end/test_tasks.py"): {
+    (
+        "experiment/abstract.py",
+        "end_to_end/labelled/test_classification.py::test_later_stage_may_name_the_labels",
+    ): {
         "config.labels == student_config.UNKNOWN_LABELS and labels": "False",
     },
-    ("experiment/program.py", "end_to_end/test_tasks.py"): {
+    ("experiment/program.py", "end_to_end/labelled/test_lanes.py"): {
         "rows.prng_keys(2 * lane.seed + 1)": "rows.prng_keys(2 * e.lanes()[0].seed + 1)",
         "e.optim.build(e.steps, lane.learning_rate),": (
             "e.optim.build(e.steps, e.optim.learning_rate),"
@@ -382,10 +385,10 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ("experiment/inputs.py", "end_to_end/bad_inputs/test_combinations.py"): {
         "resolve_student(e, models.references, models.start, known, None)": "None",
     },
-    ("experiment/workdir.py", "end_to_end/test_tasks.py"): {
+    ("experiment/workdir.py", "end_to_end/labelled/test_lanes.py"): {
         "return scores.index(max(scores))": "return scores.index(min(scores))",
     },
-    ("api/stage_checks.py", "end_to_end/test_tasks.py"): {
+    ("api/stage_checks.py", "end_to_end/labelled/test_refused.py"): {
         "        _check_sizes(stages, root)\n": "        pass\n",
     },
     ("api/stage_checks.py", "end_to_end/bad_inputs/test_configs.py"): {
