@@ -49,7 +49,7 @@ def as_epath(path: Path) -> Any:
 
 
 def name_filter(*patterns: str) -> FileFilter:
-    """Return a filter by glob patterns of the end of a path, or, with a leading slash, all of it."""
+    """Return a filter by globs of the end of a path, or, with a leading slash, of all of it."""
     return lambda name: any(PurePosixPath("/", name).match(pattern) for pattern in patterns)
 
 
