@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal  # noqa: F401 - API pages resolve inherited fields in this module
 
 import jax
 import jax.numpy as jnp
 
 from flaxdistill.losses.hidden import Hidden
+from flaxdistill.losses.schedule import Schedule  # noqa: F401 - for the same reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

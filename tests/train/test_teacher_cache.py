@@ -1,4 +1,4 @@
-"""Stored answers of a teacher: the same training as with the teacher, within what was cut."""
+"""Cached teacher outputs: the same training as with the teacher, up to what is not cached."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ STEPS = ("--steps", "4")
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """PerExample of 16 rows: no more is computed than four steps of 8 read."""
-    monkeypatch.setattr(teacher_cache, "PART", 16)
-    teacher_cache._part.cache_clear()
+    """Use parts of 16 rows, so that no more is computed than four steps of 8 rows read."""
+    monkeypatch.setattr(teacher_cache, "ROWS_PER_PART", 16)
+    teacher_cache._load_part.cache_clear()
 
 
 def losses(workdir, term="loss"):
@@ -39,8 +39,8 @@ def losses(workdir, term="loss"):
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["masked", "real"])
 def test_equal_to_online(home, tmp_path, tokens):
-    """Every word kept: what is left is rounding to half precision. Fewer words: a smaller KL, the same other terms."""
-    same = (
+    """All tokens cached: only rounding to half precision differs. Fewer: only the KL is smaller."""
+    command = (
         "distill",
         home / "taught.py",
         *STEPS,
@@ -49,16 +49,15 @@ def test_equal_to_online(home, tmp_path, tokens):
         "--data-dir",
         tmp_path / "data",
     )
-    succeed(*same, "--workdir", tmp_path / "online")
-    words = json.loads((tmp_path / "online" / "experiment.json").read_text())["student"]["config"][
-        "vocab_size"
-    ]
-    out = succeed(*same, "--workdir", tmp_path / "whole", "--teacher.cache-top-k", words)
+    succeed(*command, "--workdir", tmp_path / "online")
+    experiment = json.loads((tmp_path / "online" / "experiment.json").read_text())
+    vocab_size = experiment["student"]["config"]["vocab_size"]
+    out = succeed(*command, "--workdir", tmp_path / "whole", "--teacher.cache-top-k", vocab_size)
     assert "GiB" in out
     np.testing.assert_allclose(losses(tmp_path / "whole"), losses(tmp_path / "online"), rtol=1e-3)
     assert (losses(tmp_path / "whole") != losses(tmp_path / "online")).any()
 
-    succeed(*same, "--workdir", tmp_path / "few", "--teacher.cache-top-k", 4)
+    succeed(*command, "--workdir", tmp_path / "few", "--teacher.cache-top-k", 4)
     few, online = losses(tmp_path / "few", "kl"), losses(tmp_path / "online", "kl")
     assert few[0] < online[0]
     np.testing.assert_allclose(
@@ -70,7 +69,7 @@ def test_equal_to_online(home, tmp_path, tokens):
 
 
 @pytest.mark.slow
-def test_answers_are_reused_lengthened_and_resumed(home, tmp_path):
+def test_a_cache_is_reused_extended_and_resumed(home, tmp_path):
     run = (
         "distill",
         home / "taught.py",
@@ -85,14 +84,14 @@ def test_answers_are_reused_lengthened_and_resumed(home, tmp_path):
     assert parts == ["000000", "000001"]
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.npy")}
 
-    # Another student, with accumulation: nothing is computed again, and nothing changes.
+    # Another run: nothing is computed again, and nothing changes.
     out = succeed(*run, "--steps", "4", "--accumulate", "1", "--workdir", tmp_path / "two")
     assert "reused" in out
     assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
 
-    # A part that a killed run did not finish, and rows that a longer run needs.
+    # A part that a killed run has not finished, and more rows for a longer run.
     shutil.rmtree(folder / "000001")
-    teacher_cache._part.cache_clear()
+    teacher_cache._load_part.cache_clear()
     succeed(*run, "--steps", "6", "--workdir", tmp_path / "one")
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
         "000000",
@@ -103,19 +102,19 @@ def test_answers_are_reused_lengthened_and_resumed(home, tmp_path):
         before[file] == file.stat().st_mtime_ns for file in (folder / "000000").rglob("*.npy")
     )
 
-    # Answers to other rows than are asked for.
+    # Outputs of other rows.
     ids = folder / "000000" / "example_id.npy"
     np.save(ids, np.load(ids) + 1)
-    teacher_cache._part.cache_clear()
-    assert "answers for other rows at 0; delete it" in refused(
+    teacher_cache._load_part.cache_clear()
+    assert "holds teacher outputs of other rows at index 0; delete it" in refused(
         *run, "--steps", "4", "--workdir", tmp_path / "three"
     )
 
 
 @pytest.mark.slow
-def test_another_teacher_or_seed_has_its_own_answers(home, tmp_path, monkeypatch):
+def test_caches_are_separate_for_each_seed_and_setting(home, tmp_path, monkeypatch):
     def stop(*arguments, **named):
-        raise KeyboardInterrupt  # the answers are there, and no step is taken
+        raise KeyboardInterrupt  # the cache is written, and no step is taken
 
     monkeypatch.setattr(stages.loop, "fit", stop)
     data = ("--data-dir", tmp_path / "data", "--teacher.cache-top-k", 4, "--steps", 1)
@@ -129,7 +128,7 @@ def test_another_teacher_or_seed_has_its_own_answers(home, tmp_path, monkeypatch
     assert len(list((tmp_path / "data").glob("targets-*"))) == 4
 
 
-def test_a_disk_too_small_is_told_before(home, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_first(home, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     run = (
         "distill",
@@ -139,7 +138,7 @@ def test_a_disk_too_small_is_told_before(home, tmp_path, monkeypatch):
         "--teacher.cache-top-k",
         4,
     )
-    assert "keep fewer words with --teacher.cache-top-k" in refused(
+    assert "cache fewer tokens with --teacher.cache-top-k" in refused(
         *run, "--workdir", tmp_path / "w"
     )
     assert not list((tmp_path / "data").glob("targets-*/0*"))
@@ -151,7 +150,7 @@ class Silent(HiddenCosine):
         return frozenset()
 
 
-def test_what_is_kept_is_what_the_losses_read():
+def test_the_cache_holds_what_the_losses_read():
     losses = {
         "v": VocabKD(),
         "c": HiddenCosine(),
@@ -180,7 +179,7 @@ def test_what_is_kept_is_what_the_losses_read():
 
 
 @pytest.mark.parametrize(
-    ("losses", "named"),
+    ("losses", "message"),
     [
         ({"v": VocabKD(temperature=Schedule(4.0, 1.0, 10))}, "one temperature"),
         ({"c": HiddenCosine()}, "one VocabKD loss"),
@@ -188,20 +187,23 @@ def test_what_is_kept_is_what_the_losses_read():
         ({"v": VocabKD(), "o": Silent()}, r"losses\.o does not declare what it reads"),
     ],
 )
-def test_losses_that_stored_answers_cannot_serve(losses, named):
-    with pytest.raises(UserError, match=named):
+def test_losses_that_a_cache_cannot_serve(losses, message):
+    with pytest.raises(UserError, match=message):
         teachers.cache_spec(losses, MLM(), 9, student=2, teacher=4)
 
 
-def test_stored_states_stand_where_the_losses_look():
-    what = teacher_cache.CacheSpec(
+def test_cached_states_are_outputs_of_their_layers():
+    spec = teacher_cache.CacheSpec(
         k=2, temperature=1.0, masked=False, states=("hidden_3", "queries_1"), layers=3
     )
     batch = labelled_batch()
     full = random_outputs(0, 8, 8, layers=3)
-    kept = teacher_cache.make_compute(lambda params, rows: full, lambda rows: rows, what)({}, batch)
-    targets = {name: value for name, value in kept.items() if name not in ("example_id", "epoch")}
-    outputs = teacher_cache.make_recall(what)({}, dataclasses.replace(batch, targets=targets))
+    compute = teacher_cache.make_compute_outputs(lambda params, rows: full, lambda rows: rows, spec)
+    targets = compute({}, batch)
+    del targets["example_id"], targets["epoch"]
+    outputs = teacher_cache.make_cached_teacher(spec)(
+        {}, dataclasses.replace(batch, targets=targets)
+    )
     assert (
         outputs.hidden[:3] == (None,) * 3
         and outputs.queries[1:] == (None, None)
