@@ -1,4 +1,4 @@
-"""flaxdistill: distil BERT-family teachers into small, fast students with JAX.
+"""flaxdistill: distill BERT-family teachers into small, fast students with JAX.
 
 `load` returns a model for inference, and `distill` runs experiments. The other names describe an
 experiment; `flaxdistill.losses` has more losses. Importing this package imports neither jax nor

@@ -145,7 +145,7 @@ def _run_command(arguments: list[str]) -> int:
 
 def _print_help() -> None:
     width = max(map(len, COMMANDS))
-    print(f"flaxdistill {__version__}: distil BERT-family teachers into small, fast students\n")
+    print(f"flaxdistill {__version__}: distill BERT-family teachers into small, fast students\n")
     print("\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
     print(
         "\nflaxdistill COMMAND --help describes a command; "

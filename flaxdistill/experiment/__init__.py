@@ -1,1 +1,1 @@
-"""The config of a run, its folder, and everything that is built from both."""
+"""The config of a run and its folder; building and evaluating a run."""

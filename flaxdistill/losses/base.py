@@ -29,7 +29,7 @@ class Loss(abc.ABC):
     A subclass is a frozen dataclass whose fields are the hyperparameters; all methods are pure. For
     every update the training step
 
-    1. calls ``count`` on each micro-batch and sums the counts over the global batch,
+    1. calls ``count`` once on the global batch, before it is split into micro-batches,
     2. sets ``scale[term] = weights(step)[term] / count[term]``,
     3. calls the loss on each micro-batch and sums the objectives.
 

@@ -18,7 +18,7 @@ class HiddenCosine(Hidden):
 
     The defaults are those of DistilBERT's published code: the last layer only, and every token
     except padding (Sanh et al., 2019). Patient knowledge distillation (Sun et al., 2019) is
-    ``HiddenCosine(layers="skip", tokens="first")``: its squared distance of normalised vectors is 2
+    ``HiddenCosine(layers="skip", tokens="first")``: its squared distance of normalized vectors is 2
     (1 - cos).
 
     Needs a teacher of equal width, or ``project``. Term: ``cosine``.

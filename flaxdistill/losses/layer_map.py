@@ -1,7 +1,7 @@
 """Layer maps: which student layer learns from which teacher layer.
 
 Layers are numbered as Hugging Face numbers ``hidden_states``: 0 is the embedding output and layer l
-is the output of the l-th layer, so layers count from 1. The layers that a student is initialised
+is the output of the l-th layer, so layers count from 1. The layers that a student is initialized
 from (``start.layers``) count from 0 instead, as in the DistilBERT script and as ``layer.0`` in
 checkpoints: ``start.layers="0,2,5"`` copies the layers whose outputs are 1, 3 and 6 here.
 """

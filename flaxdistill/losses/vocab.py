@@ -63,7 +63,7 @@ class MaskedLM(Loss):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabKD(Loss):
-    """Distil the teacher's vocabulary distribution and predict the masked tokens, in one pass.
+    """Distill the teacher's vocabulary distribution and predict the masked tokens, in one pass.
 
     ``kl`` T^2 KL(p || q) + ``mlm`` CE(label), with p = softmax(t/T) of the teacher's logits t and
     q = softmax(z/T) of the student's z (Hinton et al., 2015; Sanh et al., 2019). The first term

@@ -80,7 +80,7 @@ class Embed(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word, position and token type embeddings, summed in float32 and normalised."""
+    """Word, position and token type embeddings, summed in float32 and normalized."""
 
     config: EncoderConfig
     dtype: Any
@@ -107,7 +107,7 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention and feed-forward, each added to its input and normalised after.
+    """Self-attention and feed-forward, each added to its input and normalized after.
 
     This is the post-norm layer of Vaswani et al., 2017.
     """

@@ -1,4 +1,4 @@
-"""How a student is initialised: from selected layers of another model, or at random."""
+"""How a student is initialized: from selected layers of another model, or at random."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Start:
     """
 
     path: str | None = "teacher"
-    """A checkpoint, an earlier stage, or ``teacher`` for the experiment's teacher; None initialises
+    """A checkpoint, an earlier stage, or ``teacher`` for the experiment's teacher; None initializes
     at random."""
     layers: str = "uniform"
     """The layers to copy, as ``choose_layers`` reads it: ``uniform``, ``distilbert``, or one layer
@@ -39,7 +39,7 @@ class Start:
     shrink: Literal["no", "truncate", "svd"] = "no"
     """How a narrower student starts: ``truncate`` takes the first entries of every width, the first
     heads and the first entries of each head; ``svd`` projects the embeddings onto their principal
-    directions, which loses the least of them, and initialises the layers at random; ``no`` raises
+    directions, which loses the least of them, and initializes the layers at random; ``no`` raises
     an error."""
 
 

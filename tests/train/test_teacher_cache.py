@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
-from helpers.cli import refused, rows_of, run, succeed
+from helpers.cli import refused, rows_of, run
 from helpers.outputs import labelled_batch, random_outputs
 
 from flaxdistill.api import stages
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import teachers
+from flaxdistill.experiment import build, teachers
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.relation import AttentionScores, Relation
 from flaxdistill.losses.schedule import Schedule
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
+from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
-from flaxdistill.train import teacher_cache
-
-STEPS = ("--steps", "4")
+from flaxdistill.train import loop, teacher_cache
 
 
 @pytest.fixture(autouse=True)
@@ -32,72 +33,78 @@ def small_parts(monkeypatch):
     teacher_cache._load_part.cache_clear()
 
 
-def losses(workdir, term="loss"):
-    return np.array([row[term] for row in rows_of(workdir)])
+@pytest.fixture
+def train(experiments, tmp_path, monkeypatch):
+    """Return a function that trains on two devices, without evaluation, and returns its log."""
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(
+        sharding, "make_mesh", lambda fsdp, tensor: make_mesh(fsdp, tensor, jax.devices()[:2])
+    )
+
+    def train(name, cache_top_k=0, *, steps=4, tokens="masked", lines=None):
+        experiment = experiments["student"]
+        experiment = dataclasses.replace(
+            experiment,
+            steps=steps,
+            data_dir=str(tmp_path / "data"),
+            teacher=dataclasses.replace(experiment.teacher, cache_top_k=cache_top_k),
+            losses={**experiment.losses, "vocab": VocabKD(tokens=tokens)},
+        )
+        lines = [] if lines is None else lines
+        inputs = build.build(experiment, tmp_path / name, data=tmp_path, report=lines.append)
+        inputs = dataclasses.replace(inputs, evaluate=lambda params: {})
+        with (
+            contextlib.closing(inputs.lock),
+            contextlib.closing(inputs.log),
+            contextlib.closing(inputs.checkpoints),
+        ):
+            loop.fit(inputs, show=lambda row: None, report=lines.append)
+        return rows_of(tmp_path / name)
+
+    return train
+
+
+def values(rows, term="loss"):
+    return np.array([row[term] for row in rows])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["masked", "real"])
-def test_equal_to_online(home, tmp_path, tokens):
+def test_equal_to_online(train, home, tokens):
     """All tokens cached: only rounding to half precision differs. Fewer: only the KL is smaller."""
-    command = (
-        "distill",
-        home / "taught.py",
-        *STEPS,
-        "--losses.vocab.tokens",
-        tokens,
-        "--data-dir",
-        tmp_path / "data",
-    )
-    succeed(*command, "--workdir", tmp_path / "online")
-    experiment = json.loads((tmp_path / "online" / "experiment.json").read_text())
-    vocab_size = experiment["student"]["config"]["vocab_size"]
-    out = succeed(*command, "--workdir", tmp_path / "whole", "--teacher.cache-top-k", vocab_size)
-    assert "GiB" in out
-    np.testing.assert_allclose(losses(tmp_path / "whole"), losses(tmp_path / "online"), rtol=1e-3)
-    assert (losses(tmp_path / "whole") != losses(tmp_path / "online")).any()
+    online = train("online", tokens=tokens)
+    vocab_size = json.loads((home / "teacher" / "config.json").read_text())["vocab_size"]
+    lines: list[str] = []
+    whole = train("whole", vocab_size, tokens=tokens, lines=lines)
+    assert any("GiB" in line for line in lines)
+    np.testing.assert_allclose(values(whole), values(online), rtol=1e-3)
+    assert (values(whole) != values(online)).any()
 
-    succeed(*command, "--workdir", tmp_path / "few", "--teacher.cache-top-k", 4)
-    few, online = losses(tmp_path / "few", "kl"), losses(tmp_path / "online", "kl")
-    assert few[0] < online[0]
-    np.testing.assert_allclose(
-        losses(tmp_path / "few", "mlm")[0], losses(tmp_path / "online", "mlm")[0], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        losses(tmp_path / "few", "cosine")[0], losses(tmp_path / "online", "cosine")[0], rtol=1e-2
-    )
+    few = train("few", 4, tokens=tokens)
+    assert values(few, "kl")[0] < values(online, "kl")[0]
+    np.testing.assert_allclose(values(few, "mlm")[0], values(online, "mlm")[0], rtol=1e-5)
+    np.testing.assert_allclose(values(few, "cosine")[0], values(online, "cosine")[0], rtol=1e-2)
 
 
 @pytest.mark.slow
-def test_a_cache_is_reused_extended_and_resumed(home, tmp_path):
-    run = (
-        "distill",
-        home / "taught.py",
-        "--data-dir",
-        tmp_path / "data",
-        "--teacher.cache-top-k",
-        8,
-    )
-    succeed(*run, "--steps", "4", "--workdir", tmp_path / "one")
+def test_a_cache_is_reused_extended_and_resumed(train, tmp_path):
+    first = train("one", 8)
     (folder,) = (tmp_path / "data").glob("targets-*")
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
     assert parts == ["000000", "000001"]
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.npy")}
 
     # Another run: nothing is computed again, and nothing changes.
-    out = succeed(*run, "--steps", "4", "--accumulate", "1", "--workdir", tmp_path / "two")
-    assert "reused" in out
-    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
+    lines: list[str] = []
+    assert train("two", 8, lines=lines) == first
+    assert any(line.startswith("reused") and "teacher outputs" in line for line in lines)
 
     # A part that a killed run has not finished, and more rows for a longer run.
     shutil.rmtree(folder / "000001")
     teacher_cache._load_part.cache_clear()
-    succeed(*run, "--steps", "6", "--workdir", tmp_path / "one")
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
-        "000000",
-        "000001",
-        "000002",
-    ]
+    assert train("one", 8, steps=6)[:4] == first
+    parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert parts == ["000000", "000001", "000002"]
     assert all(
         before[file] == file.stat().st_mtime_ns for file in (folder / "000000").rglob("*.npy")
     )
@@ -106,9 +113,8 @@ def test_a_cache_is_reused_extended_and_resumed(home, tmp_path):
     ids = folder / "000000" / "example_id.npy"
     np.save(ids, np.load(ids) + 1)
     teacher_cache._load_part.cache_clear()
-    assert "holds teacher outputs of other rows at index 0; delete it" in refused(
-        *run, "--steps", "4", "--workdir", tmp_path / "three"
-    )
+    with pytest.raises(UserError, match="holds teacher outputs of other rows at index 0; delete"):
+        train("three", 8)
 
 
 @pytest.mark.slow
