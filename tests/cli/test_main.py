@@ -349,7 +349,8 @@ def test_reason_why_a_device_cannot_be_used(monkeypatch):
 
     monkeypatch.setattr(jax, "devices", busy)
     with pytest.raises(
-        UserError, match=r"\('?Unable to initialize backend 'tpu': in use by process 7\.\); free it"
+        UserError,
+        match=r"\('?Unable to initialize backend 'tpu': in use by process 7\.\); free the device",
     ):
         backend.check_devices()
 
@@ -484,7 +485,8 @@ def test_remat_gives_the_same_result(home, finished, tmp_path):
     """And a run may be resumed with it."""
     succeed("distill", home / "taught.py", "--student.remat", "--workdir", tmp_path / "w")
     for own, other in zip(rows_of(tmp_path / "w"), rows_of(finished), strict=True):
-        assert own == pytest.approx(other, rel=1e-5)
+        # The KL divergence is a small difference of float32 numbers near 4, whose spacing is 4.8e-7.
+        assert own == pytest.approx(other, rel=1e-5, abs=5e-7)
     assert "skipped" in succeed(
         "distill", home / "taught.py", "--student.remat", "--workdir", finished
     )
