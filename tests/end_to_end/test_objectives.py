@@ -127,11 +127,11 @@ config = replace(taught, steps=2, losses={{
         (
             "teacher=None, ensemble={'b': taught.teacher}, student=replace("
             "taught.student, start=replace(taught.student.start, path=None))",
-            "but there is no teacher",
+            "ensemble needs a teacher, but there is none",
         ),
         (
             'student=replace(taught.student, hidden_size=8), losses={"v": VocabKD()}',
-            "cut it down with start.shrink",
+            "set start.shrink to truncate or svd",
         ),
         (
             'losses={"s": AttentionScores()}, student=replace(taught.student, hidden_size=8, '
