@@ -1,8 +1,9 @@
-"""The floors: who may import whom, how long files are, and what is never imported."""
+"""The layout of the package: allowed imports, lengths, docstrings; and imports between tests."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "flaxdistill"
+TESTS = ROOT / "tests"
 
 FLOORS: list[tuple[int, str, set[str]]] = [
     (1, "version.py", set()),
@@ -39,19 +41,34 @@ FLOORS: list[tuple[int, str, set[str]]] = [
     (8, "cli/", {"tyro", "jax", "numpy"}),
     (9, "", set()),
 ]
-"""Earlier rows may be imported by later ones; the same table as in ARCHITECTURE.md. The last row is the package itself."""
+"""A file may import from earlier rows only. ARCHITECTURE.md has the same table.
+
+The last row is the files of the package itself.
+"""
 
 ROWS = {path: row for row, (_, path, _) in enumerate(FLOORS)}
 SEPARATE = {4, 5, 6, 7}
-"""Floors whose folders do not import each other."""
+"""Floors whose folders must not import each other."""
 
-LONGEST_FILE = 300
-LONGEST_FUNCTION = 70
-LONGEST_STEP = 100
-NEVER = {"torch", "tensorflow", "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-CALLS = {"eval", "exec"}
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 70
+MAX_STEP_LINES = 100
+FORBIDDEN_IMPORTS = {
+    "torch",
+    "tensorflow",
+    "pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+}
+FORBIDDEN_CALLS = {"eval", "exec"}
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+TEST_FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"))
 
 
 def row_of(file: str) -> str:
@@ -59,136 +76,132 @@ def row_of(file: str) -> str:
     return max((path for _, path, _ in FLOORS if file.startswith(path)), key=len)
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of all imports of a file, wherever they stand."""
-    for node in ast.walk(tree):
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Yield the dotted names of all imports of a file, at any depth."""
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "write whole names: a relative import hides its floor"
+            assert not node.level, f"{path}:{node.lineno} has a relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def parse(file: str) -> ast.Module:
-    return ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
-
-
-def own(file: str) -> set[str]:
-    """The package's own files that a file imports."""
-    found = set()
-    for name in imported(parse(file)):
-        parts = name.split(".")
-        if parts[0] == "flaxdistill":
-            # The longest prefix that is a file or folder: the rest is a name within it.
-            candidates = ["/".join(parts[1:n]) for n in range(len(parts), 1, -1)]
-            files = [f for c in candidates for f in (f"{c}.py", f"{c}/__init__.py") if f in FILES]
-            found.add(files[0] if files else "__init__.py")
-    return found
+@functools.cache
+def imported_files(file: str) -> set[str]:
+    """Return the files of the package that a file of the package imports."""
+    files = set()
+    for name in imported_names(PACKAGE / file):
+        package, *parts = name.split(".")
+        if package == "flaxdistill":
+            # The longest prefix that is a file or a folder; the rest is a name in it.
+            prefixes = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
+            candidates = [f for p in prefixes for f in (f"{p}.py", f"{p}/__init__.py")]
+            files.add(next((f for f in candidates if f in FILES), "__init__.py"))
+    return files
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_imports_only_from_below(file):
-    here = row_of(file)
-    assert here or file in {"__init__.py", "__main__.py"}, (
-        f"{file} is in no row; add it here and in ARCHITECTURE.md"
+def test_imports_only_earlier_rows(file):
+    row = row_of(file)
+    assert row or file in {"__init__.py", "__main__.py"}, (
+        f"{file} is in no row; add one here and in ARCHITECTURE.md"
     )
-    for other in own(file):
-        there = row_of(other)
-        if there == here:
+    for other in imported_files(file):
+        other_row = row_of(other)
+        if other_row == row:
             continue
-        assert ROWS[there] < ROWS[here], f"{file} imports {other}, which is above it"
-        floor, below = FLOORS[ROWS[here]][0], FLOORS[ROWS[there]][0]
-        same_folder = here.partition("/")[0] == there.partition("/")[0]
-        assert not (floor == below and floor in SEPARATE) or same_folder, (
-            f"{file} imports {other} of its own floor"
+        assert ROWS[other_row] < ROWS[row], f"{file} imports {other}, which is above it"
+        floor, other_floor = FLOORS[ROWS[row]][0], FLOORS[ROWS[other_row]][0]
+        same_folder = row.partition("/")[0] == other_row.partition("/")[0]
+        assert floor != other_floor or floor not in SEPARATE or same_folder, (
+            f"{file} imports {other} of the same floor"
         )
 
 
-def test_size_of_the_house():
-    loose = [file for file in FILES if "/" not in file]
+def test_number_of_files_and_folders():
+    top_files = [file for file in FILES if "/" not in file]
     folders = {file.partition("/")[0] for file in FILES if "/" in file}
-    assert len(loose) <= 8 and len(folders) <= 14 and len(FLOORS) <= 24
+    assert len(top_files) <= 8 and len(folders) <= 14 and len(FLOORS) <= 24
 
 
-def test_no_circles():
-    edges = {file: own(file) - {file} for file in FILES}
+def test_no_import_cycles():
+    edges = {file: imported_files(file) - {file} for file in FILES}
     while edges:
         leaves = {file for file, others in edges.items() if not others & set(edges)}
-        assert leaves, f"these files import each other in a circle: {sorted(edges)}"
+        assert leaves, f"these files import each other in a cycle: {sorted(edges)}"
         edges = {file: others for file, others in edges.items() if file not in leaves}
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_third_party(file):
-    top = {name.partition(".")[0] for name in imported(parse(file))}
-    third = top - set(sys.stdlib_module_names) - {"flaxdistill"}
+def test_third_party_imports(file):
+    packages = {name.partition(".")[0] for name in imported_names(PACKAGE / file)}
+    third_party = packages - set(sys.stdlib_module_names) - {"flaxdistill"}
     allowed = FLOORS[ROWS[row_of(file)]][2]
-    assert third <= allowed, f"{file} may import {sorted(allowed)}"
-    assert not top & NEVER, file
+    assert third_party <= allowed, f"{file} may import {sorted(allowed)}"
+    assert not packages & FORBIDDEN_IMPORTS, file
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_runs_no_text(file):
-    for node in ast.walk(parse(file)):
+def test_executes_no_data(file):
+    for node in ast.walk(parse(PACKAGE / file)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in CALLS, f"{file}:{node.lineno}"
+            assert node.func.id not in FORBIDDEN_CALLS, f"{file}:{node.lineno}"
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-            assert isinstance(node.value, ast.Constant) and node.value.value is False, (
-                f"{file}:{node.lineno}"
-            )
+            value = node.value
+            assert isinstance(value, ast.Constant) and value.value is False, f"{file}:{node.lineno}"
 
 
-def test_walls():
-    """What ARCHITECTURE.md says in words, beside the table."""
-    assert {row for _, row, third in FLOORS if "flax" in third} == {"models/"}
-    beams = [
+DATA_IMPORTS = {"errors.py", "runtime/gcs_paths.py", "runtime/gcs.py", "runtime/files.py"}
+"""Files outside data/ that data/ may import."""
+
+
+def test_restricted_imports():
+    """Only models/ imports flax, one file Beam; data/ and train/ know little of the rest."""
+    assert {row for _, row, third_party in FLOORS if "flax" in third_party} == {"models/"}
+    beam = [
         file
         for file in FILES
-        if any(name.startswith("apache_beam") for name in imported(parse(file)))
+        if any(name.startswith("apache_beam") for name in imported_names(PACKAGE / file))
     ]
-    assert beams == ["data/preparation/beam.py"]
+    assert beam == ["data/preparation/beam.py"]
     for file in FILES:
         if file.startswith("data/"):
-            others = {other for other in own(file) if not other.startswith("data/")}
-            assert others <= {
-                "errors.py",
-                "runtime/gcs_paths.py",
-                "runtime/gcs.py",
-                "runtime/files.py",
-            }, file
+            others = {other for other in imported_files(file) if not other.startswith("data/")}
+            assert others <= DATA_IMPORTS, file
         if file.startswith("train/"):
-            assert not {row_of(other) for other in own(file)} & {
-                "models/",
-                "tasks/",
-                "hub/families/",
-            }, file
+            rows = {row_of(other) for other in imported_files(file)}
+            assert not rows & {"models/", "tasks/", "hub/families/"}, file
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_length(file):
     lines = len((PACKAGE / file).read_text(encoding="utf-8").splitlines())
-    assert lines < LONGEST_STEP if file == "train/step.py" else lines <= LONGEST_FILE, (
+    assert lines < MAX_STEP_LINES if file == "train/step.py" else lines <= MAX_FILE_LINES, (
         f"{file} has {lines} lines"
     )
-    for node in ast.walk(parse(file)):
+    for node in ast.walk(parse(PACKAGE / file)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             lines = node.end_lineno - node.lineno + 1
-            assert lines <= LONGEST_FUNCTION, f"{file}:{node.lineno} {node.name} has {lines} lines"
+            assert lines <= MAX_FUNCTION_LINES, f"{file}:{node.lineno} {node.name}: {lines} lines"
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_public_things_have_docstrings(file):
-    """Modules, and public functions and classes; a method that fulfils a documented contract needs none, nor a signature."""
-    tree = parse(file)
-    assert ast.get_docstring(tree), f"{file} does not say what it is for"
+def test_public_names_have_docstrings(file):
+    """A method of a derived class needs none: the base class documents it."""
+    tree = parse(PACKAGE / file)
+    assert ast.get_docstring(tree), f"{file} has no docstring"
     for node in _public(tree.body):
         assert ast.get_docstring(node), f"{file}:{node.lineno} {node.name}"
         if isinstance(node, ast.ClassDef) and not node.bases:
             for method in _public(node.body):
                 if isinstance(method, ast.FunctionDef):
-                    assert ast.get_docstring(method), (
-                        f"{file}:{method.lineno} {node.name}.{method.name}"
-                    )
+                    name = f"{file}:{method.lineno} {node.name}.{method.name}"
+                    assert ast.get_docstring(method), name
 
 
 def _public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.ClassDef]:
@@ -197,15 +210,25 @@ def _public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.ClassDef]:
             yield from () if "overload" in map(ast.unparse, node.decorator_list) else (node,)
 
 
-def test_no_row_is_idle():
+def test_every_row_has_files():
     assert {row_of(file) for file in FILES} == set(ROWS)
 
 
 def test_architecture_has_the_same_table():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d) \| `([^`]+)` \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
-    told = [
-        (int(floor), "" if path == "root" else path, set(third.split(", ")) - {"-"})
-        for floor, path, third in rows
+    table = [
+        (int(floor), "" if path == "root" else path, set(third_party.split(", ")) - {"-"})
+        for floor, path, third_party in rows
     ]
-    assert told == FLOORS
+    assert table == FLOORS
+
+
+@pytest.mark.parametrize("file", TEST_FILES)
+def test_no_test_imports_another(file):
+    """Tests share helpers/ and conftest.py; only test_mutations.py imports its list."""
+    modules = {Path(name).stem for name in TEST_FILES} | {"tests", "conftest"}
+    modules -= {"__init__"} | ({"mutations"} if file == "test_mutations.py" else set())
+    modules -= {path.stem for path in (TESTS / "helpers").iterdir()}
+    imported = {name.partition(".")[0] for name in imported_names(TESTS / file)}
+    assert not imported & modules
