@@ -19,10 +19,14 @@ os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true".strip()
 )
-# Without MLIR emitters, programs as small as these compile about three times as fast. An unknown
-# flag ends the process, so set it only for the jaxlib versions that are known to have it.
+# Without MLIR emitters, and with one module per program, programs as small as these compile about
+# three times as fast. An unknown flag ends the process, so set both only for the jaxlib versions
+# that are known to have them.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] += (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
+os.environ["COLUMNS"] = "250"  # tables are printed whole
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # gcsfs reads this on import; otherwise it queries Google by gRPC for the type of a bucket.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -74,11 +78,6 @@ def config(home, tmp_path):
         return path
 
     return write
-
-
-@pytest.fixture(autouse=True)
-def wide(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
 
 
 @pytest.fixture(scope="module")

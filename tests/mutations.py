@@ -81,11 +81,15 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     },
     ("losses/relation.py", "losses/test_layer_oracles.py::test_scores_of_packed_sequences"): {
         "mask * sequence_lengths(batch)": "mask",
+    },
+    ("losses/relation.py", "losses/test_layer_oracles.py::test_tinybert_scores_as_published"): {
         "(student.queries[i - 1], student.keys[i - 1]),\n"
         "                    (teacher.queries[j - 1], teacher.keys[j - 1])": (
             "(student.keys[i - 1], student.queries[i - 1]),\n"
             "                    (teacher.keys[j - 1], teacher.queries[j - 1])"
         ),
+        "jnp.sum(mask) * mask.shape[1]": "jnp.sum(mask)",
+        "jnp.where(segments == 0, 1, segments)": "segments",
     },
     ("losses/relation.py", "losses/test_layer_oracles.py::test_minilm_mean_over_sequences"): {
         "mask / jnp.maximum(sequence_lengths(batch), 1.0)": "mask",
@@ -96,10 +100,6 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     },
     ("losses/relation.py", "losses/test_layer_oracles.py::test_minilm_over_true_lengths"): {
         "FIELDS[letter])[layer - 1]": "FIELDS[letter])[layer - 2]",
-    },
-    ("losses/relation.py", "losses/test_layer_oracles.py::test_tinybert_scores_as_published"): {
-        "jnp.sum(mask) * mask.shape[1]": "jnp.sum(mask)",
-        "jnp.where(segments == 0, 1, segments)": "segments",
     },
     ("losses/relation.py", "losses/test_contracts.py::test_weights_move_with_the_step"): {
         '{f"relation_{name}": self.weight(step)': '{f"relation_{name}": self.weight(0)',
@@ -212,14 +212,17 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "1.4826 *": "0.0 *",
         "if math.isfinite(loss):": "if True:",
     },
-    ("train/log.py", "end_to_end/test_fuzz.py"): {
+    (
+        "train/log.py",
+        "end_to_end/test_fuzz.py::test_damaged_file_is_read_or_refused[metrics.jsonl]",
+    ): {
         " and _is_row(row)": "",
     },
     ("train/sanity_checks.py", "train/test_sanity_checks.py"): {
         "jnp.roll(x, 1, 0)": "jnp.roll(x, 0, 0)",
         "pad(batch.labels, -1) if every_token": "pad(batch.labels, 0) if not every_token",
     },
-    ("train/state.py", "end_to_end/labelled/test_lanes.py"): {
+    ("train/state.py", "end_to_end/labelled/test_lanes.py::test_best_lane_is_exported"): {
         '(score > state.best["score"])': '(score < state.best["score"])',
     },
     ("train/profiler.py", "cli/test_main.py::test_profile"): {
@@ -266,7 +269,10 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ("data/preparation/labelled_split.py", "tasks/test_token_classification.py"): {
         '" ".join(map(str, example.text))': "example.text",
     },
-    ("data/preparation/folders.py", "end_to_end/bad_inputs/test_labelled_rows.py"): {
+    (
+        "data/preparation/folders.py",
+        "end_to_end/bad_inputs/test_labelled_rows.py::test_is_refused[one class]",
+    ): {
         "                path.rmdir()": "                pass",
     },
     ("data/length_buckets.py", "data/test_length_buckets.py"): {
@@ -288,7 +294,10 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ): {
         "if file.read(2**16).strip():": "if False:",
     },
-    ("data/store.py", "end_to_end/test_fuzz.py"): {
+    (
+        "data/store.py",
+        "end_to_end/test_fuzz.py::test_damaged_file_is_read_or_refused[a manifest]",
+    ): {
         "        _check(manifest, blocks)\n": "",
     },
     (
@@ -381,22 +390,31 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ): {
         "config.labels == student_config.UNKNOWN_LABELS and labels": "False",
     },
-    ("experiment/program.py", "end_to_end/labelled/test_lanes.py"): {
+    (
+        "experiment/program.py",
+        "end_to_end/labelled/test_lanes.py::test_every_lane_equals_a_separate_run",
+    ): {
         "rows.prng_keys(2 * lane.seed + 1)": "rows.prng_keys(2 * e.lanes()[0].seed + 1)",
         "e.optim.build(e.steps, lane.learning_rate),": (
             "e.optim.build(e.steps, e.optim.learning_rate),"
         ),
     },
-    ("experiment/inputs.py", "end_to_end/bad_inputs/test_combinations.py"): {
+    (
+        "experiment/inputs.py",
+        "end_to_end/bad_inputs/test_combinations.py::test_is_refused[unequal widths]",
+    ): {
         "resolve_student(e, models.references, models.start, known, None)": "None",
     },
-    ("experiment/workdir.py", "end_to_end/labelled/test_lanes.py"): {
+    ("experiment/workdir.py", "end_to_end/labelled/test_lanes.py::test_best_lane_is_exported"): {
         "return scores.index(max(scores))": "return scores.index(min(scores))",
     },
-    ("api/stage_checks.py", "end_to_end/labelled/test_refused.py"): {
+    (
+        "api/stage_checks.py",
+        "end_to_end/labelled/test_refused.py::test_stage_is_refused_before_its_teacher_is_trained",
+    ): {
         "        _check_sizes(stages, root)\n": "        pass\n",
     },
-    ("api/stage_checks.py", "end_to_end/bad_inputs/test_configs.py"): {
+    ("api/stage_checks.py", "end_to_end/bad_inputs/test_configs.py::test_is_refused"): {
         "            build.check(experiment)\n": "            pass\n",
     },
     ("api/stages.py", "runtime/test_gcs.py::test_a_run_in_a_bucket_resumes_on_any_machine"): {
@@ -537,10 +555,10 @@ def main(filters: list[str]) -> None:
         for number, mutation in enumerate(selected, 1):
             start = time.monotonic()
             code, failure = run_tests(mutation, root, environment)
-            # 0: the tests passed; above 1: pytest did not run them.
+            # With any other exit code pytest did not run the tests.
+            result = {0: "MISSED", 1: "caught"}.get(code, f"NOT RUN (exit code {code})")
             if code != 1:
-                missed.append(f"{mutation.file}: {mutation.text!r} (exit code {code})")
-            result = "caught" if code == 1 else "MISSED"
+                missed.append(f"{result} {mutation.file}: {mutation.text!r}")
             seconds = time.monotonic() - start
             print(f"{number}/{len(selected)} {result} {mutation.file}: {mutation.replacement!r}")
             print(f"    {seconds:.0f} s, {mutation.tests} {failure[:200]}", flush=True)

@@ -1,4 +1,7 @@
-"""The scripts that rent, start and watch: what a dry run prints is what a real one does, on tools that only write down."""
+"""The scripts that rent machines, start runs and watch them, with cloud tools that only log.
+
+A dry run must print exactly the commands that a real run executes.
+"""
 
 import os
 import re
@@ -39,7 +42,7 @@ SETTINGS = {
 }
 ACCELERATOR = {"queued.sh": "v6e-16", "group.sh": "v6e", "gke.sh": "v6e", "toolkit.sh": "v6e-16"}
 
-# Writes down its words, and answers as the next line of a file of its own says, or as if all were well.
+# Logs its arguments. Prints the next line of the file state or status, or a success.
 TOOL = r"""#!/usr/bin/env bash
 { printf '%s\0' "${0##*/}" "$@"; printf '\1'; } >>log
 case "$*" in
@@ -56,28 +59,28 @@ printf '%b\n' "$answer"
 """
 
 
-class Desk:
-    """A folder to work in, with a config, a wheel and tools that only write down."""
+class Workspace:
+    """A folder with a config, a wheel and tools that only log their arguments."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         for tool in ("gcloud", "kubectl", "gcluster"):
-            self.put(f"bin/{tool}", TOOL)
-        self.put(RUN[1], "config = 1\n")
-        self.put(SETTINGS["PACKAGE"], "")
+            self.write(f"bin/{tool}", TOOL)
+        self.write(RUN[1], "config = 1\n")
+        self.write(SETTINGS["PACKAGE"], "")
 
-    def put(self, path: str, text: str) -> None:
+    def write(self, path: str, text: str) -> None:
         file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         file.chmod(0o755)
 
-    def run(self, script: str, *words: object, path: str | None = None, **settings: str | None):
+    def run(self, script: str, *arguments: object, path: str | None = None, **settings: str | None):
         path = path or f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        told = SETTINGS | {"ACCELERATOR": ACCELERATOR.get(script)} | settings
-        environment = {name: value for name, value in told.items() if value is not None}
+        variables = SETTINGS | {"ACCELERATOR": ACCELERATOR.get(script)} | settings
+        environment = {name: value for name, value in variables.items() if value is not None}
         return subprocess.run(
-            ["bash", str(SCRIPTS / script), *map(str, words)],
+            ["bash", str(SCRIPTS / script), *map(str, arguments)],
             cwd=self.folder,
             env={"PATH": path, "HOME": str(self.folder)} | environment,
             stdin=subprocess.DEVNULL,
@@ -86,12 +89,14 @@ class Desk:
             timeout=60,
         )
 
-    def dry(self, script: str, verb: str, *words: str, **settings: str | None) -> list[list[str]]:
-        """Give the commands that a dry run prints, as words; what they are fed aside."""
-        done = self.run(script, "--dry-run", verb, *words, **settings)
-        assert done.returncode == 0, done.stderr
+    def dry_run(
+        self, script: str, command: str, *arguments: str, **settings: str | None
+    ) -> list[list[str]]:
+        """Return the arguments of the commands that a dry run prints, without their stdin."""
+        result = self.run(script, "--dry-run", command, *arguments, **settings)
+        assert result.returncode == 0, result.stderr
         assert not (self.folder / "log").exists(), "a dry run runs nothing"
-        text = re.sub(r" <<'EOF'\n.*?\nEOF\n", "\n", done.stdout, flags=re.DOTALL)
+        text = re.sub(r" <<'EOF'\n.*?\nEOF\n", "\n", result.stdout, flags=re.DOTALL)
         return [shlex.split(line) for line in text.splitlines()]
 
     def log(self) -> list[list[str]]:
@@ -102,41 +107,42 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path) -> Desk:
-    return Desk(tmp_path)
+def workspace(tmp_path) -> Workspace:
+    return Workspace(tmp_path)
 
 
-def words_of(verb: str) -> list[str]:
-    return [verb, *(RUN if verb in ("launch", "resume") else [])]
+def command_line(command: str) -> list[str]:
+    return [command, *(RUN if command in ("launch", "resume") else [])]
 
 
-VERBS = [
-    (script, verb)
+COMMANDS = [
+    (script, command)
     for script in ACCELERATOR
-    for verb in ("create", "launch", "watch", "resume", "stop", "delete")
+    for command in ("create", "launch", "watch", "resume", "stop", "delete")
 ]
 
 
-@pytest.mark.parametrize(("script", "verb"), VERBS)
-def test_a_dry_run_prints_what_is_done(desk, script, verb):
-    told = desk.dry(script, *words_of(verb))
-    if verb == "resume" and script in ("queued.sh", "group.sh"):
+@pytest.mark.parametrize(("script", "command"), COMMANDS)
+def test_dry_run_prints_what_a_run_executes(workspace, script, command):
+    commands = workspace.dry_run(script, *command_line(command))
+    if command == "resume" and script in ("queued.sh", "group.sh"):
         missing = "ERROR: NOT_FOUND" if script == "queued.sh" else "INSTANCE TERMINATED"
-        (desk.folder / "state").write_text(f"{missing}\n")
-    done = desk.run(script, *words_of(verb))
-    assert done.returncode == 0, done.stderr
-    assert desk.log() == told
-    assert told, "every verb does something"
+        (workspace.folder / "state").write_text(f"{missing}\n")
+    result = workspace.run(script, *command_line(command))
+    assert result.returncode == 0, result.stderr
+    assert workspace.log() == commands
+    assert commands, "every command does something"
 
 
 @pytest.mark.parametrize(
-    ("script", "verb", "settings", "words"),
+    ("script", "command", "settings", "expected"),
     [
         (
             "queued.sh",
             "create",
             {},
-            "--zone=us-east5-b --accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e --spot --node-id=pod",
+            "--zone=us-east5-b --accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e --spot "
+            "--node-id=pod",
         ),
         (
             "queued.sh",
@@ -168,7 +174,8 @@ def test_a_dry_run_prints_what_is_done(desk, script, verb):
             "group.sh",
             "create",
             {},
-            "--machine-type=ct6e-standard-4t --provisioning-model=SPOT --size=1 --target-size-policy-mode=bulk",
+            "--machine-type=ct6e-standard-4t --provisioning-model=SPOT --size=1 "
+            "--target-size-policy-mode=bulk",
         ),
         (
             "group.sh",
@@ -204,7 +211,8 @@ def test_a_dry_run_prints_what_is_done(desk, script, verb):
             "group.sh",
             "launch",
             {},
-            "INSTANCE:flaxdistill/ my\0folder/my\0config.py dist/flaxdistill-0.1.0-py3-none-any.whl",
+            "INSTANCE:flaxdistill/ my\0folder/my\0config.py "
+            "dist/flaxdistill-0.1.0-py3-none-any.whl",
         ),
         ("gke.sh", "launch", {}, "--from-file=config.py=my folder/my config.py".replace(" ", "\0")),
         (
@@ -215,32 +223,34 @@ def test_a_dry_run_prints_what_is_done(desk, script, verb):
         ),
     ],
 )
-def test_what_must_be_there(desk, script, verb, settings, words):
-    commands = desk.dry(script, *words_of(verb), **settings)
-    told = [word for command in commands for word in command]
-    assert {word.replace("\0", " ") for word in words.split()} <= set(told)
-    assert "--spot" not in told or settings.get("CAPACITY") is None
-    assert all("--worker=all" in command for command in commands if "tpu-vm" in command)
+def test_commands_contain(workspace, script, command, settings, expected):
+    commands = workspace.dry_run(script, *command_line(command), **settings)
+    arguments = {argument for arguments in commands for argument in arguments}
+    assert {argument.replace("\0", " ") for argument in expected.split()} <= arguments
+    assert "--spot" not in arguments or settings.get("CAPACITY") is None
+    assert all("--worker=all" in arguments for arguments in commands if "tpu-vm" in arguments)
 
 
-def test_the_command_line_reaches_the_program_as_it_was_told(desk):
-    """Through this shell, gcloud and the worker's shell; through JSON in a JobSet; through gcluster's shell."""
+def test_command_line_reaches_the_program_unchanged(workspace):
+    """Through the shells of gcloud and the worker, the JSON of a JobSet and gcluster's shell."""
     expected = ["distill", None, *RUN[2:]]
     for script, config in (
         ("queued.sh", "./my config.py"),
         ("group.sh", "./my config.py"),
         ("toolkit.sh", "my config.py"),
     ):
-        *_, last = desk.dry(script, *words_of("launch"))
-        (command,) = (word.partition("=")[2] for word in last if word.startswith("--command="))
-        told = subprocess.run(
+        *_, last = workspace.dry_run(script, *command_line("launch"))
+        (command,) = (flag.partition("=")[2] for flag in last if flag.startswith("--command="))
+        result = subprocess.run(
             ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True
         )
-        assert told.stdout.split("\0")[-len(RUN) - 1 : -1] == ["distill", config, *expected[2:]], (
-            script
-        )
-    assert desk.run("gke.sh", *words_of("launch")).returncode == 0
-    (job,) = yaml.safe_load((desk.folder / "applied").read_text())["spec"]["replicatedJobs"]
+        assert result.stdout.split("\0")[-len(RUN) - 1 : -1] == [
+            "distill",
+            config,
+            *expected[2:],
+        ], script
+    assert workspace.run("gke.sh", *command_line("launch")).returncode == 0
+    (job,) = yaml.safe_load((workspace.folder / "applied").read_text())["spec"]["replicatedJobs"]
     (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
     assert container["args"] == ["distill", "/config/config.py", *expected[2:]]
 
@@ -267,19 +277,19 @@ def test_the_command_line_reaches_the_program_as_it_was_told(desk):
         (["ERROR: no network", "ACTIVE"], ["worker a ended 0"], 0, 0, 0),
     ],
 )
-def test_watching(desk, states, report, restarts, code, resumed):
-    (desk.folder / "state").write_text("\n".join(states) + "\n")
-    (desk.folder / "status").write_text("".join(f"{line}\n" for line in report))
-    done = desk.run("queued.sh", "watch", *RUN, RESTARTS=str(restarts))
-    assert done.returncode == code, done.stderr
-    commands = desk.log()
+def test_watch(workspace, states, report, restarts, code, resumed):
+    (workspace.folder / "state").write_text("\n".join(states) + "\n")
+    (workspace.folder / "status").write_text("".join(f"{line}\n" for line in report))
+    result = workspace.run("queued.sh", "watch", *RUN, RESTARTS=str(restarts))
+    assert result.returncode == code, result.stderr
+    commands = workspace.log()
     assert sum("worker.sh start" in command[-1] for command in commands) == resumed
     lost = restarts and states[0] == "SUSPENDED"
     assert sum("delete" in command for command in commands) == bool(lost)
 
 
 @pytest.mark.parametrize(
-    ("script", "words", "settings", "sentence"),
+    ("script", "arguments", "settings", "message"),
     [
         ("queued.sh", [], {}, "give one of: create launch watch resume stop delete"),
         ("queued.sh", ["lunch"], {}, "give one of: create launch"),
@@ -345,36 +355,38 @@ def test_watching(desk, states, report, restarts, code, resumed):
         ),
     ],
 )
-def test_a_mistake_is_one_sentence(desk, script, words, settings, sentence):
-    done = desk.run(script, *words, **settings)
-    assert done.returncode == 2
-    assert sentence in done.stderr and done.stderr.count("\n") == 1
-    assert desk.log() == []
+def test_error_is_one_line(workspace, script, arguments, settings, message):
+    result = workspace.run(script, *arguments, **settings)
+    assert result.returncode == 2
+    assert message in result.stderr and result.stderr.count("\n") == 1
+    assert workspace.log() == []
 
 
-def test_a_launch_before_the_chips_have_come(desk):
-    (desk.folder / "state").write_text("WAITING_FOR_RESOURCES\n")
-    done = desk.run("queued.sh", *words_of("launch"))
-    assert done.returncode == 2 and "pod is waiting and not ready" in done.stderr
-    assert len(desk.log()) == 1
+def test_launch_before_the_machines_are_ready(workspace):
+    (workspace.folder / "state").write_text("WAITING_FOR_RESOURCES\n")
+    result = workspace.run("queued.sh", *command_line("launch"))
+    assert result.returncode == 2 and "pod is waiting and not ready" in result.stderr
+    assert len(workspace.log()) == 1
 
 
 @pytest.mark.parametrize("script", ACCELERATOR)
-def test_a_tool_that_is_missing(desk, script):
+def test_missing_tool(workspace, script):
     for tool in ("bash", "dirname", "sed", "grep", "cat"):
-        (desk.folder / "few").mkdir(exist_ok=True)
-        (desk.folder / "few" / tool).symlink_to(shutil.which(tool))
-    done = desk.run(script, "create", path=str(desk.folder / "few"))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"{'gcluster' if script == 'toolkit.sh' else 'gcloud'} is not installed" in done.stderr
-    help_ = desk.run(script, "--help", path=str(desk.folder / "few"))
+        (workspace.folder / "few").mkdir(exist_ok=True)
+        (workspace.folder / "few" / tool).symlink_to(shutil.which(tool))
+    result = workspace.run(script, "create", path=str(workspace.folder / "few"))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"{'gcluster' if script == 'toolkit.sh' else 'gcloud'} is not installed" in result.stderr
+    help_ = workspace.run(script, "--help", path=str(workspace.folder / "few"))
     assert help_.returncode == 0 and f"{script} launch COMMAND CONFIG --workdir W" in help_.stdout
 
 
-def test_the_jobset(desk):
-    """What JobSet v1alpha2 and Job demand, and that its rules read the exit codes that the program has."""
-    assert desk.run("gke.sh", *words_of("launch"), TOPOLOGY="4x4", SLICES="2").returncode == 0
-    text = (desk.folder / "applied").read_text()
+def test_jobset(workspace):
+    """The JobSet meets v1alpha2, and its rules handle the exit codes of the program."""
+    assert (
+        workspace.run("gke.sh", *command_line("launch"), TOPOLOGY="4x4", SLICES="2").returncode == 0
+    )
+    text = (workspace.folder / "applied").read_text()
     assert "${" not in text
     jobset = yaml.safe_load(text)
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -417,12 +429,15 @@ def test_the_jobset(desk):
     assert codes == [[UserError.code], None, [128 + signal.SIGTERM]]
     assert PeersLost.code not in (UserError.code, 128 + signal.SIGTERM)
     (pattern,) = policy["rules"][0]["onJobFailureMessagePatterns"]
-    message = "Container flaxdistill for pod default/pod-slice-0-0 failed with exit code 2 matching FailJob rule at index "
+    message = (
+        "Container flaxdistill for pod default/pod-slice-0-0 failed with exit code 2 matching "
+        "FailJob rule at index "
+    )
     assert re.search(pattern, message + "0") and not re.search(pattern, message + "10")
 
 
 @pytest.mark.parametrize(
-    ("code", "before", "asked", "ends"),
+    ("code", "restarts", "requeued", "exit_code"),
     [
         (0, 0, False, 0),
         (2, 0, False, 2),
@@ -432,69 +447,74 @@ def test_the_jobset(desk):
         (137, 3, False, 137),
     ],
 )
-def test_slurm(desk, code, before, asked, ends):
-    desk.put("bin/srun", f'#!/bin/sh\nprintf "%s\\n" "$@" $FLAXDISTILL_STOPPED >ran\nexit {code}\n')
-    desk.put("bin/scontrol", '#!/bin/sh\necho "$@" >asked\n')
-    desk.put("bin/flaxdistill", "#!/bin/sh\n")
-    done = desk.run("slurm.sbatch", *RUN, SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(before))
-    assert done.returncode == ends, done.stderr
-    assert (desk.folder / "ran").read_text().splitlines() == ["flaxdistill", *RUN, "143"]
-    assert (desk.folder / "asked").exists() == asked
-    assert not asked or (desk.folder / "asked").read_text() == "requeue 7\n"
+def test_slurm(workspace, code, restarts, requeued, exit_code):
+    workspace.write(
+        "bin/srun", f'#!/bin/sh\nprintf "%s\\n" "$@" $FLAXDISTILL_STOPPED >ran\nexit {code}\n'
+    )
+    workspace.write("bin/scontrol", '#!/bin/sh\necho "$@" >requeue\n')
+    workspace.write("bin/flaxdistill", "#!/bin/sh\n")
+    result = workspace.run(
+        "slurm.sbatch", *RUN, SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts)
+    )
+    assert result.returncode == exit_code, result.stderr
+    assert (workspace.folder / "ran").read_text().splitlines() == ["flaxdistill", *RUN, "143"]
+    assert (workspace.folder / "requeue").exists() == requeued
+    assert not requeued or (workspace.folder / "requeue").read_text() == "requeue 7\n"
 
 
-def test_slurm_refuses(desk):
-    assert "say what flaxdistill is to do" in desk.run("slurm.sbatch").stderr
-    assert "this is for sbatch" in desk.run("slurm.sbatch", *RUN).stderr
-    done = desk.run("slurm.sbatch", *RUN, SLURM_JOB_ID="7", VENV="none")
+def test_slurm_errors(workspace):
+    assert "say what flaxdistill is to do" in workspace.run("slurm.sbatch").stderr
+    assert "this is for sbatch" in workspace.run("slurm.sbatch", *RUN).stderr
+    result = workspace.run("slurm.sbatch", *RUN, SLURM_JOB_ID="7", VENV="none")
     assert (
-        done.returncode == 2 and "VENV is none, which holds no virtual environment" in done.stderr
+        result.returncode == 2
+        and "VENV is none, which holds no virtual environment" in result.stderr
     )
-    given = re.findall(r"^#SBATCH (\S+)$", (SCRIPTS / "slurm.sbatch").read_text(), re.MULTILINE)
+    flags = re.findall(r"^#SBATCH (\S+)$", (SCRIPTS / "slurm.sbatch").read_text(), re.MULTILINE)
     assert {"--requeue", "--signal=TERM@120", "--gpus-per-node=8", "--ntasks-per-node=8"} <= set(
-        given
+        flags
     )
 
 
-def test_a_worker(desk):
-    """It runs on without the shell that started it, one at a time, and is stopped by SIGTERM."""
-    worker = ["bash", str(desk.folder / "flaxdistill" / "worker.sh")]
-    desk.put("flaxdistill/worker.sh", (SCRIPTS / "worker.sh").read_text())
+def test_worker(workspace):
+    """A run outlives the shell that started it, excludes a second one and stops on SIGTERM."""
+    worker = ["bash", str(workspace.folder / "flaxdistill" / "worker.sh")]
+    workspace.write("flaxdistill/worker.sh", (SCRIPTS / "worker.sh").read_text())
     stop = "trap 'echo saved; exit ${FLAXDISTILL_STOPPED:-0}' TERM"
     program = f'#!/bin/bash\n{stop}\necho "$@"\nfor i in {{1..600}}; do sleep 0.05; done\n'
-    desk.put("flaxdistill/venv/bin/flaxdistill", program)
+    workspace.write("flaxdistill/venv/bin/flaxdistill", program)
 
-    def say(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run([*worker, *words], capture_output=True, text=True, timeout=20)
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([*worker, *arguments], capture_output=True, text=True, timeout=20)
 
     def wait_for(ending: str) -> str:
         deadline = time.monotonic() + 20
-        while not (told := say("status").stdout).endswith(f" {ending}\n"):
-            assert time.monotonic() < deadline, told
+        while not (status := call("status").stdout).endswith(f" {ending}\n"):
+            assert time.monotonic() < deadline, status
             time.sleep(0.05)
-        return told
+        return status
 
     assert wait_for("idle").startswith("worker ")
     try:
-        assert "started" in say("start", "distill", "./my config.py").stdout
+        assert "started" in call("start", "distill", "./my config.py").stdout
         while "distill ./my config.py" not in wait_for("running"):
             pass
-        again = say("start", "distill", "other.py")
+        again = call("start", "distill", "other.py")
         assert again.returncode == 2 and "a run is at work" in again.stderr
     finally:
-        assert say("stop").returncode == 0
+        assert call("stop").returncode == 0
     assert wait_for("ended 143").startswith("saved\n")
 
 
-def test_everything_is_looked_at():
-    """The linter is told every script by name; what images and workers install are extras that there are."""
+def test_all_scripts_are_linted_and_extras_exist():
+    """The linter names every script; images and workers install extras that exist."""
     entry = re.search(r"entry: shellcheck (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
     scripts = {
         path.relative_to(ROOT).as_posix()
         for path in SCRIPTS.iterdir()
         if path.suffix in (".sh", ".sbatch")
     }
-    assert scripts | {".ci/run"} == {word for word in entry[1].split() if not word.startswith("-")}
+    assert scripts | {".ci/run"} == {path for path in entry[1].split() if path[0] != "-"}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]

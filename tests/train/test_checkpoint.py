@@ -1,4 +1,4 @@
-"""A checkpoint is what was saved, or it is refused."""
+"""Checkpoints are restored exactly, or damage is detected."""
 
 import errno
 
@@ -12,36 +12,36 @@ from flaxdistill.errors import UserError
 from flaxdistill.runtime import sharding
 from flaxdistill.train import checkpoint
 from flaxdistill.train.checkpoint import Checkpoints, latest_step, read_student
-from flaxdistill.train.checksum import sums
+from flaxdistill.train.checksum import checksums
 from flaxdistill.train.state import make_state
 
 SIZE = (300, 500)
 
 
-def state_of(seed: int, *, keep: bool = False):
+def state_of(seed: int, *, best: bool = False):
     student = {"kernel": jax.random.normal(jax.random.key(seed), SIZE), "bias": jnp.zeros(3)}
-    return make_state({"student": student, "losses": {}}, optax.sgd(0.1), keep=keep)
+    return make_state({"student": student, "losses": {}}, optax.sgd(0.1), track_best=best)
 
 
-def save(path, *seeds: int, keep: bool = False):
+def save(path, *seeds: int, best: bool = False):
     checkpoints = Checkpoints(path)
     for seed in seeds:
-        checkpoints.save(seed, state_of(seed, keep=keep))
+        checkpoints.save(seed, state_of(seed, best=best))
         checkpoints.wait(seed)
     checkpoints.close()
 
 
-def restore(path, *, fsdp: int = 1, keep: bool = False):
-    told: list[str] = []
-    shapes = jax.eval_shape(lambda: state_of(0, keep=keep))
+def restore(path, *, fsdp: int = 1, best: bool = False):
+    lines: list[str] = []
+    shapes = jax.eval_shape(lambda: state_of(0, best=best))
     state = Checkpoints(path).restore(
-        shapes, sharding.state_shardings(shapes, sharding.make_mesh(fsdp)), told.append
+        shapes, sharding.state_shardings(shapes, sharding.make_mesh(fsdp)), lines.append
     )
-    return state, told
+    return state, lines
 
 
-def turn_a_bit(path, step: int) -> None:
-    """Change one bit in the middle of the arrays, which random numbers cannot be compressed into anything else."""
+def flip_a_bit(path, step: int) -> None:
+    """Flip one bit in the middle of the largest file, which holds arrays of random numbers."""
     file = max(
         (f for f in (path / "checkpoints" / str(step)).rglob("*") if f.is_file()),
         key=lambda f: f.stat().st_size,
@@ -52,43 +52,42 @@ def turn_a_bit(path, step: int) -> None:
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
-@pytest.mark.parametrize("keep", [False, True])
-def test_what_is_restored_is_what_was_saved(tmp_path, fsdp, keep):
-    save(tmp_path, 1, 2, keep=keep)
-    state, told = restore(tmp_path, fsdp=fsdp, keep=keep)
+@pytest.mark.parametrize("best", [False, True])
+def test_a_checkpoint_is_restored_exactly(tmp_path, fsdp, best):
+    save(tmp_path, 1, 2, best=best)
+    state, lines = restore(tmp_path, fsdp=fsdp, best=best)
     jax.tree.map(
-        np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(2, keep=keep))
+        np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(2, best=best))
     )
-    assert told == []
+    assert lines == []
     assert restore(tmp_path / "empty") == (None, [])
 
 
-def test_a_turned_bit_is_seen(tmp_path, monkeypatch):
+def test_a_flipped_bit_is_detected(tmp_path, monkeypatch):
     save(tmp_path, 1, 2)
-    turn_a_bit(tmp_path, 2)
+    flip_a_bit(tmp_path, 2)
     shapes = jax.eval_shape(lambda: state_of(0))
     with pytest.raises(UserError, match="1 of 2 arrays of params are not as they were saved"):
         read_student(tmp_path, 2, shapes.params["student"])
-    with (
-        monkeypatch.context() as patch
-    ):  # what the sums are for: without them it is read as if it were sound
-        patch.setattr(checkpoint, "_check", lambda told, found: None)
+    # Without the checksums, the damage is not detected.
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_compare_checksums", lambda stored, computed: None)
         read = read_student(tmp_path, 2, shapes.params["student"])
         wrong = np.count_nonzero(read["kernel"] != state_of(2).params["student"]["kernel"])
-        assert 0 < wrong < 10  # a bit of a compressed byte may be part of several values
+        assert 0 < wrong < 10  # a bit of compressed data may change several values
 
-    state, told = restore(tmp_path)
+    state, lines = restore(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_of(1)))
-    assert "2 is damaged" in told[0] and "resumes from step 1" in told[1] and len(told) == 2
+    assert "2 is damaged" in lines[0] and "resumes from step 1" in lines[1] and len(lines) == 2
     assert latest_step(tmp_path) == 1
-    save(tmp_path, 2)  # its place is free again
+    save(tmp_path, 2)  # the damaged checkpoint is renamed
     assert latest_step(tmp_path) == 2 and restore(tmp_path)[1] == []
 
 
-def test_all_damaged(tmp_path):
+def test_all_checkpoints_damaged(tmp_path):
     save(tmp_path, 1, 2)
     for step in (1, 2):
-        turn_a_bit(tmp_path, step)
+        flip_a_bit(tmp_path, step)
     before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     with pytest.raises(UserError, match=r"^no checkpoint in .* can be read; move that folder away"):
         restore(tmp_path)
@@ -96,12 +95,12 @@ def test_all_damaged(tmp_path):
 
 
 @pytest.mark.parametrize("type_", [np.float32, np.int32, np.bool_, jnp.bfloat16])
-def test_sums_know_values_and_places(type_):
+def test_checksums_depend_on_values_and_positions(type_):
     x = (np.arange(24).reshape(2, 3, 4) % 5 > 1).astype(type_)
-    right = sums({"x": x})
-    assert right.shape == (1,) and right.dtype == jnp.uint32
+    expected = checksums({"x": x})
+    assert expected.shape == (1,) and expected.dtype == jnp.uint32
     for other in (x[::-1], x[:, ::-1], x[..., ::-1], np.zeros_like(x), np.ones_like(x)):
-        assert sums({"x": other}) != right
+        assert checksums({"x": other}) != expected
 
 
 @pytest.mark.parametrize(
@@ -112,10 +111,10 @@ def test_sums_know_values_and_places(type_):
         ValueError("Error opening driver [os_error_code='EIO'] [source locations='x']"),
     ],
 )
-def test_what_cannot_be_read_now_is_no_damage(tmp_path, monkeypatch, error):
+def test_unreadable_storage_is_not_damage(tmp_path, monkeypatch, error):
     save(tmp_path, 1, 2)
 
-    def fail(*args, **how):
+    def fail(*args, **kwargs):
         raise error
 
     with monkeypatch.context() as patch:

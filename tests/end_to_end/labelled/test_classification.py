@@ -155,6 +155,11 @@ def test_non_finite_logits_give_no_score(stages, tmp_path):
     assert "predicts NaN or infinite values" in refused("predict", broken, "the cat")
 
 
+def test_difference_from_itself_is_zero(stages):
+    printed = succeed("eval", stages / "student", "--against", stages / "student" / "export")
+    assert "0.0000 .. 0.0000" in printed
+
+
 def test_rows_of_another_file(stages, folder):
     other = write_table(folder / "other.tsv", sentences(7, 30))
     rows = evaluate.evaluate(stages / "student", data=str(other))

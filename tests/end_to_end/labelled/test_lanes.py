@@ -106,11 +106,9 @@ def test_median_is_over_the_seeds_of_one_learning_rate(lanes):
     assert summary["name"] == f"student, rate {best:g}" and summary["spread"] == median["spread"]
 
 
-def test_difference_has_an_interval(lanes, stages):
-    printed = succeed("eval", stages / "student", "--against", lanes[0])
+def test_difference_has_an_interval(lanes):
+    printed = succeed("eval", lanes[0], "--against", lanes[0])
     assert "difference" in printed and " .. " in printed
-    printed = succeed("eval", stages / "student", "--against", stages / "student" / "export")
-    assert "0.0000 .. 0.0000" in printed
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from helpers.cli import refused
+from helpers.classification import TOKENS
+from helpers.cli import refused, write_model
 
 REFUSED = {
     "masked-LM loss": (
@@ -42,9 +43,16 @@ REFUSED = {
 }
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """Return a random classifier with the labels no and yes."""
+    path = tmp_path_factory.mktemp("classifier") / "teacher"
+    return write_model(path, TOKENS, head="sequence", labels=("no", "yes"), pooler=True)
+
+
 @pytest.mark.parametrize(("lines", "message"), REFUSED.values(), ids=REFUSED)
-def test_experiment_is_refused(stages, folder, config, tmp_path, lines, message):
-    paths = {"{teacher!r}": str(stages / "teacher"), "{model!r}": str(folder / "model")}
+def test_experiment_is_refused(classifier, folder, config, tmp_path, lines, message):
+    paths = {"{teacher!r}": str(classifier), "{model!r}": str(folder / "model")}
     for name, path in paths.items():
         lines = lines.replace(name, repr(path))
     command = "distill" if "student" in lines else "train"
