@@ -26,7 +26,6 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += (
         " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
-os.environ["COLUMNS"] = "250"  # tables are printed whole
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # gcsfs reads this on import; otherwise it queries Google by gRPC for the type of a bucket.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -42,6 +41,17 @@ from helpers.paths import SHARED
 from flaxdistill.experiment import config_file
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    """Print tables whole; pytest itself prints at the width of the terminal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "250")
+        return (yield)
+
+
+pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
 
 @pytest.fixture(scope="session")
