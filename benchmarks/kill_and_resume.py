@@ -113,7 +113,7 @@ class Child:
         return self.stepping() and any(folder.glob("*.orbax-checkpoint-tmp*"))
 
     def compiling(self) -> bool:
-        output = self.output().rpartition("jit(make_examine")[2]
+        output = self.output().rpartition("jit(make_sanity_check")[2]
         return (
             "Compiling jit(step)" in output
             and "Finished XLA compilation of jit(step)" not in output

@@ -200,31 +200,18 @@ def test_filler_rows_get_no_mask(scope):
     assert not (empty.labels >= 0).any()
 
 
+RATE = "the fraction of masked tokens must be at least 0 (none) and below 1, such as 0.15"
+SUM = "must be at least 0 and add up to at most 1"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"rate": -0.1},
-            "task.rate is -0.1; the fraction of masked tokens must be at least 0 (none) and "
-            "below 1, such as 0.15",
-        ),
-        (
-            {"rate": 1.0},
-            "task.rate is 1.0; the fraction of masked tokens must be at least 0 (none) and "
-            "below 1, such as 0.15",
-        ),
-        (
-            {"unchanged": 0.6, "random": 0.5},
-            "task.unchanged 0.6 and task.random 0.5 must be at least 0 and add up to at most 1",
-        ),
-        (
-            {"unchanged": -0.1},
-            "task.unchanged -0.1 and task.random 0.1 must be at least 0 and add up to at most 1",
-        ),
-        (
-            {"random": -0.1},
-            "task.unchanged 0.1 and task.random -0.1 must be at least 0 and add up to at most 1",
-        ),
+        ({"rate": -0.1}, f"task.rate is -0.1; {RATE}"),
+        ({"rate": 1.0}, f"task.rate is 1.0; {RATE}"),
+        ({"unchanged": 0.6, "random": 0.5}, f"task.unchanged 0.6 and task.random 0.5 {SUM}"),
+        ({"unchanged": -0.1}, f"task.unchanged -0.1 and task.random 0.1 {SUM}"),
+        ({"random": -0.1}, f"task.unchanged 0.1 and task.random -0.1 {SUM}"),
         (
             {"smoothing": -1.0},
             "task.smoothing is -1.0; it must be 0 (uniform) or above, such as 0.7",

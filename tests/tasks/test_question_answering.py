@@ -13,7 +13,6 @@ from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 from flaxdistill.models.heads import PADDING_LOGIT
-from flaxdistill.tasks.answer_spans import Window, max_context
 from flaxdistill.tasks.question_answering import QuestionAnswering
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(30)), "##a"]
@@ -122,62 +121,6 @@ def test_the_best_span_of_all_windows_is_the_answer(folder):
     assert PADDING_LOGIT < -100
 
 
-def test_best_spans_have_different_texts():
-    text, offsets = "a b a b", np.array([[0, 0], [0, 0], [0, 1], [2, 3], [4, 5], [6, 7], [0, 0]])
-    start, end = np.array([[9.0, 9, 1, 2.5, 3, 0, 9], [-1.0, 9, 0, 1, 0, 2, 9]])
-    window = Window(np.stack([start, end]), slice(2, 6), offsets)
-    spans, null_score = QuestionAnswering(longest=2).spans([window], text, 9)
-    assert null_score == 8.0
-    assert [(text[a:b], a, score) for a, b, score in spans] == [
-        ("a b", 4, 5.0), ("b", 2, 3.5), ("a", 4, 3.0), ("b a", 2, 2.5)
-    ]  # fmt: skip
-    # With n_best 1, only the best start and the best end are combined.
-    (span,), _ = QuestionAnswering(n_best=1).spans([window], text, 9)
-    assert span[:2] == (4, 7)
-
-
-def test_a_span_begins_in_the_window_with_the_most_context():
-    """As in BERT's run_squad.py, window by window and token by token; the first of equal ones."""
-
-    def by_hand(starts, sizes, token):
-        containing = [
-            (first, size)
-            for first, size in zip(starts, sizes, strict=True)
-            if first <= token < first + size
-        ]
-        context = [
-            min(token - first, first + size - 1 - token) + 0.01 * size for first, size in containing
-        ]
-        return containing[context.index(max(context))]
-
-    for sizes, stride in (
-        ([9, 9, 5], 4),
-        ([9, 9, 9, 7], 6),
-        ([9, 9, 6], 3),
-        ([4], 9),
-        ([6, 6, 2], 0),
-        ([369, 129], 128),
-    ):
-        starts = [n * (sizes[0] - stride) for n in range(len(sizes))]
-        for first, size, is_max in zip(starts, sizes, max_context(sizes, stride), strict=True):
-            expected = [
-                by_hand(starts, sizes, token) == (first, size)
-                for token in range(first, first + size)
-            ]
-            assert is_max.tolist() == expected
-    # The best start is at the edge of the first window; it counts in the second window only.
-    text, stride = "a b c d e", 2
-    offsets = np.array([[2 * n, 2 * n + 1] for n in range(5)])
-    logits = np.full((2, 2, 4), -9.0)
-    logits[0, :, 3], logits[1, :, 2] = 5.0, 1.0
-    windows = [
-        Window(logits[0], slice(0, 4), offsets[:4]),
-        Window(logits[1, :, :3], slice(0, 3), offsets[2:]),
-    ]
-    (best, *_), _ = QuestionAnswering(stride=stride).spans(windows, text, 1)
-    assert (text[best.start : best.end], best.score) == ("e", 2.0)
-
-
 def test_text_after_the_layout_of_squad(folder):
     squad(folder / "q.json", ("w1", "w2"))
     whole = (folder / "q.json").read_text()
@@ -198,35 +141,15 @@ def test_no_answer(folder):
     assert labels[2].tolist() == [0, 0] and labels[3].tolist() == [0, 0]
     logits = [certain(row, 24) for row in labels]
     assert task.answers(logits, store.held_out, store.examples()) == {0: "w20", 1: ""}
-    perfect = {
-        "exact": 1.0,
-        "f1": 1.0,
-        "HasAns_exact": 1.0,
-        "HasAns_f1": 1.0,
-        "NoAns_exact": 1.0,
-        "NoAns_f1": 1.0,
-    }
+    names = ("exact", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_f1")
     # The first question scores 10 at its span and -10 at [CLS], the second vice versa.
-    assert task.score(logits, labels, store).metrics == perfect | {
-        "best_f1": 1.0,
-        "best_f1_thresh": -20.0,
-    }
-    always = (
-        QuestionAnswering(stride=4, unanswerable=True, null_threshold=20.0)
-        .score(logits, labels, store)
-        .metrics
+    perfect = dict.fromkeys(names, 1.0) | {"best_f1_thresh": -20.0}
+    assert task.score(logits, labels, store).metrics == perfect
+    always, never = (
+        dataclasses.replace(task, null_threshold=threshold).score(logits, labels, store).metrics
+        for threshold in (20.0, -20.1)
     )
-    assert (always["HasAns_f1"], always["NoAns_f1"], always["f1"], always["best_f1"]) == (
-        1.0,
-        0.0,
-        0.5,
-        1.0,
-    )
-    never = (
-        QuestionAnswering(stride=4, unanswerable=True, null_threshold=-20.1)
-        .score(logits, labels, store)
-        .metrics
-    )
+    assert [always[name] for name in ("HasAns_f1", "NoAns_f1", "f1", "best_f1")] == [1, 0, 0.5, 1]
     assert (never["HasAns_f1"], never["NoAns_f1"]) == (0.0, 1.0)
     answers = QuestionAnswering(stride=4).answers(logits, store.held_out, store.examples())
     assert answers[1] != "", "without unanswerable there is always an answer"
