@@ -324,7 +324,7 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     },
     (
         "tasks/answer_spans.py",
-        "tasks/test_question_answering.py::test_a_span_begins_in_the_window_with_the_most_context",
+        "tasks/test_answer_spans.py::test_a_span_begins_in_the_window_with_the_most_context",
     ): {
         "        valid &= is_max[starts][:, None]\n": "",
         "context > most[tokens]": "context >= most[tokens]",
