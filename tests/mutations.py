@@ -193,10 +193,13 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
         "(1 - b ** jnp.maximum(step, 1) for b": "(1 for b",
         "if self.lamb": "if not self.lamb",
     },
-    ("train/checksum.py", "train/test_checkpoint.py"): {
+    (
+        "train/checksum.py",
+        "train/test_checkpoint.py::test_checksums_depend_on_values_and_positions",
+    ): {
         "(2 * position + 1)": "1",
     },
-    ("train/checkpoint.py", "train/test_checkpoint.py"): {
+    ("train/checkpoint.py", "train/test_checkpoint.py::test_a_flipped_bit_is_detected"): {
         "for step in sorted(self._manager.all_steps(), reverse=True)": (
             "for step in self._manager.all_steps()"
         ),
@@ -218,8 +221,13 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ): {
         " and _is_row(row)": "",
     },
-    ("train/sanity_checks.py", "train/test_sanity_checks.py"): {
+    (
+        "train/sanity_checks.py",
+        "train/test_sanity_checks.py::test_a_teacher_whose_outputs_depend_on_other_rows",
+    ): {
         "jnp.roll(x, 1, 0)": "jnp.roll(x, 0, 0)",
+    },
+    ("train/sanity_checks.py", "train/test_sanity_checks.py::test_filler_rows_are_not_checked"): {
         "pad(batch.labels, -1) if every_token": "pad(batch.labels, 0) if not every_token",
     },
     ("train/state.py", "end_to_end/labelled/test_lanes.py::test_best_lane_is_exported"): {
@@ -228,7 +236,10 @@ MUTATIONS: dict[tuple[str, str], dict[str, str]] = {
     ("train/profiler.py", "cli/test_main.py::test_profile"): {
         "step == self.last or stopping": "step == self.last",
     },
-    ("train/teacher_cache.py", "train/test_teacher_cache.py"): {
+    (
+        "train/teacher_cache.py",
+        "train/test_teacher_cache.py::test_cached_states_are_outputs_of_their_layers",
+    ): {
         '- (name != "hidden")': "",
     },
     (
