@@ -527,7 +527,7 @@ def mutations() -> list[Mutation]:
 
 
 def run_tests(mutation: Mutation, root: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """Return pytest's exit code for a checkout with one mistake, and its last line."""
+    """Return pytest's exit code and the first failure of a checkout with one mistake."""
     path = mutation.source(root)
     source = path.read_text()
     if mutation.text not in source:
