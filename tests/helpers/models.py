@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from flaxdistill.hub import checkpoint, families
 from flaxdistill.param_paths import flatten, unflatten
 from helpers.cli import write_model
@@ -46,26 +48,31 @@ HEADS = {
 def random_model(folder, family: str, **changes) -> checkpoint.Checkpoint:
     """Write a random model of a family, and read it."""
     model = checkpoint.read_model(
-        str(write_model(folder / "bert", initializer_range=0.5, **changes))
+        str(write_model(folder / "initial", initializer_range=0.5, **changes))
     )
-    if family == "bert":
-        return model
-    flat = flatten(model.params)
-    # A DistilBERT has a pooler only below this head.
-    pooler = model.config.head == "sequence"
-    omitted = ("embeddings/token_type", *(() if pooler else ("pooler",)))
-    params = unflatten({path: leaf for path, leaf in flat.items() if not path.startswith(omitted)})
-    config = dataclasses.replace(
-        model.config,
-        type_vocab_size=0,
-        pooler=pooler,
-        pooler_activation="relu" if pooler else "tanh",
-    )
+    rng = np.random.default_rng(0)
+    # Biases are initialized to 0, and the outputs would not show that one is left out.
+    flat = {
+        path: rng.normal(0.0, 0.5, leaf.shape).astype(leaf.dtype) if path.endswith("bias") else leaf
+        for path, leaf in flatten(model.params).items()
+    }
+    config = model.config
+    if family != "bert":
+        # A DistilBERT has a pooler only below this head.
+        pooler = config.head == "sequence"
+        omitted = ("embeddings/token_type", *(() if pooler else ("pooler",)))
+        flat = {path: leaf for path, leaf in flat.items() if not path.startswith(omitted)}
+        config = dataclasses.replace(
+            config,
+            type_vocab_size=0,
+            pooler=pooler,
+            pooler_activation="relu" if pooler else "tanh",
+        )
     checkpoint.write_model(
         folder / family,
         family=families.family(family),
         config=config,
-        params=params,
+        params=unflatten(flat),
         tokenizer=model.directory,
     )
     return checkpoint.read_model(str(folder / family))
