@@ -21,7 +21,9 @@ PROSE = sorted(
         "docs/**/*.md",
         "flaxdistill/**/*.py",
         "configs/**/*.py",
+        "benchmarks/**/*.py",
         "examples/*.ipynb",
+        "tpu_scripts/*",
     )
     for path in ROOT.glob(pattern)
 )

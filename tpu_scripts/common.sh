@@ -1,19 +1,19 @@
 # shellcheck shell=bash disable=SC2034 # what it sets is read where it is read in
-# What the scripts beside this file share. Keeps to what bash 3.2 can do, which Macs have.
+# Functions that the scripts in this folder share. They run on bash 3.2, which macOS has.
 
-# Settings that are missing and commands that cannot be are the user's to mend: one sentence, exit code 2, as in flaxdistill.
+# A mistake of the user is one sentence and exit code 2, as in flaxdistill.
 fail() {
   echo "${0##*/}: $*" >&2
   exit 2
 }
 
-say() { echo "${0##*/}: $*" >&2; }
+log() { echo "${0##*/}: $*" >&2; }
 
 need() { # NAME WHAT
-  [[ -n ${!1:-} ]] || fail "$1 is not set: $2; export $1=... and run the command again"
+  [[ -n ${!1:-} ]] || fail "$1 is not set: $2; run export $1=... and repeat the command"
 }
 
-# Words as one line that a shell reads back as the same words.
+# Quote arguments as one line of shell.
 quoted() {
   local word line="" quote="'\\''"
   for word in "$@"; do
@@ -26,7 +26,7 @@ quoted() {
   printf '%s\n' "$line"
 }
 
-# A dry run prints its commands, and they alone, where a shell may read them; a real one tells of each as it goes.
+# A dry run prints only its commands, for a shell; a real run prints each command before running it.
 exec 3>&1
 show() {
   if [[ -n ${DRY_RUN:-} ]]; then printf '%s\n' "$1" >&3; else printf '+ %s\n' "$1" >&2; fi
@@ -37,14 +37,14 @@ run() {
   [[ -n ${DRY_RUN:-} ]] || "$@"
 }
 
-feed() { # TEXT COMMAND...: the text is its standard input
+feed() { # TEXT COMMAND...: run a command with the text as its standard input
   local text=$1
   shift
   show "$(quoted "$@") <<'EOF'"$'\n'"$text"$'\n'EOF
   [[ -n ${DRY_RUN:-} ]] || "$@" <<<"$text"
 }
 
-ask() { # ANSWER COMMAND...: what the command prints, or its error; in a dry run the answer that it is taken to give
+ask() { # ANSWER COMMAND...: print the output or the error of a command; in a dry run print ANSWER
   local answer=$1 errors
   shift
   if [[ -n ${DRY_RUN:-} ]]; then
@@ -59,38 +59,38 @@ ask() { # ANSWER COMMAND...: what the command prints, or its error; in a dry run
 
 pause() { [[ -n ${DRY_RUN:-} ]] || sleep "${POLL:-60}"; }
 
-# Read the command line of a script into `verb` and `command`, what follows it.
-begin() { # "VERBS" TOOLS -- ARGUMENTS...
-  local verbs=$1 tools=$2
+# Read the command line of a script into `action` and `command`, what follows it.
+begin() { # "ACTIONS" TOOLS -- ARGUMENTS...
+  local actions=$1 tools=$2
   shift 3
-  verb=
+  action=
   while (($#)); do
     case $1 in
       -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
       --dry-run) DRY_RUN=1 ;;
-      -*) fail "there is no flag $1 here; --help tells more" ;;
+      -*) fail "unknown flag $1; see --help" ;;
       *)
-        [[ -z $verb ]] || break
-        verb=$1
+        [[ -z $action ]] || break
+        action=$1
         ;;
     esac
     shift
   done
   command=("$@")
-  [[ " $verbs " == *" ${verb:- } "* ]] || fail "give one of: $verbs; --help tells more"
+  [[ " $actions " == *" ${action:- } "* ]] || fail "give one of: $actions; see --help"
   local tool
   for tool in $tools; do
-    [[ -n ${DRY_RUN:-} ]] || command -v "$tool" >/dev/null || fail "$tool is not installed, or not on PATH; install it first"
+    [[ -n ${DRY_RUN:-} ]] || command -v "$tool" >/dev/null || fail "$tool is not installed or not on PATH; install it first"
   done
-  case $verb in
+  case $action in
     launch | resume | watch) ;;
-    *) ((!$#)) || fail "$verb takes nothing more, and was given: $*" ;;
+    *) ((!$#)) || fail "$action takes no arguments; remove: $*" ;;
   esac
 }
 
-# Refuse a command line of flaxdistill that cannot go well here, and find the file that its config may be.
+# Refuse a flaxdistill command line that would fail here, and find the file of its config.
 settle() {
-  ((${#command[@]} > 1)) || fail "say what flaxdistill is to do: $verb distill CONFIG --workdir gs://BUCKET/RUN [flags]"
+  ((${#command[@]} > 1)) || fail "give the flaxdistill command to run: $action distill CONFIG --workdir gs://BUCKET/RUN [flags]"
   local i workdir=
   for ((i = 0; i < ${#command[@]}; i++)); do
     case ${command[i]} in
@@ -100,20 +100,20 @@ settle() {
   done
   case $workdir in
     gs://?* | /?*) ;;
-    *) fail "--workdir is '$workdir', which each worker would have for itself and lose with its chips; give gs://BUCKET/RUN, or a disk that all of them mount, by its whole path" ;;
+    *) fail "--workdir is '$workdir', which is local to each worker and lost with it; give gs://BUCKET/RUN, or the absolute path of a disk that all workers mount" ;;
   esac
   config=
   case ${command[1]} in
     *.py | */*)
-      [[ -f ${command[1]} ]] || fail "there is no file ${command[1]} to copy; give a config's path, or the name of one that comes with flaxdistill"
+      [[ -f ${command[1]} ]] || fail "there is no file ${command[1]}; give the path of a config, or the name of a packaged one"
       config=${command[1]}
       ;;
   esac
 }
 
-shape() { # of TOPOLOGY: how many hosts of 4 chips it has
+shape() { # set hosts to the number of hosts of TOPOLOGY, with 4 chips each
   need TOPOLOGY "the shape of a slice in chips, such as 4x4"
   [[ $TOPOLOGY =~ ^[0-9]+x[0-9]+(x[0-9]+)?$ ]] || fail "TOPOLOGY is $TOPOLOGY; write it as 4x4 or 2x2x4"
   hosts=$((${TOPOLOGY//x/*} / 4))
-  ((hosts * 4 == ${TOPOLOGY//x/*})) || fail "TOPOLOGY $TOPOLOGY has $((${TOPOLOGY//x/*})) chips; hosts have 4 of them each"
+  ((hosts * 4 == ${TOPOLOGY//x/*})) || fail "TOPOLOGY $TOPOLOGY has $((${TOPOLOGY//x/*})) chips; each host has 4"
 }

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# TPU v4 to TPU7x in a cluster of GKE, as a JobSet (jobset.yaml), which starts a run again by itself.
+# TPU v4 to TPU7x in a cluster of GKE, as a JobSet (jobset.yaml), which restarts a run automatically.
 #
 #   gke.sh create                             node pools for the slices, credentials for kubectl, the JobSet controller
-#   gke.sh launch COMMAND CONFIG --workdir W  start flaxdistill: launch distill my.py --workdir gs://b/run; the config travels along
-#   gke.sh watch                              follow it; 0: done, 1: it has failed, and why
-#   gke.sh resume the same                    for a JobSet that has failed: delete it and launch it again; the run goes on
-#   gke.sh stop                               delete the JobSet: all pods save a step and end; the node pools stay, and cost
-#   gke.sh delete                             delete the JobSet and the node pools; the cluster stays, and costs too
+#   gke.sh launch COMMAND CONFIG --workdir W  start flaxdistill, with the config: launch distill my.py --workdir gs://b/run
+#   gke.sh watch                              follow it; exit 0: done, 1: failed, with the reason
+#   gke.sh resume the same                    after a failure: delete the JobSet and launch it again; the run resumes
+#   gke.sh stop                               delete the JobSet: all pods save a step and exit; the node pools remain and cost money
+#   gke.sh delete                             delete the JobSet and the node pools; the cluster remains and costs money
 #
-# --dry-run before or after the verb prints every command and runs none.
+# --dry-run prints every command and runs none.
 #
 # Settings, exported: NAME; CLUSTER; LOCATION of the cluster; ACCELERATOR v4, v5e, v5p, v6e or tpu7x; TOPOLOGY such as 4x4;
-# IMAGE (see Dockerfile); and, if wanted, PROJECT; ZONE of the nodes; CAPACITY spot (if unset) or on-demand; SLICES 1;
-# RESTARTS 10, beside those after a preemption; SERVICE_ACCOUNT of Kubernetes that may write the bucket; JOBSET v0.10.1.
+# IMAGE (see Dockerfile); optional: PROJECT; ZONE of the nodes; CAPACITY spot (default) or on-demand; SLICES 1;
+# RESTARTS 10, not counting preemptions; SERVICE_ACCOUNT of Kubernetes that may write the bucket; JOBSET v0.10.1.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -99,11 +99,11 @@ watch() {
   while true; do
     status=$(ask "0 Completed" kubectl get jobset "$NAME" '--output=jsonpath={.status.restarts} {.status.terminalState} {.status.conditions[?(@.type=="Failed")].message}')
     run kubectl logs "--selector=$first" --tail=1 || true
-    say "started again, how it ended: $status"
+    log "restarts and status: $status"
     case $status in
-      *NotFound*) say "there is no JobSet $NAME; launch it"; exit 1 ;;
-      *" Completed "* | *" Completed") say "the run is done; now delete: the node pools cost as long as they are there"; exit 0 ;;
-      *" Failed "*) say "the run has failed; where it was no mistake of the config's, resume goes on from the last checkpoint"; exit 1 ;;
+      *NotFound*) log "there is no JobSet $NAME; launch it"; exit 1 ;;
+      *" Completed "* | *" Completed") log "the run is done; delete the node pools now, since they cost money"; exit 0 ;;
+      *" Failed "*) log "the run failed; unless the config is wrong, resume continues from the last checkpoint"; exit 1 ;;
     esac
     pause
   done
@@ -130,4 +130,4 @@ delete() {
   return $code
 }
 
-"$verb"
+"$action"

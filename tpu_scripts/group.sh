@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # TPU v5p, v6e and TPU7x as one slice in a managed instance group of Compute Engine.
 #
-#   group.sh create                             a policy for the shape, a template for the hosts, a group that comes all at once
+#   group.sh create                             create a policy for the shape, a template for the hosts, and a group that starts all at once
 #   group.sh launch COMMAND CONFIG --workdir W  install flaxdistill on all hosts and start it: launch distill my.py --workdir gs://b/run
-#   group.sh watch [the same]                   follow it; 0: done, 2: a mistake, 1: resume; RESTARTS=N resumes up to N times by itself
-#   group.sh resume the same                    delete the group if it was taken away, make it again, wait, launch: the run goes on
-#   group.sh stop                               all hosts save a step and end; the chips stay, and cost
-#   group.sh delete                             give all of it back; deleting the machines alone does not: the group makes new ones
+#   group.sh watch [the same]                   follow it; exit 0: done, 2: a mistake, 1: resume; RESTARTS=N resumes automatically up to N times
+#   group.sh resume the same                    delete a preempted group, create it again, wait and launch: the run resumes
+#   group.sh stop                               all hosts save a step and exit; the chips remain and cost money
+#   group.sh delete                             delete everything; deleting only machines makes the group create new ones
 #
-# --dry-run before or after the verb prints every command and runs none.
+# --dry-run prints every command and runs none.
 #
 # Settings, exported: NAME; PROJECT; ZONE; ACCELERATOR v5p, v6e or tpu7x; TOPOLOGY such as 4x4; PACKAGE, a wheel or a
-# version; and, if wanted, CAPACITY spot (if unset), flex-start or on-demand; MAX_DURATION 7d, of flex-start; POLL 60 seconds.
+# version; optional: CAPACITY spot (default), flex-start or on-demand; MAX_DURATION 7d, for flex-start; POLL 60 seconds.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,7 +36,7 @@ create() {
     v5p) machine=ct5p-hightpu-4t ;;
     v6e) machine=ct6e-standard-4t ;;
     tpu7x) machine=tpu7x-standard-4t image=ubuntu-accel-2404-amd64-tpu-tpu7x ;;
-    *) fail "ACCELERATOR is $ACCELERATOR; groups are of v5p, v6e or tpu7x, and older chips come by queued.sh or gke.sh" ;;
+    *) fail "ACCELERATOR is $ACCELERATOR; groups have v5p, v6e or tpu7x; use queued.sh or gke.sh for older chips" ;;
   esac
   case ${CAPACITY:-spot} in
     spot) capacity=(--provisioning-model=SPOT --instance-termination-action=STOP) ;;
@@ -48,7 +48,7 @@ create() {
   esac
   run gcloud compute resource-policies create workload-policy "$NAME" "--project=$PROJECT" "--region=$region" \
     --type=HIGH_THROUGHPUT "--accelerator-topology=$TOPOLOGY" --accelerator-topology-mode=AUTO_CONNECT
-  # The disk of 10 GB that these images come with is too small for jax and a teacher.
+  # The default disk of 10 GB is too small for jax and a teacher.
   run gcloud compute instance-templates create "$NAME" "--project=$PROJECT" "--instance-template-region=$region" \
     "--machine-type=$machine" ${capacity[@]+"${capacity[@]}"} --maintenance-policy=TERMINATE --boot-disk-size=200GB \
     --image-project=ubuntu-os-accelerator-images "--image-family=$image" \
@@ -73,12 +73,12 @@ state() {
   answer=$(instances)
   case $answer in
     *STOP* | *TERMINATED* | *SUSPEND* | *NOT_FOUND* | *"not found"*) echo gone ;;
-    *ERROR*) say "$answer"; echo unknown ;;
+    *ERROR*) log "$answer"; echo unknown ;;
     *) if [[ -n ${DRY_RUN:-} ]] || (($(grep -c 'RUNNING$' <<<"$answer") == hosts)); then echo ready; else echo waiting; fi ;;
   esac
 }
 
-# There is no --worker=all here. All at once: hosts may be many, and installing takes a minute or two.
+# There is no --worker=all here. Run on all hosts in parallel: installing takes a minute or two.
 each() { # FUNCTION ARGUMENTS..., with the name of each host before the arguments
   local host pids=() pid does=$1
   shift
@@ -95,7 +95,7 @@ everywhere() { each reach "$1"; }
 copy() { run gcloud compute scp "${@:2}" "$1:flaxdistill/" "${at[@]}"; }
 send() { each copy "$@"; }
 
-# What is gone already must not keep the rest from going.
+# A resource that is already deleted must not prevent the deletion of the others.
 delete() {
   local code=0
   run "${groups[@]}" delete "$NAME" "${at[@]}" --quiet || code=1
@@ -105,8 +105,8 @@ delete() {
 }
 
 recreate() {
-  run "${groups[@]}" delete "$NAME" "${at[@]}" --quiet || say "there was no group to delete"
+  run "${groups[@]}" delete "$NAME" "${at[@]}" --quiet || log "there was no group to delete"
   group
 }
 
-"$verb"
+"$action"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # TPU v4, v5e, v5p and v6e as queued resources of the Cloud TPU API.
 #
-#   queued.sh create                             ask for chips; watch tells when they have come
+#   queued.sh create                             request chips; watch reports when they are ready
 #   queued.sh launch COMMAND CONFIG --workdir W  install flaxdistill on all workers and start it: launch distill my.py --workdir gs://b/run
-#   queued.sh watch [the same]                   follow it; 0: done, 2: a mistake, 1: resume; RESTARTS=N resumes up to N times by itself
-#   queued.sh resume the same                    delete what was taken away, ask again, wait, launch: the run goes on from its checkpoint
-#   queued.sh stop                               all workers save a step and end; the chips stay, and cost
-#   queued.sh delete                             give the chips back
+#   queued.sh watch [the same]                   follow it; exit 0: done, 2: a mistake, 1: resume; RESTARTS=N resumes automatically up to N times
+#   queued.sh resume the same                    delete the preempted request, create a new one, wait and launch: the run resumes
+#   queued.sh stop                               all workers save a step and exit; the chips remain and cost money
+#   queued.sh delete                             delete the chips
 #
-# --dry-run before or after the verb prints every command and runs none.
+# --dry-run prints every command and runs none.
 #
-# Settings, exported: NAME; ZONE; ACCELERATOR such as v6e-16; PACKAGE, a wheel or a version; and, if wanted,
-# PROJECT; CAPACITY spot (if unset), on-demand or reserved; SLICES 1; POLL 60 seconds.
+# Settings, exported: NAME; ZONE; ACCELERATOR such as v6e-16; PACKAGE, a wheel or a version; optional:
+# PROJECT; CAPACITY spot (default), on-demand or reserved; SLICES 1; POLL 60 seconds.
 
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -41,7 +41,7 @@ create() {
     v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
     v5p-*) runtime=v2-alpha-tpuv5 ;;
     v6e-*) runtime=v2-alpha-tpuv6e ;;
-    *) fail "ACCELERATOR is $ACCELERATOR; queued resources are v4-N, v5litepod-N, v5p-N and v6e-N, and newer chips come by group.sh or gke.sh" ;;
+    *) fail "ACCELERATOR is $ACCELERATOR; queued resources have v4-N, v5litepod-N, v5p-N and v6e-N; use group.sh or gke.sh for newer chips" ;;
   esac
   case ${CAPACITY:-spot} in
     on-demand) ;;
@@ -61,7 +61,7 @@ state() {
     ACTIVE) echo ready ;;
     *SUSPEND* | FAILED | DELETING | PREEMPTED | *NOT_FOUND* | *"not found"*) echo gone ;;
     CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING) echo waiting ;;
-    *) say "$answer"; echo unknown ;;
+    *) log "$answer"; echo unknown ;;
   esac
 }
 
@@ -78,8 +78,8 @@ send() {
 delete() { run "${tpus[@]}" queued-resources delete "$NAME" "${at[@]}" --force --quiet; }
 
 recreate() {
-  delete || say "there was nothing to delete"
+  delete || log "there was nothing to delete"
   create
 }
 
-"$verb"
+"$action"

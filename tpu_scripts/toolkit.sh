@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The same on GKE by Google's Cluster Toolkit, which makes the cluster too and writes the JobSet itself, with Kueue before it.
+# GKE with Google's Cluster Toolkit, which creates the cluster, a queue (Kueue) and the JobSet.
 #
-#   toolkit.sh create                             deploy BLUEPRINT: a cluster with node pools; asks before it does
-#   toolkit.sh launch COMMAND CONFIG --workdir W  submit the job; a config that is a file travels in an image with its folder
+#   toolkit.sh create                             deploy BLUEPRINT, a cluster with node pools, after a confirmation
+#   toolkit.sh launch COMMAND CONFIG --workdir W  submit the job; a config file is copied into an image with its folder
 #   toolkit.sh watch                              list the job and follow its log
-#   toolkit.sh resume the same                    cancel the job and submit it again: the run goes on from its last checkpoint
-#   toolkit.sh stop                               cancel the job: all pods save a step and end; the cluster stays, and costs
-#   toolkit.sh delete                             cancel the job and destroy the cluster; asks before it does
+#   toolkit.sh resume the same                    cancel the job and submit it again: the run resumes
+#   toolkit.sh stop                               cancel the job: all pods save a step and exit; the cluster remains and costs money
+#   toolkit.sh delete                             cancel the job and destroy the cluster, after a confirmation
 #
-# --dry-run before or after the verb prints every command and runs none.
+# --dry-run prints every command and runs none.
 #
 # Settings, exported: NAME, up to 28 characters; CLUSTER; PROJECT; ZONE; ACCELERATOR such as v6e-16; IMAGE (see Dockerfile);
-# and, if wanted, BLUEPRINT examples/gke-tpu-v6e/gke-tpu-v6e.yaml, in which capacity, shape and machines stand; SLICES 1;
-# RESTARTS 3, which the toolkit counts for preemptions and mistakes alike; SERVICE_ACCOUNT of Kubernetes;
+# optional: BLUEPRINT examples/gke-tpu-v6e/gke-tpu-v6e.yaml, which sets capacity, shape and machines; SLICES 1;
+# RESTARTS 3, which counts preemptions and mistakes; SERVICE_ACCOUNT of Kubernetes;
 # GCLUSTER_IMAGE_REPO, the repository for images with configs.
 
 set -euo pipefail
@@ -38,12 +38,12 @@ launch() {
   settle
   local from=("--image=$IMAGE")
   if [[ -n $config ]]; then
-    [[ $(dirname "$config") != . ]] || fail "the folder of $config goes into the image whole; put it in a folder of its own"
+    [[ $(dirname "$config") != . ]] || fail "the whole folder of $config is copied into the image; put it in a separate folder"
     need GCLUSTER_IMAGE_REPO "the repository of Artifact Registry for an image with the config"
     from=("--base-image=$IMAGE" "--build-context=$(dirname "$config")")
     command[1]=$(basename "$config")
   fi
-  # exec: the program, and no shell before it, is to hear SIGTERM.
+  # exec, so that the program and not a shell receives SIGTERM.
   run gcluster job submit "--name=$NAME" "${at[@]}" "--compute-type=$ACCELERATOR" "--num-slices=${SLICES:-1}" "${from[@]}" \
     "--command=exec flaxdistill $(quoted "${command[@]}")" "--restarts=${RESTARTS:-3}" --grace-period=60s \
     ${SERVICE_ACCOUNT:+"--service-account=$SERVICE_ACCOUNT"}
@@ -58,13 +58,13 @@ stop() { run gcluster job cancel "$NAME" "${at[@]}"; }
 
 resume() {
   settle
-  stop || say "there was no job to cancel"
+  stop || log "there was no job to cancel"
   launch
 }
 
 delete() {
-  stop || say "there was no job to cancel"
+  stop || log "there was no job to cancel"
   run gcluster destroy "$CLUSTER"
 }
 
-"$verb"
+"$action"

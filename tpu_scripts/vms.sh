@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2154 # common.sh and the script set what it reads
-# What machines of one's own need, however they were rented: the program on each of them, started, watched, started again.
-# The script that reads this file says how: `state` (ready, waiting, gone or unknown), `everywhere` COMMAND,
+# Install, start, watch and restart the program on virtual machines.
+# The sourcing script defines `state` (ready, waiting, gone or unknown), `everywhere` COMMAND,
 # `send` FILES..., `recreate`.
 
-# The workers' names for what is copied to them.
+# Paths on the workers.
 package() {
   need PACKAGE "a wheel to copy (python -m build --wheel), or a version to install"
   files=("$here/worker.sh" ${config:+"$config"})
@@ -20,13 +20,13 @@ package() {
 
 worker() { everywhere "$(quoted bash flaxdistill/worker.sh "$@")"; }
 
-# Everything is installed everywhere before anything starts: the first process waits five minutes for the others.
+# Install on all workers before starting any: the first process waits only five minutes for the others.
 launch() {
   settle
   package
   local now
   now=$(state)
-  [[ $now == ready ]] || fail "$NAME is $now and not ready; watch tells when it is, resume asks for it again"
+  [[ $now == ready ]] || fail "$NAME is $now, not ready; watch waits for it, resume requests it again"
   everywhere "mkdir -p flaxdistill"
   send "${files[@]}"
   worker install "$requirement"
@@ -38,8 +38,8 @@ stop() { worker stop; }
 await() {
   local now
   while now=$(state); [[ $now != ready ]]; do
-    [[ $now != gone ]] || { say "$NAME was not given, or taken away before it was used; resume asks again"; exit 1; }
-    say "$NAME is $now"
+    [[ $now != gone ]] || { log "$NAME was not granted, or preempted before it was used; resume requests it again"; exit 1; }
+    log "$NAME is $now"
     pause
   done
 }
@@ -56,8 +56,8 @@ resume() {
   launch
 }
 
-# Ends with 0 where the run is done, 2 where it ended by a mistake that would come again, 1 where resume may help.
-# RESTARTS=N does up to N times what resume does, instead of ending with 1.
+# Exit with 0 if the run is done, 2 after a mistake that would repeat, 1 if resume may help.
+# With RESTARTS=N, resume up to N times instead of exiting with 1.
 watch() {
   local left=${RESTARTS:-0} now report
   ((left == 0)) || settle
@@ -70,16 +70,16 @@ watch() {
       [[ -z ${DRY_RUN:-} ]] || return 0
       printf '%s\n' "${report:-$NAME does not answer}" >&2
     else
-      say "$NAME is $now"
+      log "$NAME is $now"
     fi
     if [[ $now == gone ]]; then
       again "the chips were taken away"
     elif grep -q '^worker .* ended 2$' <<<"$report"; then
-      say "the run ended by a mistake, told above, which would come again; mend it, then launch"
+      log "the run ended with the mistake above; fix it, then launch"
       exit 2
     elif grep -q '^worker' <<<"$report" && ! grep -q '^worker .* running$' <<<"$report"; then
       if ! grep '^worker' <<<"$report" | grep -qv ' ended 0$'; then
-        say "the run is done; now delete: it costs as long as it is there"
+        log "the run is done; delete the machines now, since they cost money"
         exit 0
       fi
       again "the run has ended before it was done, or was never launched"
@@ -89,8 +89,8 @@ watch() {
 }
 
 again() { # WHY
-  ((left > 0)) || { say "$1; resume goes on from the last checkpoint"; exit 1; }
+  ((left > 0)) || { log "$1; resume continues from the last checkpoint"; exit 1; }
   left=$((left - 1))
-  say "$1; resumes, and may do so $left times more"
+  log "$1; resuming, $left more times are allowed"
   resume
 }

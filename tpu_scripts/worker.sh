@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# On one worker: installs the program, starts it, tells how it is, stops it. queued.sh and group.sh copy it and call it.
+# Install, start, query and stop the program on one worker. queued.sh and group.sh copy and call this script.
 #
-#   worker.sh install REQUIREMENT   into venv/ beside this file
-#   worker.sh start ARGUMENTS...    flaxdistill ARGUMENTS in the background; what it prints goes to log
-#   worker.sh status                worker HOST idle, running or ended CODE; before it the log's last line, or more after a mistake
-#   worker.sh stop                  SIGTERM: all workers save the same step and end; the same command goes on from there
+#   worker.sh install REQUIREMENT   into venv/ in the folder of this file
+#   worker.sh start ARGUMENTS...    flaxdistill ARGUMENTS in the background; its output goes to log
+#   worker.sh status                the end of the log, then: worker HOST idle, running or ended CODE
+#   worker.sh stop                  SIGTERM: all workers save the same step and exit; the same command resumes
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export PATH=$HOME/.local/bin:$PATH FLAXDISTILL_STOPPED=143
 host=$(hostname)
 
-# Held by the program as long as it lives, whatever becomes of the shell that started it.
+# The program holds this lock while it runs, even if the shell that started it ends.
 running() { ! flock --nonblock lock true; }
 
 case ${1:-} in
   install)
-    # The images carry Python 3.10, and flaxdistill needs 3.11.
+    # The images have Python 3.10; flaxdistill needs 3.11.
     command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
     uv venv --quiet --allow-existing --python 3.12 venv
     uv pip install --quiet --python venv --reinstall-package flaxdistill "$2"
@@ -24,7 +24,7 @@ case ${1:-} in
   start)
     shift
     if running; then
-      echo "worker $host: a run is at work; watch it, or stop it first" >&2
+      echo "worker $host: a run is already running; watch it, or stop it first" >&2
       exit 2
     fi
     rm -f ended

@@ -51,7 +51,7 @@ def prepare(arguments: list[str], description: str) -> int:
 
 
 def plan(arguments: list[str], description: str) -> int:
-    """Estimate memory, speed and price of a config on chips that are not here."""
+    """Estimate memory, speed and price of a config on hardware that is not present."""
     # Planning must not occupy the local accelerators.
     os.environ["JAX_PLATFORMS"] = "cpu"
     parsed = _parse("plan", arguments, description)

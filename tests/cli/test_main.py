@@ -483,10 +483,12 @@ def test_nothing_is_compiled_after_the_first_save(home, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_remat_gives_the_same_result(home, finished, tmp_path):
     """And a run may be resumed with it."""
-    succeed("distill", home / "taught.py", "--student.remat", "--workdir", tmp_path / "w")
-    for own, other in zip(rows_of(tmp_path / "w"), rows_of(finished), strict=True):
-        # The KL divergence is a small difference of float32 numbers near 4, whose spacing is 4.8e-7.
-        assert own == pytest.approx(other, rel=1e-5, abs=5e-7)
+    # From a random start: a copied layer agrees so well that its KL is rounding.
+    random = ("distill", home / "taught.py", "--student.start.layers", "random")
+    succeed(*random, "--workdir", tmp_path / "plain")
+    succeed(*random, "--student.remat", "--workdir", tmp_path / "remat")
+    for own, other in zip(rows_of(tmp_path / "remat"), rows_of(tmp_path / "plain"), strict=True):
+        assert own == pytest.approx(other, rel=1e-5)
     assert "skipped" in succeed(
         "distill", home / "taught.py", "--student.remat", "--workdir", finished
     )

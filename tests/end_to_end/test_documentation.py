@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import os
 import re
@@ -57,6 +58,30 @@ def test_links_and_paths_exist(page):
     )
     missing += [path for path in scripts if not (ROOT / path).exists()]
     assert not missing
+
+
+def test_number_of_bad_inputs():
+    """Counted in the source, because no test imports another."""
+    trees = [
+        ast.parse(path.read_text(encoding="utf-8"))
+        for path in (ROOT / "tests/end_to_end/bad_inputs").glob("test_*.py")
+    ]
+    tables = [
+        node.value
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "BAD_INPUTS"
+    ]
+    count = sum(len(table.keys) for table in tables)
+    text = (ROOT / "docs/benchmarks/correctness.md").read_text(encoding="utf-8")
+    assert f"has {count} invalid inputs" in text
+
+
+def test_commands_of_the_docs_select_tests():
+    tests = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))
+    for page in PAGES:
+        for keyword in re.findall(r"pytest [^\n]*-k (\w+)", page.read_text(encoding="utf-8")):
+            assert re.search(rf"def test_\w*{keyword}", tests), f"{page.name}: {keyword}"
 
 
 @pytest.mark.slow

@@ -293,19 +293,19 @@ def test_watch(workspace, states, report, restarts, code, resumed):
     [
         ("queued.sh", [], {}, "give one of: create launch watch resume stop delete"),
         ("queued.sh", ["lunch"], {}, "give one of: create launch"),
-        ("queued.sh", ["create", "now"], {}, "create takes nothing more, and was given: now"),
-        ("queued.sh", ["--dryrun", "create"], {}, "there is no flag --dryrun here"),
+        ("queued.sh", ["create", "now"], {}, "create takes no arguments; remove: now"),
+        ("queued.sh", ["--dryrun", "create"], {}, "unknown flag --dryrun; see --help"),
         (
             "queued.sh",
             ["create"],
             {"ZONE": None},
-            "ZONE is not set: where it is, such as us-east5-b; export ZONE=...",
+            "ZONE is not set: where it is, such as us-east5-b; run export ZONE=...",
         ),
         (
             "queued.sh",
             ["create"],
             {"ACCELERATOR": "tpu7x-16"},
-            "ACCELERATOR is tpu7x-16; queued resources are v4-N",
+            "ACCELERATOR is tpu7x-16; queued resources have v4-N",
         ),
         (
             "queued.sh",
@@ -313,18 +313,18 @@ def test_watch(workspace, states, report, restarts, code, resumed):
             {"CAPACITY": "cheap"},
             "CAPACITY is cheap; it is spot, on-demand or reserved",
         ),
-        ("queued.sh", ["launch"], {}, "say what flaxdistill is to do: launch distill CONFIG"),
+        ("queued.sh", ["launch"], {}, "give the flaxdistill command to run: launch distill CONFIG"),
         (
             "queued.sh",
             ["launch", *RUN[:2], "--workdir", "runs/x"],
             {},
-            "--workdir is 'runs/x', which each worker would have for itself",
+            "--workdir is 'runs/x', which is local to each worker",
         ),
         (
             "queued.sh",
             ["launch", "distill", "none.py", *RUN[2:]],
             {},
-            "there is no file none.py to copy",
+            "there is no file none.py;",
         ),
         ("queued.sh", ["launch", *RUN], {"PACKAGE": "none.whl"}, "there is no wheel none.whl"),
         (
@@ -338,13 +338,13 @@ def test_watch(workspace, states, report, restarts, code, resumed):
             "group.sh",
             ["create"],
             {"TOPOLOGY": "1x1"},
-            "TOPOLOGY 1x1 has 1 chips; hosts have 4 of them each",
+            "TOPOLOGY 1x1 has 1 chips; each host has 4",
         ),
         (
             "group.sh",
             ["create"],
             {"ACCELERATOR": "v4"},
-            "ACCELERATOR is v4; groups are of v5p, v6e or tpu7x",
+            "ACCELERATOR is v4; groups have v5p, v6e or tpu7x",
         ),
         ("gke.sh", ["create"], {"CLUSTER": None}, "CLUSTER is not set"),
         (
@@ -365,7 +365,7 @@ def test_error_is_one_line(workspace, script, arguments, settings, message):
 def test_launch_before_the_machines_are_ready(workspace):
     (workspace.folder / "state").write_text("WAITING_FOR_RESOURCES\n")
     result = workspace.run("queued.sh", *command_line("launch"))
-    assert result.returncode == 2 and "pod is waiting and not ready" in result.stderr
+    assert result.returncode == 2 and "pod is waiting, not ready" in result.stderr
     assert len(workspace.log()) == 1
 
 
@@ -463,12 +463,12 @@ def test_slurm(workspace, code, restarts, requeued, exit_code):
 
 
 def test_slurm_errors(workspace):
-    assert "say what flaxdistill is to do" in workspace.run("slurm.sbatch").stderr
-    assert "this is for sbatch" in workspace.run("slurm.sbatch", *RUN).stderr
+    assert "give the flaxdistill command to run" in workspace.run("slurm.sbatch").stderr
+    assert "submit this script with sbatch" in workspace.run("slurm.sbatch", *RUN).stderr
     result = workspace.run("slurm.sbatch", *RUN, SLURM_JOB_ID="7", VENV="none")
     assert (
         result.returncode == 2
-        and "VENV is none, which holds no virtual environment" in result.stderr
+        and "VENV is none, which is not a virtual environment" in result.stderr
     )
     flags = re.findall(r"^#SBATCH (\S+)$", (SCRIPTS / "slurm.sbatch").read_text(), re.MULTILINE)
     assert {"--requeue", "--signal=TERM@120", "--gpus-per-node=8", "--ntasks-per-node=8"} <= set(
@@ -500,7 +500,7 @@ def test_worker(workspace):
         while "distill ./my config.py" not in wait_for("running"):
             pass
         again = call("start", "distill", "other.py")
-        assert again.returncode == 2 and "a run is at work" in again.stderr
+        assert again.returncode == 2 and "a run is already running" in again.stderr
     finally:
         assert call("stop").returncode == 0
     assert wait_for("ended 143").startswith("saved\n")
