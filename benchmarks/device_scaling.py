@@ -33,15 +33,17 @@ from train_step_speed import CLIP, MLM_SETTINGS, RATE, Case
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import VocabKD
-from flaxdistill.models.encoder import make_apply, shapes_of, untied
+from flaxdistill.models.architecture import Compute, make_apply, shapes_of
+from flaxdistill.models.parametrization import Chain, Untied
 from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.planning.collectives import collectives
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.batches import abstract_batch
+from flaxdistill.train.objective import Objective
 from flaxdistill.train.optimizer import AdamW
+from flaxdistill.train.single_step import make_single_step
 from flaxdistill.train.state import make_state
-from flaxdistill.train.step import make_step
 
 CHUNKS = 4
 # Devices, and how many of them fsdp and tensor take.
@@ -78,20 +80,18 @@ def compile_step(
     """Compile a step of a case on a mesh without allocating anything; the default losses are the
     triple loss.
     """
-    stepped, view = (
-        untied(case.student) if accumulate > 1 else (case.student, lambda params: params)
-    )
-    student, teacher = make_apply(stepped, dtype), make_apply(case.teacher, dtype)
+    stepped, view = case.student, Chain()
+    if accumulate > 1:
+        stepped, view = case.student.untied(), Untied(case.student)
+    compute = Compute(dtype=dtype)
+    student, teacher = make_apply(stepped, compute), make_apply(case.teacher, compute)
     losses = losses or {"vocab": VocabKD(tokens=case.tokens, chunk=chunk), "cosine": HiddenCosine()}
     tx = AdamW(learning_rate=RATE, clip=CLIP).build(1000)
-    step = make_step(
-        lambda params, batch: student(params, batch, None),
+    step = make_single_step(
+        Objective(lambda params, batch: student(params, batch, None), losses, tx, view),
         (lambda params, batch: teacher(params, batch, None),),
         MLM().make_masks(counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
-        losses,
-        tx,
         accumulate,
-        view,
     )
     row = abstract_batch(case.length)
     outputs = [
@@ -106,7 +106,7 @@ def compile_step(
     }
     params = {"student": shapes_of(case.student), "losses": own}
     state = jax.eval_shape(lambda params: make_state(params, tx), params)
-    shardings = sharding.state_shardings(state, mesh)
+    shardings = sharding.state_shardings(state, mesh, case.student.sharding)
     copies, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     state = jax.tree.map(lambda x, place: x.update(sharding=place), state, shardings)
     low = operand_dtype(dtype)

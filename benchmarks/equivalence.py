@@ -23,11 +23,12 @@ from flaxdistill import param_paths
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.losses.vocab import VocabKD
-from flaxdistill.models.encoder import make_apply
+from flaxdistill.models.architecture import Compute, make_apply
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.objective import Objective
 from flaxdistill.train.optimizer import AdamW
+from flaxdistill.train.single_step import make_single_step
 from flaxdistill.train.state import make_state
-from flaxdistill.train.step import make_step
 
 # A constant Schedule is not a Python float: exp(z / 2) is not squared.
 MOVING = Schedule(2.0, 2.0000001, 1)
@@ -47,16 +48,16 @@ def runner(
 ) -> Callable[[int], Any]:
     """Return ``run(steps) -> (state, losses)`` of one variant."""
     how = {"dtype": "float32", "remat": False, "accumulate": 1, "temperature": constant(2.0)} | how
-    teacher = make_apply(ours.case.teacher, how["dtype"])
-    student = make_apply(ours.case.student, how["dtype"], remat=how["remat"])
+    teacher = make_apply(ours.case.teacher, Compute(dtype=how["dtype"]))
+    student = make_apply(ours.case.student, Compute(dtype=how["dtype"], remat=how["remat"]))
     vocab = VocabKD(tokens=ours.case.tokens, chunk=how["chunk"], temperature=how["temperature"])
     step = jax.jit(
-        make_step(
-            lambda p, b: student(p, b, None),
+        make_single_step(
+            Objective(
+                lambda p, b: student(p, b, None), {"vocab": vocab, "cosine": HiddenCosine()}, tx
+            ),
             (lambda p, b: teacher(p, b, None),),
             MLM().make_masks(counts=np.ones(ours.case.teacher.vocab_size), seed=0, **MLM_SETTINGS),
-            {"vocab": vocab, "cosine": HiddenCosine()},
-            tx,
             how["accumulate"],
         )
     )

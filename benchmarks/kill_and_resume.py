@@ -26,10 +26,11 @@ from pathlib import Path
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Stage, Student, Teacher
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
 
 teacher = Experiment(
     student=Student(

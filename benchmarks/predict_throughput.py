@@ -31,25 +31,26 @@ def calls(model: str, examples: list) -> dict[str, Callable[[], None]]:
     import jax
 
     from flaxdistill.data.tokenizer import load_vocabulary
-    from flaxdistill.experiment import workdir
+    from flaxdistill.experiment import run_models
     from flaxdistill.hub import frozen
     from flaxdistill.inference import predictor
-    from flaxdistill.inference.answers import make_preprocess
+    from flaxdistill.models.architecture import Compute
+    from flaxdistill.models.head import AnswerOptions
     from flaxdistill.runtime import sharding
     from flaxdistill.train import batches as feed
 
-    read = workdir.read_model(model)
+    read = run_models.read_model(model)
     length, mesh = min(512, read.config.max_positions), sharding.make_mesh()
     answer = predictor.make_predict(read, batch_size=BATCH)
     vocabulary = load_vocabulary(read.directory)
     rows = [
         row
-        for request in make_preprocess(read.config, vocabulary, length)(examples)
+        for request in read.config.head.requests(examples, vocabulary, length, AnswerOptions())
         for row in request.rows
     ]
     blocks = predictor.make_blocks(rows, vocabulary, length)
     batches = list(feed.batches_by_length(blocks, BATCH, mesh))
-    apply, params = frozen.freeze(read, mesh, dtype="float32")
+    apply, params = frozen.freeze(read, mesh, compute=Compute(dtype="float32"))
     forward = sharding.jit(lambda params, batch: apply(params, batch).logits, mesh)
     return {
         "predict": lambda: collections.deque(answer(examples), maxlen=0),
@@ -67,10 +68,10 @@ def read(options, number: int) -> list:
 
 def peak(options, number: int) -> int:
     """Predict in this process and return its peak memory in MiB."""
-    from flaxdistill.experiment import workdir
+    from flaxdistill.experiment import run_models
     from flaxdistill.inference import predictor
 
-    answer = predictor.make_predict(workdir.read_model(options.model), batch_size=BATCH)
+    answer = predictor.make_predict(run_models.read_model(options.model), batch_size=BATCH)
     for _ in answer(iter(read(options, number))):
         pass
     # Not ru_maxrss, which begins with what the parent held.

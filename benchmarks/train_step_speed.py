@@ -36,15 +36,16 @@ from flaxdistill.hub import checkpoint
 from flaxdistill.hub.families import family as find_family
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import VocabKD
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply, make_init
+from flaxdistill.models.architecture import Compute, make_apply, make_init
+from flaxdistill.models.bert import Bert
 from flaxdistill.ops.dense import DType, operand_dtype
 from flaxdistill.pytrees import Batch
 from flaxdistill.runtime import sharding
-from flaxdistill.tasks.mlm import MLM
+from flaxdistill.tasks.mlm import MLM, MaskedLMHead
+from flaxdistill.train.objective import Objective
 from flaxdistill.train.optimizer import AdamW
+from flaxdistill.train.single_step import make_single_step
 from flaxdistill.train.state import TrainState, make_state
-from flaxdistill.train.step import make_step
 
 TEMPERATURE, KL, MLM_WEIGHT, RATE, CLIP = 2.0, 5.0, 2.0, 1e-4, 5.0
 TOLERANCE = 2e-4
@@ -64,8 +65,8 @@ class Case:
     """What is trained: sizes of both models, rows, tokens per row, and the tokens of the KL."""
 
     name: str
-    teacher: EncoderConfig
-    student: EncoderConfig
+    teacher: Bert
+    student: Bert
     family: str
     rows: int
     length: int
@@ -86,18 +87,18 @@ class Case:
         return total * self.rows * self.length
 
 
-def _bert(layers: int, width: int, heads: int, vocab: int = 30522) -> EncoderConfig:
+def _bert(layers: int, width: int, heads: int, vocab: int = 30522) -> Bert:
     sizes = {
         "hidden_size": width,
         "num_layers": layers,
         "num_heads": heads,
         "intermediate_size": 4 * width,
     }
-    return EncoderConfig(vocab_size=vocab, dropout=0.0, attention_dropout=0.0, **sizes)
+    return Bert(head=MaskedLMHead(), vocab_size=vocab, dropout=0.0, attention_dropout=0.0, **sizes)
 
 
 def _cases(
-    name: str, teacher: EncoderConfig, layers: int, family: str, rows: int, length: int
+    name: str, teacher: Bert, layers: int, family: str, rows: int, length: int
 ) -> list[Case]:
     types = 0 if family == "distilbert" else 2
     student = dataclasses.replace(teacher, num_layers=layers, type_vocab_size=types)
@@ -130,7 +131,10 @@ class Ours:
     def __init__(self, case: Case, dtype: DType):
         self.case, self.dtype, self.mesh = case, operand_dtype(dtype), sharding.make_mesh()
         self.loss = VocabKD(tokens=case.tokens)
-        teacher, student = make_apply(case.teacher, dtype), make_apply(case.student, dtype)
+        teacher, student = (
+            make_apply(case.teacher, Compute(dtype=dtype)),
+            make_apply(case.student, Compute(dtype=dtype)),
+        )
         self.applies = (lambda p, b: student(p, b, None), (lambda p, b: teacher(p, b, None),))
         self.prepare = MLM().make_masks(
             counts=np.ones(case.teacher.vocab_size), seed=0, **MLM_SETTINGS
@@ -171,7 +175,7 @@ class Ours:
         """Compile the train step and create its state."""
         tx = AdamW(learning_rate=RATE, clip=CLIP, warmup=0.0, decay="constant").build(1000)
         shapes = jax.eval_shape(lambda: self._state(tx))
-        shardings = sharding.state_shardings(shapes, self.mesh)
+        shardings = sharding.state_shardings(shapes, self.mesh, self.case.student.sharding)
         self.state = jax.device_put(self._state(tx), shardings)
         self.low = jax.tree.map(lambda leaf: leaf.astype(self.dtype), self.teacher_params)
         with jax.set_mesh(self.mesh):
@@ -185,9 +189,8 @@ class Ours:
 
     def _step(self, tx: optax.GradientTransformation) -> Callable[..., Any]:
         student, teachers = self.applies
-        return make_step(
-            student, teachers, self.prepare, {"vocab": self.loss, "cosine": HiddenCosine()}, tx
-        )
+        losses = {"vocab": self.loss, "cosine": HiddenCosine()}
+        return make_single_step(Objective(student, losses, tx), teachers, self.prepare)
 
     def _state(self, tx: optax.GradientTransformation) -> TrainState:
         return make_state({"student": self.params, "losses": {"vocab": {}, "cosine": {}}}, tx)
@@ -262,7 +265,7 @@ class Torch:
         return hidden, model.vocab_projector(seen)
 
 
-def _transformers(config: EncoderConfig, family: str, params: Any) -> Any:
+def _transformers(config: Bert, family: str, params: Any) -> Any:
     """Load our parameters in transformers, through files."""
     from transformers import AutoModelForMaskedLM
     from transformers.utils.logging import disable_progress_bar

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from flaxdistill.data.sources import Source as Source
     from flaxdistill.errors import UserError as UserError
     from flaxdistill.experiment.config import Experiment as Experiment
-    from flaxdistill.experiment.config import Stage as Stage
-    from flaxdistill.experiment.config import Student as Student
-    from flaxdistill.experiment.config import Teacher as Teacher
+    from flaxdistill.experiment.model_configs import Stage as Stage
+    from flaxdistill.experiment.model_configs import Student as Student
+    from flaxdistill.experiment.model_configs import Teacher as Teacher
     from flaxdistill.losses.cosine import HiddenCosine as HiddenCosine
     from flaxdistill.losses.hidden import HiddenMSE as HiddenMSE
     from flaxdistill.losses.labels import Labels as Labels
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from flaxdistill.losses.schedule import Schedule as Schedule
     from flaxdistill.losses.vocab import MaskedLM as MaskedLM
     from flaxdistill.losses.vocab import VocabKD as VocabKD
-    from flaxdistill.models.student_init import Start as Start
+    from flaxdistill.models.start import Start as Start
     from flaxdistill.tasks.mlm import MLM as MLM
     from flaxdistill.tasks.question_answering import QuestionAnswering as QuestionAnswering
     from flaxdistill.tasks.text_classification import Classification as Classification
@@ -47,10 +47,10 @@ _MODULES = {
     "Run": "api.run",
     "Model": "api.model",
     "Experiment": "experiment.config",
-    "Teacher": "experiment.config",
-    "Student": "experiment.config",
-    "Start": "models.student_init",
-    "Stage": "experiment.config",
+    "Teacher": "experiment.model_configs",
+    "Student": "experiment.model_configs",
+    "Start": "models.start",
+    "Stage": "experiment.model_configs",
     "Corpus": "data.corpus",
     "Source": "data.sources",
     "AdamW": "train.optimizer",

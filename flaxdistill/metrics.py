@@ -97,3 +97,9 @@ def bootstrap_interval(
             rng=0,
         ).confidence_interval
     return float(bounds.low), float(bounds.high)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities along the last axis."""
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)

@@ -16,6 +16,9 @@ from flaxdistill.errors import UserError
 
 T = TypeVar("T")
 
+BIASES_AND_NORMS = r"(.*/)?(bias|scale)"
+"""The pattern of the parameters that weight decay usually leaves out."""
+
 
 def flatten(tree: Any) -> dict[str, Any]:
     """Flatten nested dicts and tuples to ``{"layer_0/attention/query/kernel": leaf}``."""

@@ -1,4 +1,4 @@
-"""Pytrees of a training step: Batch, Outputs and Mean.
+"""Pytrees of a training step: Batch, Outputs and Mean; and the features of a model.
 
 Shapes: B batch, T tokens, K labelled positions of a row, D width, H heads, V vocabulary, C classes.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, K labelled positions of a row, D width, H heads, V vo
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,17 @@ import jax.numpy as jnp
 
 Params = Any
 """A nested dict of arrays."""
+
+
+class Feature(enum.Enum):
+    """A kind of output that a model may have and a loss may read; values name fields of Outputs."""
+
+    HIDDEN = "hidden"
+    ATTENTION = "attention"
+    POOLED = "pooled"
+    VOCAB = "vocab"
+    LOGITS = "logits"
+    VECTOR = "vector"
 
 
 @jax.tree_util.register_dataclass
@@ -120,23 +132,47 @@ class VocabTargets:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Attention:
+    """What one layer attends with: its scores are ``query key^T / sqrt(d)``."""
+
+    query: jax.Array
+    """[B, T, H, D/H]."""
+    key: jax.Array
+    """[B, T, H, D/H]."""
+    value: jax.Array
+    """[B, T, H, D/H]."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """All outputs of an encoder. Under ``jit``, unused ones are never computed."""
+    """What a model computes. Under ``jit``, unused outputs are never computed.
+
+    An output that a model does not have is None or empty.
+    """
 
     hidden: tuple[jax.Array, ...]
     """The embeddings and the output of each layer, [B, T, D]."""
-    queries: tuple[jax.Array, ...]
-    """Of each layer, [B, T, H, D/H]."""
-    keys: tuple[jax.Array, ...]
-    """Attention keys of each layer, [B, T, H, D/H]."""
-    values: tuple[jax.Array, ...]
-    """Of each layer, [B, T, H, D/H]."""
-    pooled: jax.Array
+    attention: tuple[Attention, ...] = ()
+    """One per layer; () for a model without attention."""
+    pooled: jax.Array | None = None
     """[B, D]."""
-    vocab: Any
+    vocab: Any = None
     """A VocabProjection, or the VocabTargets of a teacher whose outputs are cached."""
     logits: jax.Array | None = None
-    """The logits of a task head."""
+    """The logits of a task head, float32 [B, N, C]."""
+    vector: jax.Array | None = None
+    """An embedding of each row, [B, D]."""
+
+    def features(self) -> frozenset[Feature]:
+        """Return which outputs there are; leaves may be ``ShapeDtypeStruct``s."""
+        values = {feature: getattr(self, feature.value) for feature in Feature}
+        return frozenset(
+            feature
+            for feature, value in values.items()
+            # An empty tuple, not an array without entries.
+            if value is not None and not (isinstance(value, tuple) and not value)
+        )
 
 
 @jax.tree_util.register_dataclass

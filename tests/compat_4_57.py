@@ -44,9 +44,10 @@ def make(folder: Path) -> None:
 
     from flaxdistill.hub import families
     from flaxdistill.hub.checkpoint import write_model
-    from flaxdistill.models.config import EncoderConfig
-    from flaxdistill.models.encoder import make_apply, make_init
+    from flaxdistill.models.architecture import Compute, make_apply, make_init
+    from flaxdistill.models.bert import Bert
     from flaxdistill.pytrees import Batch
+    from flaxdistill.tasks.mlm import MaskedLMHead
 
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir(parents=True)
@@ -58,7 +59,7 @@ def make(folder: Path) -> None:
     for name in families.known():
         family = families.family(name)
         for tied in (True, False):
-            config = EncoderConfig(
+            config = Bert(
                 vocab_size=len(WORDS),
                 hidden_size=16,
                 num_layers=2,
@@ -66,6 +67,7 @@ def make(folder: Path) -> None:
                 intermediate_size=32,
                 max_positions=32,
                 type_vocab_size=2 if "embeddings/token_type" in family.encoder else 0,
+                head=MaskedLMHead(),
                 tied_head=tied,
             )
             initial = make_init(config)(jax.random.key(0))
@@ -76,7 +78,7 @@ def make(folder: Path) -> None:
                 for leaf, key in zip(leaves, keys, strict=True)
             )
             with jax.default_matmul_precision("highest"):
-                vocab = make_apply(config, jnp.float32)(params, batch, None).vocab
+                vocab = make_apply(config, Compute(dtype=jnp.float32))(params, batch, None).vocab
                 logits = vocab.hidden @ vocab.kernel.T + vocab.bias[None, None]
             directory = folder / f"{name}-{'tied' if tied else 'untied'}"
             write_model(directory, family=family, config=config, params=params, tokenizer=tokenizer)

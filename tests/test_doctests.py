@@ -21,7 +21,7 @@ WITH_EXAMPLES = {
     "flaxdistill.losses.named",
     "flaxdistill.losses.schedule",
     "flaxdistill.losses.vocab",
-    "flaxdistill.models.student_init",
+    "flaxdistill.models.start",
     "flaxdistill.ops.logits",
     "flaxdistill.ops.vocab",
 }

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Student, Teacher
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
 from flaxdistill.train.optimizer import AdamW
 
 TEACHER = "../shared/models/minilm-l6-mlm"

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Stage, Student, Teacher
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.labels import Labels, SoftLabels
 from flaxdistill.losses.schedule import constant
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
 from flaxdistill.tasks.question_answering import QuestionAnswering
 from flaxdistill.tasks.text_classification import Classification, Regression
 from flaxdistill.tasks.token_classification import TokenClassification

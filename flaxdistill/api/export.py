@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flaxdistill.api.model_card import write_card
 from flaxdistill.errors import UserError
-from flaxdistill.experiment.workdir import EXPERIMENT, EXPORT, is_workdir, read_model
+from flaxdistill.experiment.run_models import read_model
+from flaxdistill.experiment.workdir import EXPERIMENT, EXPORT, is_workdir
 from flaxdistill.hub import verify as verification
 from flaxdistill.hub.push import Repo
 from flaxdistill.hub.stablehlo import STABLEHLO, to_stablehlo
@@ -65,4 +66,5 @@ def export(
 
     card = write_card(path, student, push.name if push else name, stablehlo=stablehlo)
     verification.write_verified(student, out, card, finish)
-    return f"exported {student.source} to {out} ({student.family.model_type}), {', '.join(steps)}"
+    family = student.hub_family().model_type
+    return f"exported {student.source} to {out} ({family}), {', '.join(steps)}"

@@ -11,14 +11,12 @@ import numpy as np
 
 from flaxdistill.api import library_logging
 from flaxdistill.data.sources import Example
-from flaxdistill.experiment import workdir
+from flaxdistill.experiment import run_models
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.hub.families.shapes import count_parameters
 from flaxdistill.hub.verify import write_verified
-from flaxdistill.inference.answers import Answer
 from flaxdistill.inference.examples import make_examples
-from flaxdistill.inference.predictor import Predict, States, make_predict, make_states
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.inference.predictor import Answer, Predict, States, make_predict, make_states
+from flaxdistill.models.architecture import Architecture, count_parameters
 from flaxdistill.ops.dense import DType
 from flaxdistill.pytrees import Params
 from flaxdistill.runtime import compilation_cache, gcs_paths
@@ -50,7 +48,7 @@ def load(
     """
     compilation_cache.enable()
     with library_logging.silenced():
-        checkpoint = workdir.read_model(str(path_or_id))
+        checkpoint = run_models.read_model(str(path_or_id))
     input_options: dict[str, Any] = {"length": length, "batch_size": batch_size, "dtype": dtype}
     answer_options = {"top": top, "unanswerable": unanswerable, "null_threshold": null_threshold}
     return Model(checkpoint, input_options, answer_options)
@@ -67,12 +65,13 @@ class Model:
 
     def __repr__(self) -> str:
         c = self.config
-        family = self._checkpoint.family.model_type
-        sizes = f"{family}, {c.num_layers} x {c.hidden_size}, {count_parameters(c):,} parameters"
-        return f"Model({self._checkpoint.source!r}: {sizes}, head {c.head!r})"
+        family = self._checkpoint.family
+        kind = family.model_type if family else type(c).__name__
+        sizes = f"{kind}, {c.num_layers} x {c.hidden_size}, {count_parameters(c):,} parameters"
+        return f"Model({self._checkpoint.source!r}: {sizes}, head {c.head.name!r})"
 
     @property
-    def config(self) -> EncoderConfig:
+    def config(self) -> Architecture:
         """Sizes, head and labels."""
         return self._checkpoint.config
 

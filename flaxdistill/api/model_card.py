@@ -9,25 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from flaxdistill.data.store import STORE_MANIFEST
-from flaxdistill.experiment import workdir
-from flaxdistill.experiment.config import Experiment, stage_name
-from flaxdistill.experiment.serialization import to_json
+from flaxdistill.experiment import run_models, workdir
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import stage_name
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.hub.families.shapes import count_parameters
-from flaxdistill.hub.stablehlo import STABLEHLO, input_names
+from flaxdistill.hub.stablehlo import STABLEHLO
+from flaxdistill.models.architecture import count_parameters
+from flaxdistill.models.head import Head
+from flaxdistill.pytrees import Feature
+from flaxdistill.runtime.class_json import to_json
 from flaxdistill.runtime.files import read_json
-from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.lanes import Lane
 from flaxdistill.train.log import LogRow, read_rows, scalars
 from flaxdistill.version import __version__
-
-PIPELINES = {
-    "mlm": "fill-mask",
-    "sequence": "text-classification",
-    "tokens": "token-classification",
-    "span": "question-answering",
-}
-"""Pipelines of transformers by head."""
 
 PIPELINE_CODE = """\
 from transformers import pipeline
@@ -62,6 +56,9 @@ first, last = divmod(scores.argmax().item(), len(offsets))
 answer = context[offsets[first][0] : offsets[last][1]]"""
 """Question answering without the pipeline, which transformers has up to version 4 only."""
 
+PIPELINE_CODES = {"feature-extraction": BODY_CODE, "question-answering": SPAN_CODE}
+"""Code for tasks that need more, or less, than a pipeline."""
+
 STABLEHLO_CODE = """\
 from pathlib import Path
 
@@ -83,8 +80,8 @@ def write_card(path: Path, student: Checkpoint, name: str, *, stablehlo: bool = 
     """
     e, digests = workdir.read_experiment(path), workdir.read_inputs(path)
     training_rows = [row for row in read_rows(path / "metrics.jsonl") if "split" not in row]
-    evaluations = workdir.lane_evaluations(path)
-    metrics = evaluations[workdir.best_lane(evaluations, e.task.metric)]
+    evaluations = run_models.lane_evaluations(path)
+    metrics = evaluations[run_models.best_lane(evaluations, e.task.metric)]
     references = {role: model.path for role, model in e.reference_models().items()}
     title = name.rpartition("/")[2]
     provenance = _provenance(path, e, digests, references) | {"weights, sha256": student.digest}
@@ -122,7 +119,7 @@ def _front_matter(
     on_hub = [reference for reference in references.values() if not _is_local(reference)]
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag=PIPELINES.get(student.config.head),
+        pipeline_tag=student.config.head.pipeline,
         base_model=on_hub[0] if on_hub else None,
         tags=["flaxdistill", "knowledge-distillation"] if e.teacher else ["flaxdistill"],
         model_name=title,
@@ -137,7 +134,7 @@ def _description(e: Experiment, student: Checkpoint) -> str:
         f"distilled from {_public(e.teacher.path)}" if e.teacher else "trained without a teacher"
     )
     return (
-        f"A {student.family.model_type} model with {c.num_layers} layers, hidden size "
+        f"A {student.hub_family().model_type} model with {c.num_layers} layers, hidden size "
         f"{c.hidden_size} and {count_parameters(c) / 1e6:.1f}M parameters, {origin} with "
         f"flaxdistill {__version__}."
     )
@@ -167,13 +164,13 @@ def _eval_results(e: Experiment, metrics: LogRow, student: Checkpoint) -> list[A
     from huggingface_hub import EvalResult
 
     value = metrics.get(e.task.metric)
-    if value is None or not isinstance(e.task, Labelled):
+    if value is None or not e.task.rows:
         return []
     sources = e.corpus.held_out_sources or e.corpus.sources
     data = ", ".join(_public(source.path) for source in sources)
     return [
         EvalResult(
-            task_type=PIPELINES[student.config.head],
+            task_type=student.config.head.pipeline or "",
             dataset_type=Path(data).stem or "held-out",
             dataset_name=f"{data} (held out)",
             metric_type=e.task.metric,
@@ -182,21 +179,17 @@ def _eval_results(e: Experiment, metrics: LogRow, student: Checkpoint) -> list[A
     ]
 
 
-def _usage(head: str, name: str) -> str:
-    pipeline = PIPELINES.get(head)
-    if pipeline is None:
-        return f"```python\n{BODY_CODE.format(name=name)}\n```"
-    inputs = {"mlm": '"The [MASK] of a text."', "span": '"A question?" --pair "A text."'}
-    text = inputs.get(head, '"A text."')
-    if head == "span":
-        code = SPAN_CODE.format(name=name)
-    else:
-        code = PIPELINE_CODE.format(pipeline=pipeline, name=name, text=text)
-    return f"```python\n{code}\n```\n\nWithout PyTorch: `flaxdistill predict {name} {text}`."
+def _usage(head: Head, name: str) -> str:
+    code = PIPELINE_CODES.get(head.pipeline or "", PIPELINE_CODE)
+    code = code.format(pipeline=head.pipeline, name=name, text=head.example)
+    usage = f"```python\n{code}\n```"
+    if head.feature is Feature.HIDDEN:
+        return usage
+    return f"{usage}\n\nWithout PyTorch: `flaxdistill predict {name} {head.example}`."
 
 
 def _stablehlo_usage(student: Checkpoint) -> str:
-    code = STABLEHLO_CODE.format(file=STABLEHLO, inputs=", ".join(input_names(student.family)))
+    code = STABLEHLO_CODE.format(file=STABLEHLO, inputs=", ".join(student.input_names()))
     return (
         "With jax alone, which compiles `model.stablehlo` for CPUs, GPUs and TPUs:\n\n"
         f"```python\n{code}\n```\n\n"

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import abstract, build, inputs, workdir
-from flaxdistill.experiment.config import Experiment, stage_name
+from flaxdistill.experiment import abstract, build, inputs, run_models, workdir
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import stage_name
 from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.runtime.files import check_checkpoint_path
 from flaxdistill.train.checkpoint import latest_step
@@ -58,7 +59,7 @@ def _check_sizes(stages: Stages, root: Path) -> None:
     students: dict[str, Checkpoint] = {}
     for name, experiment in stages.items():
         if workdir.is_workdir(root / name):
-            students[name] = workdir.describe(str(root / name))
+            students[name] = run_models.describe(str(root / name))
         else:
             students[name] = abstract.abstract_run(experiment, students).student
 

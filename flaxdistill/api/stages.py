@@ -14,11 +14,12 @@ from flaxdistill.api.export import export
 from flaxdistill.api.signals import Stopped, catch_signals, should_stop
 from flaxdistill.api.stage_checks import Stages, check_inputs, check_order, check_stages
 from flaxdistill.errors import PeersLost, UserError, out_of_memory
-from flaxdistill.experiment import build, evaluate, inputs, workdir
-from flaxdistill.experiment.config import Experiment, stage_name
+from flaxdistill.experiment import build, evaluate, inputs, run_models, workdir
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import stage_name
 from flaxdistill.experiment.results import summarize
 from flaxdistill.experiment.workdir import EXPORT
-from flaxdistill.hub.families.shapes import count_parameters
+from flaxdistill.models.architecture import count_parameters
 from flaxdistill.runtime import gcs, gcs_paths, processes
 from flaxdistill.runtime.files import error_summary
 from flaxdistill.train import loop
@@ -48,7 +49,8 @@ def run_stages(
             _train(name, experiment, path, root / "data", show, report)
         out = path / EXPORT
         with processes.main_first("export"):
-            if processes.is_main() and not (out / "config.json").is_file():
+            exportable = workdir.read_config(path)[0] is not None
+            if processes.is_main() and exportable and not (out / "config.json").is_file():
                 # Remove an interrupted upload.
                 gcs.remove(out)
                 report(f"{name or path}: {export(path, out)}")
@@ -87,11 +89,11 @@ def summary_rows(stages: Stages, root: Path) -> list[LogRow]:
         path = root / name
         teacher = experiment.teacher.path if experiment.teacher else None
         if teacher and stage_name(teacher) is None and teacher not in teachers:
-            parameters = {"parameters": count_parameters(workdir.read_model(teacher).config)}
+            parameters = {"parameters": count_parameters(run_models.read_model(teacher).config)}
             metrics = evaluate.evaluate_model(path, teacher).metrics
             rows.append({"name": f"teacher {Path(teacher).name}"} | parameters | metrics)
             teachers.add(teacher)
-        lanes = workdir.lane_evaluations(path)
+        lanes = run_models.lane_evaluations(path)
         for lane, row in zip(experiment.lanes(), lanes, strict=True) if len(lanes) > 1 else ():
             title = f"{name or 'student'}, seed {lane.seed}, rate {lane.learning_rate:g}"
             rows.append(row | {"name": title})

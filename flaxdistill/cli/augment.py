@@ -48,7 +48,7 @@ def augment(
         seed: random seed
     """
     from flaxdistill.data.sources import Source
-    from flaxdistill.experiment.workdir import read_model
+    from flaxdistill.experiment.run_models import read_model
     from flaxdistill.inference import augment as augmentation
     from flaxdistill.runtime import compilation_cache
 

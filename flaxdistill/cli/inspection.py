@@ -11,10 +11,9 @@ import numpy as np
 
 from flaxdistill import param_paths
 from flaxdistill.data.store import STORE_MANIFEST, open_store
-from flaxdistill.experiment import workdir
+from flaxdistill.experiment import run_models, workdir
 from flaxdistill.hub import checkpoint
-from flaxdistill.hub.families.shapes import count_parameters
-from flaxdistill.models.encoder import shapes_of
+from flaxdistill.models.architecture import count_parameters, shapes_of
 from flaxdistill.runtime import gcs, sharding
 from flaxdistill.train.checkpoint import latest_step
 from flaxdistill.train.log import last_row, read_rows
@@ -41,7 +40,7 @@ def describe(path_or_id: str) -> Sections:
 def _describe_model(model: checkpoint.Checkpoint) -> Sections:
     leaves = param_paths.flatten(model.params)
     facts = {
-        "family": model.family.model_type,
+        "family": model.hub_family().model_type,
         "parameters": f"{sum(leaf.size for leaf in leaves.values()):,}",
         "dtypes": ", ".join(sorted({leaf.dtype.name for leaf in leaves.values()})),
         "digest": model.digest,
@@ -55,16 +54,19 @@ def _describe_run(path: Path) -> Sections:
     experiment = workdir.read_experiment(path)
     family, config = workdir.read_config(path)
     rows = read_rows(path / "metrics.jsonl")
+    kind = family.model_type if family else type(config).__name__
     facts = {
         "step": f"{latest_step(path) or 0} of {experiment.steps}",
-        "student": f"{family.model_type}, {count_parameters(config):,} parameters",
+        "student": f"{kind}, {count_parameters(config):,} parameters",
         "last logged step": last_row(rows),
-        "evaluations": workdir.lane_evaluations(path),  # one per lane
+        "evaluations": run_models.lane_evaluations(path),  # one per lane
     }
     shapes = shapes_of(config)
     fits = jax.device_count() % (experiment.fsdp * experiment.tensor) == 0
     mesh = sharding.make_mesh(*((experiment.fsdp, experiment.tensor) if fits else ()))
-    shardings = param_paths.flatten(sharding.state_shardings({"student": shapes}, mesh))
+    shardings = param_paths.flatten(
+        sharding.state_shardings({"student": shapes}, mesh, config.sharding)
+    )
     layout = {
         name: f"{list(shape.shape)} {shardings['student/' + name].spec}"
         for name, shape in param_paths.flatten(shapes).items()

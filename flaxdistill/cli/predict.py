@@ -49,7 +49,7 @@ def predict(
         batch_size: texts per batch
         dtype: dtype of the computation; auto is bfloat16 where the hardware multiplies it
     """
-    from flaxdistill.experiment import workdir
+    from flaxdistill.experiment import run_models
     from flaxdistill.inference import predictor
     from flaxdistill.runtime import compilation_cache
 
@@ -58,7 +58,7 @@ def predict(
     examples = _examples(texts, pair, data, column, header, split)
     compilation_cache.enable()
     predict_examples = predictor.make_predict(
-        workdir.read_model(model),
+        run_models.read_model(model),
         length=length,
         batch_size=batch_size,
         dtype=dtype,

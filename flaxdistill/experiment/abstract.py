@@ -12,18 +12,18 @@ import jax
 import numpy as np
 
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
-from flaxdistill.experiment import checks, student_config, workdir
-from flaxdistill.experiment.config import Experiment, stage_name
+from flaxdistill.experiment import checks, run_models, student_config
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import stage_name
 from flaxdistill.experiment.program import Program
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.models.encoder import make_frozen, shapes_of
+from flaxdistill.models.architecture import make_frozen, shapes_of
 from flaxdistill.ops.attention import Attention
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Batch
 from flaxdistill.runtime.backend import platform
 from flaxdistill.runtime.costs import Cost, cost
-from flaxdistill.tasks.base import Labelled
-from flaxdistill.tasks.text_classification import Regression
+from flaxdistill.runtime.sharding import Rules
 from flaxdistill.train.batches import abstract_batch
 from flaxdistill.train.lanes import Lane
 
@@ -34,6 +34,8 @@ class AbstractRun:
 
     student: Checkpoint
     program: Program
+    teacher_rules: tuple[Rules, ...]
+    """The sharding rules of each teacher."""
 
     @functools.cached_property
     def state(self) -> Any:
@@ -72,7 +74,11 @@ def abstract_run(e: Experiment, earlier: Mapping[str, Checkpoint]) -> AbstractRu
         prepare=_abstract_prepare(e, config.vocab_size),
     )
     student = Checkpoint("the student", family, config, {}, Path(), "", "")
-    return AbstractRun(student=student, program=program)
+    return AbstractRun(
+        student=student,
+        program=program,
+        teacher_rules=tuple(model.config.sharding for model in references.values()),
+    )
 
 
 def step_cost(run: AbstractRun, rows: int) -> Cost:
@@ -85,10 +91,9 @@ def step_cost(run: AbstractRun, rows: int) -> Cost:
 def batch_shapes(program: Program, rows: int) -> Batch:
     """Return the shapes of a batch of ``rows`` rows of full length, for all lanes."""
     e, length, labels = program.experiment, program.experiment.corpus.max_length, None
-    if isinstance(e.task, Labelled):
-        size = {"sequence": 1, "tokens": length, "span": 2}[e.task.head]
-        dtype = np.float32 if isinstance(e.task, Regression) else np.int32
-        labels = jax.ShapeDtypeStruct((1, size), dtype)
+    if e.task.rows:
+        size = program.config.head.num_predictions(length)
+        labels = jax.ShapeDtypeStruct((1, size), e.task.rows.label_dtype)
     lanes = (len(e.lanes()),) if len(e.lanes()) > 1 else ()
     row = abstract_batch(length, labels)
     return jax.tree.map(lambda x: x.update(shape=(*lanes, rows, *x.shape[1:])), row)
@@ -97,12 +102,13 @@ def batch_shapes(program: Program, rows: int) -> Batch:
 def _describe(e: Experiment, path: str, earlier: Mapping[str, Checkpoint]) -> Checkpoint:
     """Describe a model by path or stage, with shapes as its parameters."""
     stage = stage_name(path)
-    model = workdir.describe(path) if stage is None else earlier[stage]
+    model = run_models.describe(path) if stage is None else earlier[stage]
     config = model.config
-    labels = e.task.known_labels if isinstance(e.task, Labelled) else ()
+    labels = e.task.known_labels
     # An earlier stage that has not read its rows learns the labels that this one names.
     if config.labels == student_config.UNKNOWN_LABELS and labels:
-        config = dataclasses.replace(config, labels=labels)
+        head = dataclasses.replace(config.head, labels=labels)
+        config = dataclasses.replace(config, head=head)
     return dataclasses.replace(model, config=config, params=shapes_of(config))
 
 
@@ -111,7 +117,7 @@ def _abstract_teachers(e: Experiment, references: Mapping[str, Checkpoint]) -> t
     applies, params = [], []
     for role, teacher in e.reference_models().items() if e.teacher else ():
         model, dtype = references[role], operand_dtype(teacher.dtype)
-        applies.append(make_frozen(model.config, teacher.dtype, teacher.attention))
+        applies.append(make_frozen(model.config, teacher.compute))
         params.append(
             jax.tree.map(lambda leaf, dtype=dtype: leaf.update(dtype=dtype), model.params)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from flaxdistill.data.length_buckets import Buckets
 from flaxdistill.data.order import Order
 from flaxdistill.experiment import workdir
 from flaxdistill.experiment.checks import check_kernels, check_losses
-from flaxdistill.experiment.config import Experiment, stage_name
+from flaxdistill.experiment.config import Experiment
 from flaxdistill.experiment.evaluator import make_evaluator
 from flaxdistill.experiment.inputs import Inputs, prepare_inputs, read_models
+from flaxdistill.experiment.model_configs import stage_name
 from flaxdistill.experiment.program import Program
 from flaxdistill.experiment.teachers import (
     FrozenModels,
@@ -32,7 +34,6 @@ from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Batch, Params
 from flaxdistill.runtime import gcs, processes, sharding
 from flaxdistill.runtime.backend import platform
-from flaxdistill.tasks.base import Labelled
 from flaxdistill.train import batches, sanity_checks
 from flaxdistill.train.checkpoint import Checkpoints
 from flaxdistill.train.lanes import Lane
@@ -95,7 +96,7 @@ def check(e: Experiment) -> None:
     sharding.check_batch(e.batch_size, e.accumulate, sharding.make_mesh(e.fsdp, e.tensor))
     check_losses(e)
     if e.teacher and e.teacher.cache_top_k:
-        cached_loss(e.losses, e.task)
+        cached_loss(e.losses)
     check_kernels(e)
     for path in (*(model.path for model in e.reference_models().values()), e.start_path()):
         if not path or stage_name(path) is not None:
@@ -140,7 +141,9 @@ def make_layout(program: Program, inputs: Inputs, mesh: jax.sharding.Mesh) -> St
     start = inputs.models.start
     start_params = start.params if start and program.copied else {}
     shapes = jax.eval_shape(program.init, start_params)
-    shardings = sharding.state_shardings(shapes, mesh, len(program.experiment.lanes()))
+    shardings = sharding.state_shardings(
+        shapes, mesh, program.config.sharding, len(program.experiment.lanes())
+    )
     return StateLayout(shapes=shapes, shardings=shardings, start_params=start_params)
 
 
@@ -158,8 +161,13 @@ def choose_sanity_checks(
     e = program.experiment
     if not e.sanity_checks:
         return None
+    progress_check = functools.partial(
+        sanity_checks.make_progress_check,
+        undecayed=program.config.undecayed,
+        no_gradient=program.config.no_gradient,
+    )
     if teachers.targets:
-        return sanity_checks.make_progress_check
+        return progress_check
     dtypes = (e.student.dtype, *(model.dtype for model in e.reference_models().values()))
     return sanity_checks.make_sanity_check(
         program.student,
@@ -167,8 +175,9 @@ def choose_sanity_checks(
         program.prepare(e.lanes()[0]),
         e.losses,
         mesh,
-        every_token=e.task.head == "tokens",
+        per_token=e.task.head.per_token,
         low_precision=platform() != "cpu" or jnp.bfloat16 in map(operand_dtype, dtypes),
+        progress_check=progress_check,
     )
 
 
@@ -229,7 +238,7 @@ def make_train_batch(
 ) -> Callable[[int], Batch]:
     """Return the function from a step to its batch; labelled rows are grouped by length."""
     rows = inputs.store.train
-    if isinstance(e.task, Labelled):
+    if e.task.rows:
         lanes = [Buckets(rows, order, e.batch_size) for order in orders]
         return batches.bucketed_train_batches(lanes, mesh)
     targets = teachers.targets.read if teachers.targets else None
@@ -238,14 +247,15 @@ def make_train_batch(
 
 def make_evaluate(
     program: Program, inputs: Inputs, references: FrozenModels, mesh: jax.sharding.Mesh
-) -> Callable[[Params], dict[str, float]]:
-    """Return the evaluation of one lane's parameters on the held-out rows."""
+) -> Callable[[TrainState], dict[str, float]]:
+    """Return the evaluation of one lane's student on the held-out rows."""
     evaluate = make_evaluator(
         program.experiment,
-        inputs.config,
+        program.parametrization.folded(inputs.config),
         inputs.models.references.values(),
         references.applies,
         inputs.store,
         mesh,
     )
-    return lambda params: evaluate(params, references.params).metrics
+    fold = jax.jit(program.fold) if program.parametrization.parts else program.fold
+    return lambda state: evaluate(fold(state), references.params).metrics

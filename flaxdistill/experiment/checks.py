@@ -8,19 +8,17 @@ import jax
 import numpy as np
 
 from flaxdistill.errors import UserError
-from flaxdistill.experiment.config import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Student, Teacher
 from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.compatibility import check_head
-from flaxdistill.losses.schedule import constant
-from flaxdistill.losses.vocab import MaskedLM
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.architecture import Architecture
 from flaxdistill.ops.dense import operand_dtype
+from flaxdistill.pytrees import Feature
 from flaxdistill.runtime.backend import platform
-from flaxdistill.tasks.base import Labelled
-from flaxdistill.tasks.mlm import MLM
 
-OUTPUTS = {"tokens": "masked-LM logits", "labels": "the logits of a labelled task"}
-"""Error texts for the values of ``Loss.about``."""
+OUTPUTS = {Feature.VOCAB: "masked-LM logits", Feature.LOGITS: "the logits of a labelled task"}
+"""Error texts for the outputs of heads."""
 
 
 def check_losses(e: Experiment) -> None:
@@ -34,11 +32,7 @@ def check_losses(e: Experiment) -> None:
             "remove one of them"
         )
     _check_outputs(e)
-    masked_losses = any(
-        isinstance(loss, MaskedLM) or getattr(loss, "mlm", constant(0)) != constant(0)
-        for loss in (named.unwrap() for named in e.losses.values())
-    )
-    if isinstance(e.task, MLM) and e.task.rate == 0 and masked_losses:
+    if not e.task.masks and any(loss.needs_masks for loss in e.losses.values()):
         raise UserError(
             "task.rate is 0, which masks nothing, but a loss predicts the masked tokens; set the "
             "rate to 0.15, or remove the loss"
@@ -53,18 +47,20 @@ def check_losses(e: Experiment) -> None:
 
 def _check_outputs(e: Experiment) -> None:
     """Raise UserError for a loss, or a cache, of outputs that the task's head does not have."""
-    head, other = ("tokens", "labels") if e.task.head == "mlm" else ("labels", "tokens")
+    provided = e.task.head.feature
     for name, loss in e.losses.items():
-        masked = head == "labels" and getattr(loss, "tokens", "") == "masked"
-        if loss.about not in ("states", head) or masked:
+        others = (loss.needs & set(OUTPUTS)) - {provided}
+        if loss.needs_masks and provided is not Feature.VOCAB:
+            others = frozenset({Feature.VOCAB})
+        if others:
+            needed = " and ".join(OUTPUTS[other] for other in others)
             raise UserError(
-                f"losses.{name} needs {OUTPUTS[other]}, but the task, {type(e.task).__name__}, "
-                f"gives {OUTPUTS[head]}; remove the loss, or set another task"
+                f"losses.{name} needs {needed}, but the task, {type(e.task).__name__}, gives "
+                f"{OUTPUTS.get(provided, provided.value)}; remove the loss, or set another task"
             )
-    if e.teacher and e.teacher.cache_top_k and head == "labels":
-        raise UserError(
-            "teacher.cache_top_k caches masked-LM logits, but the task has labels; set it to 0"
-        )
+    reason = e.task.uncacheable()
+    if e.teacher and e.teacher.cache_top_k and reason:
+        raise UserError(reason)
 
 
 def check_kernels(e: Experiment) -> None:
@@ -79,7 +75,7 @@ def check_kernels(e: Experiment) -> None:
             raise UserError(
                 f"{name}.attention {kernel} needs a {required}, and this is a {backend}; use auto"
             )
-        if kernel == "splash" and isinstance(e.task, Labelled):
+        if kernel == "splash" and e.task.rows:
             raise UserError(
                 f"{name}.attention splash needs rows whose length is a multiple of 128, and "
                 "labelled rows have many lengths; use auto"
@@ -101,10 +97,9 @@ def check_kernels(e: Experiment) -> None:
         )
 
 
-def check_tensor(config: EncoderConfig, tensor: int, name: str) -> None:
-    """Raise UserError unless heads and inner width can be split over ``tensor`` devices."""
-    sizes = (("heads", config.num_heads), ("inner width", config.intermediate_size))
-    for size_name, size in sizes:
+def check_tensor(config: Architecture, tensor: int, name: str) -> None:
+    """Raise UserError unless a model's layers can be split over ``tensor`` devices."""
+    for size_name, size in config.tensor_sizes.items():
         if size % tensor:
             raise UserError(
                 f"tensor {tensor} does not divide the {size_name} of {name}, {size}; choose "
@@ -114,7 +109,7 @@ def check_tensor(config: EncoderConfig, tensor: int, name: str) -> None:
 
 def check_compared(
     name: str,
-    config: EncoderConfig,
+    config: Architecture,
     references: Collection[Checkpoint],
     length: int,
     labels: tuple[str, ...] | None,
@@ -129,7 +124,7 @@ def check_compared(
             f"{positions} or less"
         )
     for reference in references:
-        check_head(reference, config.head, labels)
+        check_head(reference, type(config.head), labels)
         if reference.config.vocab_size != config.vocab_size:
             raise UserError(
                 f"{name} has {config.vocab_size} word embeddings and {reference.source} has "
@@ -138,10 +133,10 @@ def check_compared(
             )
 
 
-def check_pairs(e: Experiment, configs: Collection[EncoderConfig]) -> None:
+def check_pairs(e: Experiment, configs: Collection[Architecture]) -> None:
     """Raise UserError for pairs of texts if a model has one token type for both."""
-    pairs = isinstance(e.task, Labelled) and any(source.pair for source in e.corpus.sources)
-    if pairs and any(config.type_vocab_size == 1 for config in configs):
+    pairs = e.task.rows and any(source.pair for source in e.corpus.sources)
+    if pairs and not all(config.reads_pairs for config in configs):
         raise UserError(
             "the rows hold pairs of texts, and a model has one token type (type_vocab_size 1); "
             "use another model, or leave out source.pair"

@@ -11,7 +11,7 @@ from typing import Any
 
 from flaxdistill.errors import UserError
 from flaxdistill.experiment.config import Experiment
-from flaxdistill.experiment.serialization import check_types
+from flaxdistill.runtime.class_json import check_types
 
 PACKAGE = Path(__file__).parents[1]
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else PACKAGE

@@ -14,16 +14,17 @@ from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.sources import source_fields
 from flaxdistill.data.store import Store, open_store
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import checks, evaluator, inputs, workdir
-from flaxdistill.experiment.config import Experiment, Teacher
+from flaxdistill.experiment import checks, evaluator, inputs, run_models, workdir
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Teacher
 from flaxdistill.experiment.results import best_learning_rate, median_over_seeds
 from flaxdistill.experiment.teachers import FrozenModels, freeze_models
 from flaxdistill.hub import compatibility, frozen
 from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.metrics import Score, bootstrap_interval
+from flaxdistill.models.architecture import Compute
 from flaxdistill.pytrees import Apply, Params
 from flaxdistill.runtime import gcs, sharding
-from flaxdistill.tasks.base import Labelled
 from flaxdistill.train import batches, layer_similarity, predict
 from flaxdistill.train.log import LogRow
 from flaxdistill.train.loop import ReportLine
@@ -62,7 +63,7 @@ def evaluate(
             medians = median_over_seeds(side.rows, metric)
             rate = f", rate {medians['learning_rate']:g}" if "learning_rate" in medians else ""
             rows.append({"name": f"median{rate}"} | medians)
-    if against and isinstance(setup.experiment.task, Labelled):
+    if against and setup.experiment.task.rows:
         first, second = (side.best_scores(metric) for side in sides)
         rows.append({"name": "difference"} | _difference(first, second, metric))
     return rows
@@ -71,7 +72,7 @@ def evaluate(
 def evaluate_model(path: Path, model: str) -> Score:
     """Evaluate one model on a run's held-out rows."""
     setup = _open_setup(path.absolute())
-    return _score(setup, [_check_model(setup, workdir.read_model(model))])[0]
+    return _score(setup, [_check_model(setup, run_models.read_model(model))])[0]
 
 
 def evaluate_students(path: Path) -> list[Score]:
@@ -92,7 +93,7 @@ def compare_layers(path: Path, model: str | None = None) -> dict[str, Any]:
             f"{path} has no teacher or reference to compare layers with; set reference in its "
             "config"
         )
-    student = _check_model(setup, workdir.read_model(model or str(path)))
+    student = _check_model(setup, run_models.read_model(model or str(path)))
     apply, params = _freeze(setup, student)
     reference_apply, reference_params = (
         setup.frozen_references.applies[0],
@@ -155,7 +156,7 @@ def _open_setup(
     blocks = workdir.blocks_folder(path, e)
     store = open_store(blocks)
     if data:
-        if not isinstance(e.task, Labelled):
+        if not (task := e.task.rows):
             raise UserError(f"{path} has no labelled rows; --data reads labelled rows only")
         sources = (*e.corpus.held_out_sources, *e.corpus.sources)
         template = next(source for source in sources if source.label)
@@ -163,13 +164,13 @@ def _open_setup(
         corpus = dataclasses.replace(
             e.corpus, held_out_sources=(source,), tokenizer=str(path / workdir.TOKENIZER)
         )
-        store = prepare_examples(corpus, e.task.row_builder(), blocks.parent, labels=store.labels)
+        store = prepare_examples(corpus, task.row_builder(), blocks.parent, labels=store.labels)
     return _Setup(path, e, store, sharding.make_mesh(), tuple(e.reference_models().values()))
 
 
 def _read_students(setup: _Setup, source: str) -> list[Checkpoint]:
     """Read a model, or the student of every lane of a run."""
-    return [_check_model(setup, model) for model in workdir.read_students(source)]
+    return [_check_model(setup, model) for model in run_models.read_students(source)]
 
 
 def _evaluate_side(setup: _Setup, source: str, models: list[Checkpoint]) -> _Side:
@@ -237,4 +238,4 @@ def _check_model(setup: _Setup, model: Checkpoint) -> Checkpoint:
 
 
 def _freeze(setup: _Setup, model: Checkpoint) -> tuple[Apply, Params]:
-    return frozen.freeze(model, setup.mesh, dtype="float32")
+    return frozen.freeze(model, setup.mesh, compute=Compute(dtype="float32"))

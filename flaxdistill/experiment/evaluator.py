@@ -15,8 +15,7 @@ from flaxdistill.losses.base import Loss
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import VocabReport
 from flaxdistill.metrics import Score
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply
+from flaxdistill.models.architecture import Architecture, make_frozen
 from flaxdistill.pytrees import Apply, Params
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.base import Labelled
@@ -32,7 +31,7 @@ Evaluator = Callable[[Params, tuple[Params, ...]], Score]
 
 def make_evaluator(
     e: Experiment,
-    config: EncoderConfig,
+    config: Architecture,
     references: Collection[Checkpoint],
     applies: tuple[Apply, ...],
     store: Store,
@@ -46,14 +45,10 @@ def make_evaluator(
     cosines if all widths are equal. ``reference_logits`` stores the references' logits for
     labelled rows, so that evaluators of other models on the same rows need not compute them again.
     """
-    encode = make_apply(config, e.student.dtype, e.student.attention)
-
-    def apply(params: Params, batch: Any) -> Any:
-        return encode(params, batch, None)
-
-    if isinstance(e.task, Labelled):
+    apply = make_frozen(config, e.student.compute)
+    if e.task.rows:
         cache: list[predict.RowArrays] = [] if reference_logits is None else reference_logits
-        return _labelled_evaluator(e, e.task, (apply, *applies), store, mesh, cache)
+        return _labelled_evaluator(e, e.task.rows, (apply, *applies), store, mesh, cache)
     widths = {reference.config.hidden_size for reference in references}
     losses: dict[str, Loss] = {"report": VocabReport(with_teacher=bool(references))}
     if widths == {config.hidden_size}:

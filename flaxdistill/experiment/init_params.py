@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from flaxdistill.experiment.config import Experiment
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_frozen, make_init, shapes_of
-from flaxdistill.models.student_init import start_from
+from flaxdistill.experiment.loss_features import check_features
+from flaxdistill.models.architecture import Architecture, make_frozen, make_init, shapes_of
+from flaxdistill.models.parametrization import Chain
 from flaxdistill.pytrees import Apply, Params
 from flaxdistill.train import batches
 
@@ -17,13 +17,13 @@ from flaxdistill.train import batches
 def init_params(
     e: Experiment,
     seed: Any,
-    config: EncoderConfig,
-    copied: EncoderConfig | None,
+    config: Architecture,
+    copied: Architecture | None,
     start_params: Params,
     teachers: tuple[Apply, ...],
     teacher_params: Any,
-) -> dict[str, Params]:
-    """Initialize a student of ``config`` and the losses.
+) -> tuple[dict[str, Params], Params]:
+    """Initialize a student of ``config`` and the losses: what is trained, and what is frozen.
 
     If ``copied`` is a config, the student starts from ``start_params`` of a model of that config.
     ``teacher_params`` may be shapes. Raises UserError for a start and for losses that do not fit
@@ -31,23 +31,28 @@ def init_params(
     """
     student = make_init(config)(jax.random.key(seed))
     if copied is not None:
-        student = start_from(e.student.start, copied, start_params, config, student)
-    return {"student": student, "losses": _init_losses(e, seed, config, teachers, teacher_params)}
+        student = config.init_from(e.student.start, copied, start_params, student)
+    losses = _init_losses(e, seed, config, teachers, teacher_params)
+    parametrization = Chain(e.student.parametrize)
+    key = jax.random.fold_in(jax.random.key(seed), 2)
+    trained, frozen = parametrization.init(config, student, key)
+    return {"student": trained, "losses": losses}, {"student": frozen} if frozen else {}
 
 
 def _init_losses(
     e: Experiment,
     seed: Any,
-    config: EncoderConfig,
+    config: Architecture,
     teachers: tuple[Apply, ...],
     teacher_params: Any,
 ) -> Params:
     batch = batches.abstract_batch(e.corpus.max_length)
-    student = jax.eval_shape(make_frozen(config, e.student.dtype), shapes_of(config), batch)
+    student = jax.eval_shape(make_frozen(config, e.student.compute), shapes_of(config), batch)
     teacher_outputs = tuple(
         jax.eval_shape(apply, params, batch)
         for apply, params in zip(teachers, teacher_params, strict=True)
     )
+    check_features(e.losses, config, student, teacher_outputs)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(e.losses))
     return {
         name: loss.init(key, student, teacher_outputs)

@@ -10,16 +10,16 @@ from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.preparation.text import prepare
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
-from flaxdistill.experiment import workdir
+from flaxdistill.experiment import run_models, workdir
 from flaxdistill.experiment.checks import check_tensor
-from flaxdistill.experiment.config import Experiment, stage_name
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import stage_name
 from flaxdistill.experiment.student_config import resolve_student
 from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.compatibility import describe_assumed_labels
 from flaxdistill.hub.families.base import Family
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.architecture import Architecture
 from flaxdistill.runtime import gcs, gcs_paths, processes
-from flaxdistill.tasks.base import Labelled
 from flaxdistill.train.loop import ReportLine
 
 
@@ -61,8 +61,8 @@ class Inputs:
     models: Models
     store: Store
     vocabulary: Vocabulary
-    family: Family
-    config: EncoderConfig
+    family: Family | None
+    config: Architecture
     digests: dict[str, str]
 
 
@@ -91,7 +91,12 @@ def prepare_inputs(
     template = models.template
     tokenizer = e.corpus.tokenizer or (str(template.directory) if template else None)
     known = load_vocabulary(tokenizer) if tokenizer else None
-    resolve_student(e, models.references, models.start, known, None)
+    family, config = resolve_student(e, models.references, models.start, known, None)
+    if family is None:
+        report(
+            f"no model family holds a {type(config).__name__}: the student can be evaluated and "
+            "used by flaxdistill, and is not exported"
+        )
 
     def check_resumable(blocks: str) -> None:
         """Raise UserError if a run would resume with other data, before that data is written."""
@@ -129,12 +134,12 @@ def prepare_blocks(
     the blocks before they are written.
     """
     corpus, folder = e.corpus, gcs_paths.local_path(e.data_dir) if e.data_dir else data
-    if isinstance(e.task, Labelled):
+    if task := e.task.rows:
         if corpus.tokenizer is None and template is not None:
             corpus = dataclasses.replace(corpus, tokenizer=str(template.directory))
         return prepare_examples(
             corpus,
-            e.task.row_builder(),
+            task.row_builder(),
             folder,
             has_teacher=e.teacher is not None,
             report=report,
@@ -143,7 +148,7 @@ def prepare_blocks(
     if corpus.tokenizer is None and template is not None:
         # An earlier stage may have trained its vocabulary on the same corpus: then its blocks fit,
         # unless the text has changed since.
-        if workdir.trained_vocabulary_on(template, corpus):
+        if run_models.trained_vocabulary_on(template, corpus):
             store = prepare(corpus, folder, engine=e.engine, report=report)
             if store.vocabulary().digest == load_vocabulary(template.directory).digest:
                 return store
@@ -157,7 +162,7 @@ def load_model(path: str, run: Path, report: ReportLine = lambda line: None) -> 
         folder = run.absolute().parent / stage
         gcs.refresh(folder)
         path = str(folder)
-    model = workdir.read_model(path)
+    model = run_models.read_model(path)
     if model.note:
         report(f"{model.source}: {model.note}")
     return model

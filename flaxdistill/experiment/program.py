@@ -10,14 +10,13 @@ import jax
 
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.experiment.init_params import init_params
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply, untied
+from flaxdistill.models.architecture import Architecture, make_apply, make_frozen
+from flaxdistill.models.parametrization import Chain, Parametrization, Untied
 from flaxdistill.pytrees import Apply, Batch, Metrics, Outputs, Params
 from flaxdistill.train.lanes import Lane, map_lanes
+from flaxdistill.train.objective import Objective
+from flaxdistill.train.single_step import SingleStep, make_single_step
 from flaxdistill.train.state import TrainState, make_state, update_best
-from flaxdistill.train.step import make_step
-
-Step = Callable[[TrainState, tuple[Params, ...], Batch], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,24 +29,37 @@ class Program:
     """
 
     experiment: Experiment
-    config: EncoderConfig
-    copied: EncoderConfig | None
+    config: Architecture
+    copied: Architecture | None
     teachers: tuple[Apply, ...]
     teacher_params: tuple[Params, ...]
     prepare: Callable[[Lane], Callable[[Batch], Batch]]
 
-    def student(self, params: Params, batch: Batch) -> Outputs:
-        """Run the student without dropout."""
-        student = self.experiment.student
-        apply = make_apply(self.config, student.dtype, student.attention, remat=student.remat)
-        return apply(params, batch, None)
+    @property
+    def parametrization(self) -> Chain:
+        """What the student trains in place of its parameters."""
+        return Chain(self.experiment.student.parametrize)
+
+    def student(self, state: TrainState, batch: Batch) -> Outputs:
+        """Run the student of one lane without dropout."""
+        apply = make_frozen(self.config, self.experiment.student.compute)
+        frozen = state.frozen.get("student", {})
+        return apply(self.parametrization(state.params["student"], frozen, state.step), batch)
+
+    def fold(self, state: TrainState) -> Params:
+        """Return the parameters of one lane, with those of the student to evaluate."""
+        frozen = state.frozen.get("student", {})
+        _, student = self.parametrization.fold(
+            self.config, state.params["student"], frozen, state.step
+        )
+        return state.params | {"student": student}
 
     def init(self, start_params: Params) -> TrainState:
         """Initialize the state; the weights to start from are an argument, not a constant."""
         e = self.experiment
 
         def init_lane(lane: Lane) -> TrainState:
-            params = init_params(
+            params, frozen = init_params(
                 e,
                 lane.seed,
                 self.config,
@@ -56,19 +68,21 @@ class Program:
                 self.teachers,
                 self.teacher_params,
             )
-            tx = e.optim.build(e.steps, lane.learning_rate)
-            return make_state(params, tx, track_best=e.select == "best")
+            tx = e.optim.build(e.steps, lane.learning_rate, self.config.undecayed)
+            return make_state(params, tx, frozen=frozen, track_best=e.select == "best")
 
         return map_lanes(init_lane, e.lanes())
 
-    def step(self, teachers: tuple[Apply, ...]) -> Step:
+    def step(self, teachers: tuple[Apply, ...]) -> SingleStep:
         """Return the step of all lanes with these teachers, or with what replays their outputs."""
         e = self.experiment
-        config, view = (
-            untied(self.config) if e.accumulate > 1 else (self.config, lambda params: params)
-        )
-        encode = make_apply(config, e.student.dtype, e.student.attention, remat=e.student.remat)
-        dropout = self.config.dropout > 0 or self.config.attention_dropout > 0
+        config: Architecture = self.config
+        parametrization: Parametrization = self.parametrization
+        if e.accumulate > 1:
+            config = self.config.untied()
+            parametrization = Untied(self.config, parametrization)
+        encode = make_apply(config, e.student.compute)
+        dropout = any(self.config.dropout_rates)
 
         def step_lane(
             teacher_params: tuple[Params, ...], lane: Lane, state: TrainState, batch: Batch
@@ -77,15 +91,13 @@ class Program:
                 keys = rows.prng_keys(2 * lane.seed + 1) if dropout else None
                 return encode(params, rows, keys)
 
-            step = make_step(
-                student,
-                teachers,
-                self.prepare(lane),
-                e.losses,
-                e.optim.build(e.steps, lane.learning_rate),
-                e.accumulate,
-                view,
+            objective = Objective(
+                apply=student,
+                losses=e.losses,
+                tx=e.optim.build(e.steps, lane.learning_rate, self.config.undecayed),
+                parametrization=parametrization,
             )
+            step = make_single_step(objective, teachers, self.prepare(lane), e.accumulate)
             return step(state, teacher_params, batch)
 
         def step(

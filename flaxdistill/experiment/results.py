@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from flaxdistill.experiment import workdir
-from flaxdistill.hub.families.shapes import count_parameters
+from flaxdistill.experiment import run_models, workdir
 from flaxdistill.metrics import LOWER_IS_BETTER, signed_metric
+from flaxdistill.models.architecture import count_parameters
 from flaxdistill.train.lanes import Lane
 from flaxdistill.train.log import LogRow, read_rows, scalars
 
@@ -67,4 +67,4 @@ def summarize(path: Path) -> LogRow:
     summary = {"parameters": count_parameters(workdir.read_config(path)[1])}
     summary |= {"tokens_per_second": statistics.median(speeds)} if speeds else {}
     metric = workdir.read_experiment(path).task.metric
-    return summary | median_over_seeds(workdir.lane_evaluations(path), metric)
+    return summary | median_over_seeds(run_models.lane_evaluations(path), metric)

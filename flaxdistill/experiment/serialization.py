@@ -1,4 +1,4 @@
-"""Experiments as JSON and back, their differences and a check of their types."""
+"""Experiments from JSON, and their differences."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import typeguard
-
-from flaxdistill import losses, tasks
+from flaxdistill import losses, models, tasks
 from flaxdistill.data.corpus import Corpus, Engine
 from flaxdistill.data.sources import Source
-from flaxdistill.errors import UserError
-from flaxdistill.experiment.config import Experiment, Student, Teacher
-from flaxdistill.models.student_init import Start
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Student, Teacher
+from flaxdistill.losses.base import Loss
+from flaxdistill.losses.schedule import Schedule
+from flaxdistill.models.architecture import Architecture
+from flaxdistill.models.head import Head
+from flaxdistill.models.parametrization import Parametrization
+from flaxdistill.models.start import Start
+from flaxdistill.runtime import class_json
+from flaxdistill.runtime.class_json import subclasses
+from flaxdistill.tasks.base import Task
 from flaxdistill.train.optimizer import AdamW
 
 
@@ -77,83 +83,29 @@ def _describe(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def to_json(value: Any) -> Any:
-    """Convert a config to JSON values: a dataclass becomes its fields and its ``class``."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-        return {"class": type(value).__name__} | fields
-    if isinstance(value, Mapping):
-        return {str(name): to_json(item) for name, item in value.items()}
-    return [to_json(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
 def from_json(value: Any, *, source: str) -> Any:
-    """Read the output of ``to_json``.
-
-    Raises UserError, naming ``source``, for other values and for any class that is not a config
-    class of this package.
-    """
-    if isinstance(value, list):
-        return tuple(from_json(item, source=source) for item in value)
-    if not isinstance(value, dict):
-        return value
-    fields = {
-        name: from_json(item, source=source) for name, item in value.items() if name != "class"
-    }
-    if "class" not in value:
-        return fields
-    config_class = config_classes().get(str(value["class"]))
-    if config_class is None:
-        raise UserError(
-            f"{source} names the class {value['class']!r:.80}, which is not a config class of "
-            "this version of flaxdistill"
-        )
-    try:
-        return config_class(**fields)
-    except (TypeError, AttributeError, ValueError, UserError) as error:
-        raise UserError(f"{source} does not fit this version of flaxdistill: {error}") from None
+    """Read a config that ``class_json.to_json`` wrote; raises UserError as its ``from_json``."""
+    return class_json.from_json(value, config_classes(), source=source)
 
 
-@functools.cache
 def config_classes() -> Mapping[str, type]:
     """Return the classes that a stored experiment can hold, by name.
 
-    These are the classes below and the dataclasses of ``losses`` and ``tasks``. The names do not
-    depend on modules, so a module can be renamed without making stored runs unreadable.
+    These are the classes below, and all losses, tasks, architectures, heads and parametrizations
+    that are imported, which includes those of the user. The names do not depend on modules, so a
+    module can be renamed without making stored runs unreadable.
     """
+    _import_all()
     classes: list[type] = [Experiment, Teacher, Student, Start, Corpus, Source, Engine, AdamW]
-    for package in (losses, tasks):
+    named = {config_class.__name__: config_class for config_class in (*classes, Schedule)}
+    for base in (Loss, Task, Architecture, Head, Parametrization):
+        named |= subclasses(base)
+    return named
+
+
+@functools.cache
+def _import_all() -> None:
+    """Import every loss, task and architecture of this package."""
+    for package in (losses, models, tasks):
         for info in pkgutil.iter_modules(package.__path__):
-            module = importlib.import_module(f"{package.__name__}.{info.name}")
-            classes += [
-                value
-                for value in vars(module).values()
-                if isinstance(value, type)
-                and dataclasses.is_dataclass(value)
-                and value.__module__ == module.__name__
-            ]
-    by_name = {config_class.__name__: config_class for config_class in classes}
-    assert len(by_name) == len(classes), "two config classes have the same name"
-    return by_name
-
-
-def check_types(value: Any, name: str) -> None:
-    """Raise UserError naming the first field, at any depth, whose value is not of its type."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            check_types(item, f"{name}.{key}")
-    elif isinstance(value, tuple):
-        for number, item in enumerate(value):
-            check_types(item, f"{name}.{number}")
-    elif dataclasses.is_dataclass(value):
-        hints = typing.get_type_hints(type(value))
-        for field in dataclasses.fields(value):
-            item, path = getattr(value, field.name), f"{name}.{field.name}"
-            try:
-                typeguard.check_type(item, hints[field.name])
-            except typeguard.TypeCheckError as error:
-                reason = " ".join(str(error).split())
-                raise UserError(f"{path} is {item!r:.80}: {reason:.200}") from None
-            check_types(item, path)
+            importlib.import_module(f"{package.__name__}.{info.name}")

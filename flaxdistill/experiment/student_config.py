@@ -11,15 +11,18 @@ import jax
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.experiment.checks import check_compared, check_pairs, check_tensor
-from flaxdistill.experiment.config import Experiment, Student
+from flaxdistill.experiment.config import Experiment
 from flaxdistill.experiment.init_params import init_params
+from flaxdistill.experiment.model_configs import Student
 from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.compatibility import check_vocabulary
 from flaxdistill.hub.families import family as find_family
+from flaxdistill.hub.families import family_of
 from flaxdistill.hub.families.base import Family
-from flaxdistill.models.config import EncoderConfig, Head
-from flaxdistill.models.encoder import make_frozen
-from flaxdistill.tasks.base import Labelled
+from flaxdistill.models.architecture import Architecture, make_frozen
+from flaxdistill.models.bert import Bert
+from flaxdistill.models.head import NO_HEAD, Head
+from flaxdistill.models.parametrization import Chain
 
 UNKNOWN_LABELS = ("", " ")
 """Placeholder for the labels of a model that is described before its rows are read."""
@@ -31,7 +34,7 @@ def resolve_student(
     start: Checkpoint | None,
     vocabulary: Vocabulary | None,
     labels: tuple[str, ...] | None,
-) -> tuple[Family, EncoderConfig]:
+) -> tuple[Family | None, Architecture]:
     """Return the student's family and config, after checking that all models fit together.
 
     ``vocabulary`` and ``labels`` are None until the text is read, which may take hours: then only
@@ -50,8 +53,7 @@ def resolve_student(
         )
     known_labels = labels
     if labels is None:
-        known_labels = e.task.known_labels if isinstance(e.task, Labelled) else ()
-        labels = known_labels
+        labels = known_labels = e.task.known_labels
         if labels is None:
             reference_labels = next((model.config.labels for model in references.values()), ())
             labels = reference_labels or UNKNOWN_LABELS
@@ -61,9 +63,8 @@ def resolve_student(
         template,
         vocabulary.size if vocabulary else vocab_size,
         # A fine-tuned model without a reference keeps all layers.
-        all_layers=isinstance(e.task, Labelled) and not references,
-        head=e.task.head,
-        labels=labels,
+        all_layers=e.task.rows is not None and not references,
+        head=e.task.head(labels=labels),
     )
     check_compared("the student", config, references.values(), e.corpus.max_length, known_labels)
     check_tensor(config, e.tensor, "the student")
@@ -75,7 +76,7 @@ def _check_params(
     e: Experiment,
     references: Mapping[str, Checkpoint],
     start: Checkpoint | None,
-    config: EncoderConfig,
+    config: Architecture,
 ) -> None:
     """Raise UserError for a start or losses that do not fit the models, without computing."""
     copied = start if e.student.start.layers != "random" else None
@@ -84,9 +85,7 @@ def _check_params(
         if e.teacher
         else ()
     )
-    applies = tuple(
-        make_frozen(model.config, teacher.dtype, teacher.attention) for model, teacher in teachers
-    )
+    applies = tuple(make_frozen(model.config, teacher.compute) for model, teacher in teachers)
     jax.eval_shape(
         lambda start_params, teacher_params: init_params(
             e,
@@ -108,43 +107,47 @@ def student_config(
     vocab_size: int,
     *,
     all_layers: bool = False,
-    head: Head = "mlm",
-    labels: tuple[str, ...] = (),
-) -> tuple[Family, EncoderConfig]:
-    """Return the student's family and config; sizes of None are those of ``template``.
+    head: Head = NO_HEAD,
+) -> tuple[Family | None, Architecture]:
+    """Return the student's family and architecture; sizes of None are those of ``template``.
 
-    The number of layers is half of the template's, or all of them with ``all_layers``. Raises
-    UserError for sizes that neither the config nor a template sets.
+    The number of layers is half of the template's, or all of them with ``all_layers``. The family
+    is None for an architecture that none holds. Raises UserError for sizes that neither the config
+    nor a template sets, and for a family that cannot hold the student.
     """
-    family = find_family(student.family or (template.family.model_type if template else "bert"))
-    base = (
-        _scaled(student, template.config, all_layers=all_layers)
-        if template
-        else _from_sizes(student, vocab_size)
-    )
-    token_types = (base.type_vocab_size or 2) if family.token_type_ids else 0
-    config = dataclasses.replace(
-        base,
-        type_vocab_size=token_types,
-        dropout=student.dropout,
-        attention_dropout=student.attention_dropout,
-        head=head,
-        labels=labels,
-        pooler=head == "sequence",
-        pooler_activation=family.pooler_activation if head == "sequence" else "tanh",
-    )
-    # Refuses now what could not be exported after the last step.
-    family.write_config(config)
+    if student.architecture is not None:
+        config = dataclasses.replace(
+            student.architecture,
+            vocab_size=template.config.vocab_size if template else vocab_size,
+            pad_id=template.config.pad_id if template else student.architecture.pad_id,
+            head=head,
+        )
+        family = find_family(student.family) if student.family else family_of(config)
+    else:
+        name = template.family.model_type if template and template.family else "bert"
+        family = find_family(student.family or name)
+        config = family.student(
+            template.config.resized(sizes_of(student), all_layers=all_layers)
+            if template
+            else _from_sizes(student, vocab_size),
+            head,
+            dropout=student.dropout,
+            attention_dropout=student.attention_dropout,
+        )
+    if family:
+        # Refuses now what could not be exported after the last step.
+        family.check(Chain(student.parametrize).folded(config))
     return family, config
 
 
-def _sizes(student: Student) -> dict[str, int | None]:
+def sizes_of(student: Student) -> dict[str, int | None]:
+    """Return the sizes that a config can set; None for those that it leaves out."""
     names = ("num_layers", "hidden_size", "num_heads", "intermediate_size", "max_positions")
     return {name: getattr(student, name) for name in names}
 
 
-def _from_sizes(student: Student, vocab_size: int) -> EncoderConfig:
-    sizes = _sizes(student)
+def _from_sizes(student: Student, vocab_size: int) -> Bert:
+    sizes = sizes_of(student)
     missing = [
         f"student.{name}"
         for name, size in sizes.items()
@@ -155,19 +158,4 @@ def _from_sizes(student: Student, vocab_size: int) -> EncoderConfig:
             f"{', '.join(missing)} must be given: there is no model to take the sizes from"
         )
     given_sizes: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
-    return EncoderConfig(vocab_size=vocab_size, **given_sizes)
-
-
-def _scaled(student: Student, template: EncoderConfig, *, all_layers: bool) -> EncoderConfig:
-    sizes: dict[str, Any] = _sizes(student)
-    layers = template.num_layers if all_layers else (template.num_layers + 1) // 2
-    # The template's head may have labels that the student does not have.
-    base = dataclasses.replace(template, num_layers=layers, head="none", labels=())
-    if (width := student.hidden_size) and width != base.hidden_size:
-        heads = base.num_heads * width // base.hidden_size
-        inner = base.intermediate_size * width // base.hidden_size
-        sizes["num_heads"] = sizes["num_heads"] or max(heads, 1)
-        sizes["intermediate_size"] = sizes["intermediate_size"] or max(inner, 1)
-    return dataclasses.replace(
-        base, **{name: size for name, size in sizes.items() if size is not None}
-    )
+    return Bert(vocab_size=vocab_size, **given_sizes)

@@ -11,10 +11,10 @@ import jax
 
 from flaxdistill.data.order import Order
 from flaxdistill.errors import UserError
-from flaxdistill.experiment.config import Experiment, Teacher
+from flaxdistill.experiment.config import Experiment
 from flaxdistill.experiment.inputs import Inputs
+from flaxdistill.experiment.model_configs import Teacher
 from flaxdistill.experiment.program import Program
-from flaxdistill.experiment.serialization import to_json
 from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.frozen import freeze
 from flaxdistill.losses.base import Loss
@@ -22,8 +22,7 @@ from flaxdistill.losses.vocab import VocabKD
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Apply, Params
 from flaxdistill.runtime import gcs_paths
-from flaxdistill.tasks.base import Task
-from flaxdistill.tasks.mlm import MLM
+from flaxdistill.runtime.class_json import to_json
 from flaxdistill.train import teacher_cache
 from flaxdistill.train.loop import ReportLine
 
@@ -53,7 +52,7 @@ def freeze_models(
 ) -> FrozenModels:
     """Freeze several models, each with the dtype, kernel and placement of its config."""
     frozen = [
-        freeze(model, mesh, dtype=config.dtype, attention=config.attention, sharded=config.sharded)
+        freeze(model, mesh, compute=config.compute, sharded=config.sharded)
         for model, config in zip(models, configs, strict=True)
     ]
     return FrozenModels(
@@ -79,7 +78,6 @@ def make_step_teachers(
         return StepTeachers(applies=program.teachers, params=program.teacher_params)
     spec = cache_spec(
         e.losses,
-        e.task,
         e.teacher.cache_top_k,
         student=program.config.num_layers,
         teacher=teacher.config.num_layers,
@@ -103,16 +101,11 @@ def make_step_teachers(
     )
 
 
-def cached_loss(losses: Mapping[str, Loss], task: Task) -> VocabKD:
+def cached_loss(losses: Mapping[str, Loss]) -> VocabKD:
     """Return the loss that reads the cached token probabilities.
 
-    Raises UserError for losses and masks that a cache cannot serve.
+    Raises UserError for losses that a cache cannot serve.
     """
-    if isinstance(task, MLM) and task.scope != "row":
-        raise UserError(
-            "teacher.cache_top_k needs masks that depend on the row alone, and task.scope is "
-            f"{task.scope}; use row, or set teacher.cache_top_k to 0"
-        )
     vocab_losses = [
         loss for loss in (named.unwrap() for named in losses.values()) if isinstance(loss, VocabKD)
     ]
@@ -130,13 +123,13 @@ def cached_loss(losses: Mapping[str, Loss], task: Task) -> VocabKD:
 
 
 def cache_spec(
-    losses: Mapping[str, Loss], task: Task, k: int, *, student: int, teacher: int
+    losses: Mapping[str, Loss], k: int, *, student: int, teacher: int
 ) -> teacher_cache.CacheSpec:
     """Return what the losses read of a teacher; ``student`` and ``teacher`` are numbers of layers.
 
     Raises UserError for a loss that does not declare it, and as ``cached_loss`` does.
     """
-    vocab = cached_loss(losses, task)
+    vocab = cached_loss(losses)
     reads = {name: loss.reads(student, teacher) for name, loss in losses.items()}
     for name, loss in losses.items():
         if loss.needs_teacher and not reads[name]:

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import jax
-
-from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.store import STORE_MANIFEST
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import serialization
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.hub import checkpoint
-from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.families import family as find_family
 from flaxdistill.hub.families.base import Family
-from flaxdistill.metrics import signed_metric
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import shapes_of
-from flaxdistill.runtime import gcs, gcs_paths
+from flaxdistill.models.architecture import Architecture
+from flaxdistill.runtime import class_json, gcs, gcs_paths
 from flaxdistill.runtime.files import atomic_path, check_checkpoint_path, read_json, write_json
-from flaxdistill.train.checkpoint import latest_step, read_student
-from flaxdistill.train.lanes import split_lanes
-from flaxdistill.train.log import LogRow, last_row, read_rows
 
 EXPERIMENT = "experiment.json"
 TEMPORARY = f".{EXPERIMENT}.tmp"
@@ -51,8 +40,8 @@ def is_workdir(path: Path) -> bool:
 def lock(
     path: Path,
     experiment: Experiment,
-    family: Family,
-    encoder: EncoderConfig,
+    family: Family | None,
+    encoder: Architecture,
     inputs: Mapping[str, str],
     vocabulary: Vocabulary,
     *,
@@ -104,16 +93,19 @@ def _write_tokenizer(path: Path, vocabulary: Vocabulary) -> None:
 def write_experiment(
     path: Path,
     experiment: Experiment,
-    family: Family,
-    encoder: EncoderConfig,
+    family: Family | None,
+    encoder: Architecture,
     inputs: Mapping[str, str],
 ) -> None:
     """Write which run a folder holds; a resumed run does so after its checkpoint is read."""
     content = {
         "format": FORMAT,
-        "experiment": serialization.to_json(experiment),
+        "experiment": class_json.to_json(experiment),
         "inputs": dict(inputs),
-        "student": {"family": family.model_type, "config": dataclasses.asdict(encoder)},
+        "student": {
+            "family": family and family.model_type,
+            "config": class_json.to_json(encoder),
+        },
     }
     write_json(path / TEMPORARY, content)
     os.replace(path / TEMPORARY, path / EXPERIMENT)
@@ -134,7 +126,7 @@ def check_experiment(
                 "folder"
             )
         return
-    stored, new = _stored(path, "experiment"), serialization.to_json(experiment)
+    stored, new = _stored(path, "experiment"), class_json.to_json(experiment)
     lines = serialization.differences(stored, new)
     if inputs is not None:
         lines += serialization.differences(_stored(path, "inputs"), inputs, "inputs.")
@@ -166,7 +158,7 @@ def read_experiment(path: Path) -> Experiment:
     e = serialization.from_json(_stored(path, "experiment"), source=str(path / EXPERIMENT))
     if not isinstance(e, Experiment):
         raise UserError(f"{path / EXPERIMENT} holds no experiment; give the --workdir of a run")
-    serialization.check_types(e, f"{path / EXPERIMENT}: experiment")
+    class_json.check_types(e, f"{path / EXPERIMENT}: experiment")
     return e
 
 
@@ -181,20 +173,13 @@ def read_inputs(path: Path) -> dict[str, str]:
     return inputs
 
 
-def trained_vocabulary_on(model: Checkpoint, corpus: Corpus) -> bool:
-    """Return whether a model is the student of a run that trained its vocabulary on ``corpus``."""
-    path = model.directory.parent
-    if not (model.directory.name == TOKENIZER and is_workdir(path)):
-        return False
-    e = read_experiment(path)
-    return e.corpus == corpus and not (e.teacher or e.reference or e.start_path())
-
-
-def read_config(path: Path) -> tuple[Family, EncoderConfig]:
+def read_config(path: Path) -> tuple[Family | None, Architecture]:
     """Read the family and config of a run's student."""
     stored = _stored(path, "student")
     try:
-        return find_family(stored["family"]), checkpoint.encoder_config(stored["config"])
+        name = stored["family"]
+        family = None if name is None else find_family(name)
+        return family, checkpoint.read_architecture(stored["config"])
     except (KeyError, UserError) as error:
         raise UserError(
             f"{path / EXPERIMENT} does not fit this version of flaxdistill: {error}"
@@ -209,90 +194,3 @@ def blocks_folder(path: Path, e: Experiment) -> Path:
         folders = [gcs_paths.local_path(e.data_dir)]
     present = (folder for folder in folders if gcs.download(folder / name, STORE_MANIFEST).is_dir())
     return next(present, folders[0]) / name
-
-
-def lane_evaluations(path: Path) -> list[LogRow]:
-    """Return the evaluation of each lane's student, the last or the best; {} if there is none."""
-    e, step = read_experiment(path), latest_step(path) or 0
-    rows = [row for row in read_rows(path / "metrics.jsonl") if row.get("split") == "held_out"]
-    # The log may be ahead of the checkpoint.
-    rows = [row for row in rows if row["step"] <= step]
-    evaluations = []
-    for lane in e.lanes():
-        lane_rows = [
-            row
-            for row in rows
-            if lane == (row.get("seed", lane.seed), row.get("learning_rate", lane.learning_rate))
-        ]
-        scores = [signed_metric(row, e.task.metric) for row in lane_rows]
-        if e.select == "best" and max(scores, default=-math.inf) > -math.inf:
-            evaluations.append(lane_rows[scores.index(max(scores))])
-        else:
-            evaluations.append(last_row(lane_rows, "held_out"))
-    return evaluations
-
-
-def best_lane(rows: Sequence[LogRow], metric: str) -> int:
-    """Return the index of the lane with the best evaluation, the first of equal ones."""
-    scores = [signed_metric(row, metric) for row in rows]
-    return scores.index(max(scores))
-
-
-def describe(path_or_id: str) -> Checkpoint:
-    """Read what ``read_model`` does except the weights; ``params`` and ``digest`` are empty."""
-    path = gcs.local_copy(path_or_id, gcs.RUN_FILES)
-    if not is_workdir(path):
-        return checkpoint.describe(path_or_id)
-    return Checkpoint(path_or_id, *read_config(path), {}, path / TOKENIZER, "", "")
-
-
-def read_model(path_or_id: str) -> Checkpoint:
-    """Read the student of a run at its newest checkpoint, or any model that ``hub`` can read.
-
-    Of several lanes, read the student with the best evaluation.
-    """
-    path = gcs.local_copy(path_or_id, gcs.RUN_FILES)
-    if not is_workdir(path):
-        return checkpoint.read_model(path_or_id)
-    return _read_lanes(path, every=False)[0]
-
-
-def read_students(path_or_id: str) -> list[Checkpoint]:
-    """Read what ``read_model`` does, with the students of all lanes."""
-    path = gcs.local_copy(path_or_id, gcs.RUN_FILES)
-    if not is_workdir(path):
-        return [checkpoint.read_model(path_or_id)]
-    return _read_lanes(path, every=True)
-
-
-def _read_lanes(path: Path, *, every: bool) -> list[Checkpoint]:
-    """Read the students of all lanes, or of the best one, at the newest checkpoint."""
-    family, encoder = read_config(path)
-    step = latest_step(path)
-    if step is None:
-        raise UserError(f"{path} has no complete checkpoint yet; run it until it saves one")
-    e, shapes, evaluations = read_experiment(path), shapes_of(encoder), lane_evaluations(path)
-    lanes = e.lanes()
-    if len(lanes) > 1:
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((len(lanes), *leaf.shape), leaf.dtype), shapes
-        )
-    # Before the first evaluation with a finite metric, the stored best student is the initial one.
-    best = [
-        e.select == "best" and signed_metric(row, e.task.metric) > -math.inf for row in evaluations
-    ]
-    numbers = range(len(lanes)) if every else [best_lane(evaluations, e.task.metric)]
-    params = {
-        is_best: split_lanes(read_student(path, step, shapes, best=is_best), len(lanes))
-        for is_best in {best[n] for n in numbers}
-    }
-    students = []
-    for n in numbers:
-        source = f"{path} at step {step}"
-        if len(lanes) > 1:
-            source += f", seed {lanes[n].seed}, rate {lanes[n].learning_rate:g}"
-        source += f", its best of step {evaluations[n]['step']}" if best[n] else ""
-        student = params[best[n]][n]
-        digest = checkpoint.digest_of(family, encoder, student)
-        students.append(Checkpoint(source, family, encoder, student, path / TOKENIZER, digest, ""))
-    return students

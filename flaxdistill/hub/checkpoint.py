@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from flaxdistill.hub.download import resolve
 from flaxdistill.hub.families.base import Family
 from flaxdistill.hub.families.config_values import read_value
 from flaxdistill.hub.families.heads import read_head, write_head
-from flaxdistill.hub.families.shapes import expected_shapes
 from flaxdistill.hub.tensor_files import DTYPES, read_tensors
 from flaxdistill.hub.tokenizer_files import copy_tokenizer
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.architecture import Architecture, shapes_of
+from flaxdistill.models.head import Head
 from flaxdistill.param_paths import flatten
 from flaxdistill.pytrees import Params
+from flaxdistill.runtime.class_json import check_types, from_json, subclasses, to_json
 from flaxdistill.runtime.files import (
     atomic_directory,
     error_summary,
@@ -44,8 +44,10 @@ class Checkpoint:
     source: str
     """The path or Hub id that it was read from."""
 
-    family: Family
-    config: EncoderConfig
+    family: Family | None
+    """None for an architecture that no family holds."""
+
+    config: Architecture
     params: Params
 
     directory: Path
@@ -60,6 +62,20 @@ class Checkpoint:
 
     note: str
     """One line that lists the tensors left out; empty if there are none."""
+
+    def hub_family(self) -> Family:
+        """Return the family; raises UserError if there is none."""
+        if self.family is None:
+            raise UserError(
+                f"{self.source} is a {type(self.config).__name__}, which no model family holds, so "
+                "it has no Hugging Face form; evaluate it, or predict with it"
+            )
+        return self.family
+
+    def input_names(self) -> tuple[str, ...]:
+        """Return the names of the inputs of the model in transformers, in order."""
+        types = ("token_type_ids",) if self.family and self.family.token_type_ids else ()
+        return ("input_ids", "attention_mask", *types)
 
 
 def read_model(path_or_id: str) -> Checkpoint:
@@ -92,12 +108,12 @@ def describe(path_or_id: str) -> Checkpoint:
     return Checkpoint(path_or_id, *_read_config(directory), {}, directory, "", "")
 
 
-def _read_config(directory: Path) -> tuple[Family, EncoderConfig]:
+def _read_config(directory: Path) -> tuple[Family, Architecture]:
     if is_converted(directory):
         fields = read_json(directory / "model.json")
         with _prefix_errors(directory / "model.json"):
             family = families.family(read_value(fields, "family", str))
-            return family, encoder_config(fields.get("config"))
+            return family, read_architecture(fields.get("config"))
     fields = read_json(directory / "config.json")
     with _prefix_errors(directory / "config.json"):
         family = families.family(read_value(fields, "model_type", str))
@@ -108,7 +124,7 @@ def write_model(
     directory: str | Path,
     *,
     family: Family,
-    config: EncoderConfig,
+    config: Architecture,
     params: Params,
     tokenizer: Path | None,
     card: str = "",
@@ -123,6 +139,7 @@ def write_model(
     """
     import safetensors.numpy
 
+    family.check(config)
     tensors = family.write(config, params)
     for name, value in tensors.items():
         if value.dtype.name not in DTYPES.values():
@@ -136,7 +153,6 @@ def write_model(
         **write_head(config, family),
         "model_type": family.model_type,
         **family.write_config(config),
-        "tie_word_embeddings": config.tied_head,
         # transformers 5 reads the first, transformers 4 the second.
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -166,33 +182,31 @@ def is_converted(directory: Path) -> bool:
     return converted
 
 
-def digest_of(family: Family, config: EncoderConfig, params: Params) -> str:
+def digest_of(family: Family | None, config: Architecture, params: Params) -> str:
     """Compute the digest of a model: SHA-256, as hexadecimal digits.
 
     It covers the tensors (name, dtype, shape, bytes) and the config fields that the forward pass
     depends on.
     """
-    flat = flatten(params)
-    fields = {
-        key: value for key, value in dataclasses.asdict(config).items() if key not in UNHASHED
-    }
-    digest = hashlib.sha256(json.dumps([family.model_type, fields]).encode())
-    for path, name in sorted(family.names(config).items(), key=lambda item: item[1]):
-        value = np.ascontiguousarray(flat[path].T if path.endswith("/kernel") else flat[path])
+    fields = {key: value for key, value in to_json(config).items() if key not in UNHASHED}
+    digest = hashlib.sha256(json.dumps([family and family.model_type, fields]).encode())
+    tensors = family.write(config, params) if family else flatten(params)
+    for name, tensor in sorted(tensors.items()):
+        value = np.ascontiguousarray(tensor)
         digest.update(json.dumps([name, value.dtype.name, value.shape]).encode())
         digest.update(value.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str]:
+def _read_converted(directory: Path) -> tuple[Family, Architecture, Params, str]:
     import orbax.checkpoint
 
     file, folder = directory / "model.json", (directory / "params").absolute()
     fields = read_json(file)
     again = "convert the model again"
-    if fields.get("format") != 1:
+    if fields.get("format") != 2:
         raise UserError(
-            f"{file} has format {fields.get('format')!r:.80} but this version reads format 1; "
+            f"{file} has format {fields.get('format')!r:.80} but this version reads format 2; "
             f"{again} or update flaxdistill"
         )
     family, config = _read_config(directory)
@@ -215,7 +229,7 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
                 raise UserError(
                     f"{file.name} has {config.num_layers} layers but {folder} holds fewer; {again}"
                 )
-            shapes = expected_shapes(config)
+            shapes = {path: leaf.shape for path, leaf in flatten(shapes_of(config)).items()}
             wrong = sorted(
                 path
                 for path in set(stored) | set(shapes)
@@ -240,31 +254,21 @@ def _read_converted(directory: Path) -> tuple[Family, EncoderConfig, Params, str
     return family, config, params, digest
 
 
-def encoder_config(fields: Any) -> EncoderConfig:
-    """Parse an encoder's config, as written by ``dataclasses.asdict``.
-
-    Raises UserError if it is malformed.
-    """
-    if not isinstance(fields, dict):
-        raise UserError("config is missing; convert the model again")
-    hints = typing.get_type_hints(EncoderConfig)
-    if set(fields) != set(hints):
-        different = ", ".join(sorted(set(fields) ^ set(hints)))
-        raise UserError(
-            f"config has missing or unknown fields: {different}; convert the model again"
-        )
-    values: dict[str, Any] = {}
-    for key, hint in hints.items():
-        if key == "labels":
-            if not isinstance(fields[key], list | tuple):
-                raise UserError(f"labels is {fields[key]!r}; write a list of names")
-            values[key] = tuple(map(str, fields[key]))
-            continue
-        choices = typing.get_args(hint)
-        values[key] = read_value(fields, key, str if choices else hint)
-        if choices and values[key] not in choices:
-            raise UserError(f"{key} is {values[key]!r}; choose one of {', '.join(choices)}")
-    return EncoderConfig(**values)
+def read_architecture(fields: Any) -> Architecture:
+    """Parse an architecture, as written by ``to_json``; raises UserError if it is malformed."""
+    architectures = subclasses(Architecture)
+    known = architectures.get(str(fields.get("class"))) if isinstance(fields, dict) else None
+    if known:
+        names = {field.name for field in dataclasses.fields(known)} | {"class"}
+        if different := ", ".join(sorted(set(fields) ^ names)):
+            raise UserError(
+                f"config has missing or unknown fields: {different}; convert the model again"
+            )
+    config = from_json(fields, architectures | subclasses(Head), source="config")
+    if not isinstance(config, Architecture):
+        raise UserError("config is missing or is no architecture; convert the model again")
+    check_types(config, "config")
+    return config
 
 
 @contextlib.contextmanager

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.models.config import Head
+from flaxdistill.models.head import Head
 
 
 def check_vocabulary(checkpoint: Checkpoint, vocabulary: Vocabulary) -> None:
@@ -28,16 +26,18 @@ def check_vocabulary(checkpoint: Checkpoint, vocabulary: Vocabulary) -> None:
         )
 
 
-def check_head(checkpoint: Checkpoint, head: Head, labels: tuple[str, ...] | None = ()) -> None:
+def check_head(
+    checkpoint: Checkpoint, head: type[Head], labels: tuple[str, ...] | None = ()
+) -> None:
     """Raise UserError unless a model has this head and, for a classifier, these labels in order.
 
     With ``labels=None`` the labels are not checked.
     """
-    if checkpoint.config.head != head:
-        name = "masked-LM" if head == "mlm" else head
-        architecture = checkpoint.family.architectures[head]
+    if type(checkpoint.config.head) is not head:
+        family = checkpoint.family
+        kind = family.class_name(head) if family else type(checkpoint.config).__name__
         raise UserError(
-            f"{checkpoint.source} has no {name} head; choose a {architecture} checkpoint of it"
+            f"{checkpoint.source} has no {head.name} head; choose a {kind} checkpoint of it"
         )
     own = checkpoint.config.labels
     # A single output is a number, whatever its label.
@@ -59,14 +59,11 @@ def reorder_labels(checkpoint: Checkpoint, labels: tuple[str, ...]) -> Checkpoin
     own = checkpoint.config.labels
     if own == labels or sorted(own) != sorted(labels):
         return checkpoint
-    order = [own.index(label) for label in labels]
-    classifier = {
-        name: np.asarray(leaf)[..., order] for name, leaf in checkpoint.params["classifier"].items()
-    }
+    config = checkpoint.config
     return dataclasses.replace(
         checkpoint,
-        config=dataclasses.replace(checkpoint.config, labels=labels),
-        params=checkpoint.params | {"classifier": classifier},
+        config=dataclasses.replace(config, head=dataclasses.replace(config.head, labels=labels)),
+        params=config.head.reorder(checkpoint.params, labels),
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from flaxdistill.hub.checkpoint import Checkpoint, is_converted, read_model, write_model
 from flaxdistill.hub.tokenizer_files import copy_tokenizer
+from flaxdistill.runtime.class_json import to_json
 from flaxdistill.runtime.files import (
     atomic_directory,
     check_checkpoint_path,
@@ -27,12 +27,12 @@ def convert(source: str, out: Path) -> str:
     require_empty(out)
     check_checkpoint_path(out)
     checkpoint = read_model(source)
-    config = checkpoint.config
-    summary = f"{checkpoint.family.model_type}, {config.num_layers} layers of {config.hidden_size}"
+    config, family = checkpoint.config, checkpoint.hub_family()
+    summary = f"{family.model_type}, {config.num_layers} layers of {config.hidden_size}"
     if is_converted(checkpoint.directory):
         write_model(
             out,
-            family=checkpoint.family,
+            family=family,
             config=config,
             params=checkpoint.params,
             tokenizer=checkpoint.directory,
@@ -47,9 +47,9 @@ def _write_converted(directory: Path, checkpoint: Checkpoint) -> None:
     import orbax.checkpoint
 
     fields = {
-        "format": 1,
-        "family": checkpoint.family.model_type,
-        "config": dataclasses.asdict(checkpoint.config),
+        "format": 2,
+        "family": checkpoint.hub_family().model_type,
+        "config": to_json(checkpoint.config),
         "digest": checkpoint.digest,
     }
     with atomic_directory(directory) as folder:
@@ -60,4 +60,4 @@ def _write_converted(directory: Path, checkpoint: Checkpoint) -> None:
             # tensorstore raises ValueError if the disk is full.
             raise OSError(error_summary(error)) from error
         write_json(folder / "model.json", fields | {"files": hash_files(folder / "params")})
-        copy_tokenizer(checkpoint.directory, folder, checkpoint.family, checkpoint.config)
+        copy_tokenizer(checkpoint.directory, folder, checkpoint.hub_family(), checkpoint.config)

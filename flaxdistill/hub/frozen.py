@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.models.encoder import make_frozen
-from flaxdistill.ops.attention import Attention
-from flaxdistill.ops.dense import DType, operand_dtype
+from flaxdistill.models.architecture import COMPUTE, Compute, make_frozen
+from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Apply, Params
 from flaxdistill.runtime import sharding
 
@@ -19,19 +18,19 @@ def freeze(
     checkpoint: Checkpoint,
     mesh: Any,
     *,
-    dtype: DType = "auto",
-    attention: Attention = "auto",
+    compute: Compute = COMPUTE,
     sharded: bool = False,
 ) -> tuple[Apply, Params]:
     """Return a model's forward pass without dropout, and its weights placed on a mesh.
 
-    ``dtype`` is the dtype of weights and arithmetic. With ``sharded`` the weights are sharded like
+    Weights have the dtype of the arithmetic. With ``sharded`` the weights are sharded like
     a student's; otherwise they are replicated.
     """
-    weights = operand_dtype(dtype)
+    weights = operand_dtype(compute.dtype)
     params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(weights), checkpoint.params)
     if sharded:
-        shardings = sharding.state_shardings({"model": params}, mesh)["model"]
+        rules = checkpoint.config.sharding
+        shardings = sharding.state_shardings({"model": params}, mesh, rules)["model"]
     else:
         shardings = sharding.replicated(mesh)
-    return make_frozen(checkpoint.config, dtype, attention), jax.device_put(params, shardings)
+    return make_frozen(checkpoint.config, compute), jax.device_put(params, shardings)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flaxdistill.data.tokenizer import LOCAL_KEYS
 from flaxdistill.hub.families.base import Family
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.architecture import Architecture
 from flaxdistill.runtime.files import read_json, write_json
 
 TOKENIZER_FILES = (
@@ -21,9 +21,7 @@ TOKENIZER_FILES = (
 """Files that are copied with a model."""
 
 
-def copy_tokenizer(
-    source: Path | None, target: Path, family: Family, config: EncoderConfig
-) -> None:
+def copy_tokenizer(source: Path | None, target: Path, family: Family, config: Architecture) -> None:
     """Copy the tokenizer files of ``source``, with the input names and maximum length of a model.
 
     Fields of tokenizer_config.json that record where the tokenizer came from are left out.

@@ -16,7 +16,7 @@ import numpy as np
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
 from flaxdistill.hub.checkpoint import Checkpoint, read_model, write_model
-from flaxdistill.hub.stablehlo import STABLEHLO, Forward, input_names, make_forward
+from flaxdistill.hub.stablehlo import STABLEHLO, Forward, make_forward
 from flaxdistill.param_paths import flatten
 from flaxdistill.runtime import compilation_cache
 
@@ -62,7 +62,7 @@ def write_verified(
 
     write_model(
         out,
-        family=checkpoint.family,
+        family=checkpoint.hub_family(),
         config=checkpoint.config,
         params=checkpoint.params,
         tokenizer=checkpoint.directory,
@@ -147,9 +147,9 @@ def compute_outputs(
         "attention_mask": mask,
         "token_type_ids": mask * (np.arange(ids.shape[1]) > 4),
     }
-    tensors = checkpoint.family.write(checkpoint.config, checkpoint.params)
-    forward = forward or jax.jit(make_forward(checkpoint.family, checkpoint.config))
-    names = input_names(checkpoint.family)
+    tensors = checkpoint.hub_family().write(checkpoint.config, checkpoint.params)
+    forward = forward or jax.jit(make_forward(checkpoint))
+    names = checkpoint.input_names()
     arrays: NamedArrays = {}
     for part in slices:
         with jax.default_matmul_precision("highest"):

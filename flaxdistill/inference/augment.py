@@ -27,6 +27,7 @@ from flaxdistill.inference.stop_words import read_stop_words
 from flaxdistill.inference.word_vectors import WordVectors
 from flaxdistill.runtime import gcs
 from flaxdistill.runtime.files import read_json, write_json
+from flaxdistill.tasks.mlm import MaskedLMHead
 
 ROWS_PER_FILE = 500
 """Source rows per output file, which is the most work that an interrupted run repeats."""
@@ -154,7 +155,7 @@ def augment(
 
 def _check_model(checkpoint: Checkpoint, length: int) -> Vocabulary:
     """Return the vocabulary of a model; raise UserError if the model cannot replace words."""
-    check_head(checkpoint, "mlm")
+    check_head(checkpoint, MaskedLMHead)
     if length > checkpoint.config.max_positions:
         raise UserError(
             f"length {length} exceeds the {checkpoint.config.max_positions} positions of "

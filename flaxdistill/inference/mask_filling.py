@@ -15,8 +15,7 @@ from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.hub import frozen
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.losses.vocab import at_labels
-from flaxdistill.ops.vocab import vocab_top
+from flaxdistill.ops.vocab import at_labels, vocab_top
 from flaxdistill.pytrees import Apply, Batch, Params
 from flaxdistill.runtime import sharding
 
@@ -44,7 +43,7 @@ def make_fill_mask(
         out_shardings=sharding.replicated(mesh),
     )
     size = sharding.round_up(batch_size, mesh)
-    types = min(2, checkpoint.config.type_vocab_size or 1)
+    types = 2 if checkpoint.config.reads_pairs else 1
 
     def fill_mask(texts: list[np.ndarray], positions: list[int]) -> list[np.ndarray]:
         token_ids: list[np.ndarray] = [np.zeros(0, np.int64)] * len(texts)

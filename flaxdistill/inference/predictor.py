@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxdistill.data.labelled_rows import Row
@@ -21,19 +20,20 @@ from flaxdistill.errors import UserError
 from flaxdistill.hub import frozen
 from flaxdistill.hub.checkpoint import Checkpoint
 from flaxdistill.hub.compatibility import check_vocabulary
-from flaxdistill.inference.answers import Answer, Preprocess, Request, make_preprocess
-from flaxdistill.losses.vocab import at_labels
+from flaxdistill.models.architecture import Compute
+from flaxdistill.models.head import AnswerOptions, Request
 from flaxdistill.ops.dense import DType
-from flaxdistill.ops.vocab import vocab_top
 from flaxdistill.pytrees import Apply, Batch, Params
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.text_classification import Classification
 from flaxdistill.train import batches as train_batches
-from flaxdistill.train.predict import collect_logits, make_predict_logits
+from flaxdistill.train.predict import collect_logits
 
 WINDOW = 64
 """Batches of texts that are sorted by length together. The first window is one batch, for a fast first answer."""  # noqa: E501
 
+Answer = dict[str, Any]
+Preprocess = Callable[[list[Example]], list[Request]]
 Predict = Callable[[Iterable[Example]], Iterator[tuple[Example, Answer]]]
 States = Callable[[Iterable[Example]], Iterator[tuple[Example, np.ndarray]]]
 Outputs = Callable[[Apply, Params, Batch], tuple[jax.Array, ...]]
@@ -61,7 +61,7 @@ def make_predict(
     """Return ``predict(examples)``, which yields every example with its answer, in order.
 
     Memory use does not depend on the number of examples, and later calls reuse the compiled
-    programs. The content of an answer depends on the head, see ``answers.make_preprocess``. Texts
+    programs. The content of an answer depends on the head, see its ``requests``. Texts
     are truncated to ``length`` tokens, by default 512 or the model's maximum. Raises UserError for
     a model without a head; ``predict`` raises it for a value that is not text.
     """
@@ -78,21 +78,15 @@ def make_predict(
         )
     inputs = _check_inputs(checkpoint, length, batch_size)
     top = min(top, checkpoint.config.vocab_size)
-    preprocess = make_preprocess(
-        checkpoint.config,
-        inputs.vocabulary,
-        inputs.length,
-        top=top,
-        unanswerable=unanswerable,
-        null_threshold=null_threshold,
-    )
+    head, options = checkpoint.config.head, AnswerOptions(top, unanswerable, null_threshold)
+
+    def preprocess(examples: list[Example]) -> list[Request]:
+        return head.requests(examples, inputs.vocabulary, inputs.length, options)
+
+    preprocess([])  # refuses now what no text can change
 
     def outputs(apply: Apply, params: Params, batch: Batch) -> tuple[jax.Array, ...]:
-        if checkpoint.config.head != "mlm":
-            return make_predict_logits(apply)(params, batch)
-        # Logits are computed at one position per row, not at every token.
-        tokens = vocab_top(at_labels(apply(params, batch).vocab, batch), top, 1.0)
-        predictions = jnp.stack([tokens.token_ids, tokens.log_probs], -1)
+        predictions = head.predict(apply(params, batch), batch, options)
         return predictions, batch.example_id, batch.weight, batch.labels
 
     forward = _make_forward(checkpoint, outputs, dtype, batch_size)
@@ -148,7 +142,7 @@ def _make_forward(
 ) -> Callable[[Blocks], list[np.ndarray]]:
     """Return a function that computes the outputs of every row of some blocks, in order."""
     mesh = sharding.make_mesh()
-    apply, params = frozen.freeze(checkpoint, mesh, dtype=dtype)
+    apply, params = frozen.freeze(checkpoint, mesh, compute=Compute(dtype=dtype))
     step = sharding.jit(partial(outputs, apply), mesh, out_shardings=sharding.replicated(mesh))
 
     def forward(blocks: Blocks) -> list[np.ndarray]:

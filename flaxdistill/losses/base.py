@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from flaxdistill.errors import UserError
 from flaxdistill.losses.schedule import Schedule
-from flaxdistill.pytrees import Batch, Outputs, Params
+from flaxdistill.pytrees import Batch, Feature, Outputs, Params
 
 Terms = dict[str, jax.Array]
 """One float32 scalar per named term."""
@@ -47,10 +47,11 @@ class Loss(abc.ABC):
     needs_teacher: ClassVar[bool] = False
     """Whether the loss cannot be computed without a teacher."""
 
-    about: ClassVar[Literal["states", "tokens", "labels"]] = "states"
-    """What the loss compares, which the task must provide. ``states``: hidden states or attention,
-    which every task has. ``tokens``: vocabulary logits, which masked-language-model tasks have.
-    ``labels``: the logits of a task head, which labelled tasks have."""
+    needs: ClassVar[frozenset[Feature]] = frozenset({Feature.HIDDEN})
+    """The outputs that the loss reads, of the student and of the teachers that it compares with."""
+
+    needs_masks: ClassVar[bool] = False
+    """Whether the loss reads masked tokens, which only masked-language-model tasks have."""
 
     def __post_init__(self) -> None:
         """Convert numbers and text in fields of type ``Schedule``."""
@@ -84,7 +85,7 @@ class Loss(abc.ABC):
     def reads(self, student: int, teacher: int) -> frozenset[str]:
         """Name the teacher outputs that the loss reads, given both numbers of layers.
 
-        Names are ``vocab``, and ``hidden_3``, ``queries_3``, ``keys_3`` and ``values_3`` with the
+        Names are ``vocab``, and ``hidden_3``, ``query_3``, ``key_3`` and ``value_3`` with the
         number of a layer; ``hidden_0`` is the embeddings.
         """
         return frozenset()

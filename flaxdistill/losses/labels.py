@@ -16,7 +16,7 @@ from flaxdistill.losses.base import Loss, Terms
 from flaxdistill.losses.schedule import Schedule, check_temperature, constant
 from flaxdistill.ops.divergence import Divergence
 from flaxdistill.ops.logits import logits_objective
-from flaxdistill.pytrees import Batch, Outputs, Params
+from flaxdistill.pytrees import Batch, Feature, Outputs, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Labels(Loss):
     """
 
     kind = "supervised"
-    about = "labels"
+    needs = frozenset({Feature.LOGITS})
 
     weight: Schedule = constant(1.0)
     """The weight of the term."""
@@ -84,7 +84,7 @@ class SoftLabels(Loss):
 
     kind = "match"
     needs_teacher = True
-    about = "labels"
+    needs = frozenset({Feature.LOGITS})
 
     weight: Schedule = constant(1.0)
     """The weight of the term."""
@@ -155,11 +155,7 @@ def _float32_logits(outputs: Outputs) -> jax.Array:
 
 
 def _logits(outputs: Outputs) -> jax.Array:
-    """Return the logits [B, N, C] of the task head; raises UserError if there is none."""
-    if outputs.logits is None:
-        raise UserError(
-            "the model has no task head, so it has no logits to compare; set the experiment's task"
-        )
+    assert outputs.logits is not None  # as ``needs`` says
     return outputs.logits
 
 

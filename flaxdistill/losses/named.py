@@ -60,14 +60,14 @@ class Named(Loss):
         return self.loss.needs_teacher
 
     @property
-    def about(self) -> Any:  # type: ignore[override]
+    def needs(self) -> Any:  # type: ignore[override]
         """That of the wrapped loss."""
-        return self.loss.about
+        return self.loss.needs
 
     @property
-    def tokens(self) -> str:
-        """The ``tokens`` of the wrapped loss, or "" if it has none."""
-        return getattr(self.loss, "tokens", "")
+    def needs_masks(self) -> Any:  # type: ignore[override]
+        """That of the wrapped loss."""
+        return self.loss.needs_masks
 
     def unwrap(self) -> Loss:
         return self.loss.unwrap()

@@ -13,10 +13,10 @@ from flaxdistill.losses.base import Loss, Terms, token_mask
 from flaxdistill.losses.layer_map import Pairs, layer_pairs
 from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.ops.relation import relation_kl, score_mse
-from flaxdistill.pytrees import Batch, Outputs, Params
+from flaxdistill.pytrees import Batch, Feature, Outputs, Params
 
-FIELDS = {"q": "queries", "k": "keys", "v": "values"}
-"""The field of ``Outputs`` for each letter of a relation."""
+FIELDS = {"q": "query", "k": "key", "v": "value"}
+"""The field of ``Attention`` for each letter of a relation."""
 
 Tokens = Literal["real", "all"]
 """Whether padded queries count: ``real`` does not count them, ``all`` does."""
@@ -71,6 +71,7 @@ class Relation(Loss):
 
     kind = "match"
     needs_teacher = True
+    needs = frozenset({Feature.ATTENTION})
 
     weight: Schedule = constant(1.0)
     """The weight of each term."""
@@ -121,8 +122,8 @@ class Relation(Loss):
 
     def init(self, key: jax.Array, student: Outputs, teachers: tuple[Outputs, ...]) -> Params:
         for teacher in teachers:
-            attention_layer_pairs(self.layers, len(student.queries), len(teacher.queries))
-            heads = [side.queries[-1].shape[2] for side in (student, teacher)]
+            attention_layer_pairs(self.layers, len(student.attention), len(teacher.attention))
+            heads = [side.attention[-1].query.shape[2] for side in (student, teacher)]
             if not self.heads and heads[0] != heads[1]:
                 raise UserError(
                     "relations of the models' own heads need equal numbers of heads, but the "
@@ -162,7 +163,7 @@ class Relation(Loss):
             term = f"relation_{name}"
             totals[term] = jnp.zeros((), jnp.float32)
             for teacher in teachers:
-                depths = len(student.queries), len(teacher.queries)
+                depths = len(student.attention), len(teacher.attention)
                 for pair in attention_layer_pairs(self.layers, *depths):
                     value, kl = relation_kl(
                         (
@@ -182,7 +183,7 @@ class Relation(Loss):
 
     def _heads(self, outputs: Outputs, letter: str, layer: int) -> jax.Array:
         """Return queries, keys or values of a layer in relation heads. [B, T, heads, d]"""
-        x: jax.Array = getattr(outputs, FIELDS[letter])[layer - 1]
+        x: jax.Array = getattr(outputs.attention[layer - 1], FIELDS[letter])
         return x.reshape(*x.shape[:2], self.heads, -1) if self.heads else x
 
 
@@ -199,6 +200,7 @@ class AttentionScores(Loss):
 
     kind = "match"
     needs_teacher = True
+    needs = frozenset({Feature.ATTENTION})
 
     weight: Schedule = constant(1.0)
     """The weight of the term."""
@@ -209,15 +211,15 @@ class AttentionScores(Loss):
 
     def reads(self, student: int, teacher: int) -> frozenset[str]:
         layers = {j for _, j in attention_layer_pairs(self.layers, student, teacher)}
-        return frozenset(f"{name}_{j}" for name in ("queries", "keys") for j in layers)
+        return frozenset(f"{name}_{j}" for name in ("query", "key") for j in layers)
 
     def weights(self, step: jax.Array) -> Terms:
         return {"scores": self.weight(step)}
 
     def init(self, key: jax.Array, student: Outputs, teachers: tuple[Outputs, ...]) -> Params:
         for teacher in teachers:
-            attention_layer_pairs(self.layers, len(student.queries), len(teacher.queries))
-            heads = [side.queries[-1].shape[2] for side in (student, teacher)]
+            attention_layer_pairs(self.layers, len(student.attention), len(teacher.attention))
+            heads = [side.attention[-1].query.shape[2] for side in (student, teacher)]
             if heads[0] != heads[1]:
                 raise UserError(
                     f"attention scores are compared head by head, but the student has {heads[0]} "
@@ -244,14 +246,20 @@ class AttentionScores(Loss):
         mask, segments = token_mask(batch, self.tokens), attention_segments(batch, self.tokens)
         objective, total = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
         for teacher in teachers:
-            depths = len(student.queries), len(teacher.queries)
+            depths = len(student.attention), len(teacher.attention)
             for i, j in attention_layer_pairs(self.layers, *depths):
                 value, square = score_mse(
-                    (student.queries[i - 1], student.keys[i - 1]),
-                    (teacher.queries[j - 1], teacher.keys[j - 1]),
+                    _scored(student, i),
+                    _scored(teacher, j),
                     segments,
                     mask * scale["scores"] / len(teachers),
                 )
                 objective += value
                 total += jnp.sum(mask * square) / len(teachers)
         return objective, {"scores": total}
+
+
+def _scored(outputs: Outputs, layer: int) -> tuple[jax.Array, jax.Array]:
+    """Return queries and keys of a layer, counted from 1. [B, T, H, d]"""
+    attention = outputs.attention[layer - 1]
+    return attention.query, attention.key

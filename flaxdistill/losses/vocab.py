@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, TypeVar
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,8 @@ from flaxdistill.errors import UserError
 from flaxdistill.losses.base import Loss, Terms, token_mask
 from flaxdistill.losses.schedule import Schedule, check_temperature, constant
 from flaxdistill.ops.divergence import Divergence
-from flaxdistill.ops.vocab import vocab_objective, vocab_statistics
-from flaxdistill.pytrees import Batch, Outputs, Params, VocabProjection, VocabTargets
-
-V = TypeVar("V", VocabProjection, VocabTargets)
+from flaxdistill.ops.vocab import at_labels, vocab_objective, vocab_statistics
+from flaxdistill.pytrees import Batch, Feature, Outputs, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,8 @@ class MaskedLM(Loss):
     """
 
     kind = "supervised"
-    about = "tokens"
+    needs = frozenset({Feature.VOCAB})
+    needs_masks = True
 
     weight: Schedule = constant(1.0)
     """The weight of the term."""
@@ -86,7 +85,7 @@ class VocabKD(Loss):
 
     kind = "match"
     needs_teacher = True
-    about = "tokens"
+    needs = frozenset({Feature.VOCAB})
 
     kl: Schedule = constant(5.0)
     """The weight of the divergence."""
@@ -110,6 +109,11 @@ class VocabKD(Loss):
         super().__post_init__()
         _check_chunk(self.chunk)
         check_temperature(self.temperature)
+
+    @property
+    def needs_masks(self) -> bool:  # type: ignore[override]
+        """Whether it predicts the masked tokens, or compares the models on them alone."""
+        return self.tokens == "masked" or self.mlm != constant(0.0)
 
     def reads(self, student: int, teacher: int) -> frozenset[str]:
         return frozenset({"vocab"})
@@ -169,6 +173,8 @@ class VocabReport(Loss):
     """
 
     kind = "supervised"
+    needs = frozenset({Feature.VOCAB})
+    needs_masks = True
 
     with_teacher: bool = False
     """Whether to compare with a teacher."""
@@ -206,17 +212,6 @@ def _check_chunk(chunk: int) -> None:
         raise UserError(
             f"chunk is {chunk}; give a number of tokens, or 0 to choose it for the device"
         )
-
-
-def at_labels(head: V, batch: Batch) -> V:
-    """Gather the hidden states at the labelled positions: [B, T, D] to [B, K, D].
-
-    Stored targets are returned as they are: they hold the labelled positions only.
-    """
-    if isinstance(head, VocabTargets):
-        return head
-    hidden = jnp.take_along_axis(head.hidden, batch.label_positions[:, :, None], axis=1)
-    return VocabProjection(hidden, head.kernel, head.bias)
 
 
 def scatter_labels(batch: Batch) -> jax.Array:

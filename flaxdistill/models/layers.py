@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxdistill.models.config import EncoderConfig
 from flaxdistill.models.dropout_sites import EMBEDDINGS, LayerDropout, layer_site
-from flaxdistill.ops.attention import Attention, attention
+from flaxdistill.models.head import HeadInputs
+from flaxdistill.models.transformer import Transformer
+from flaxdistill.ops.attention import Attention as Kernel
+from flaxdistill.ops.attention import attention
 from flaxdistill.ops.dense import Split, dense, gather_params
 from flaxdistill.ops.dropout import dropout, effective_rate, keep_mask
 from flaxdistill.ops.gelu import gelu
+from flaxdistill.pytrees import Attention, Outputs, VocabProjection
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
@@ -24,15 +28,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 """Activation functions by their Hugging Face names."""
 
-Projections = tuple[jax.Array, jax.Array, jax.Array]
-"""Queries, keys and values of a layer. [B, T, H, D / H] each."""
-
 
 class Dense(nn.Module):
     """An affine map with operands in ``dtype`` and float32 sums."""
 
     features: int
-    config: EncoderConfig
+    config: Transformer
     dtype: Any
     split: Split = ""
 
@@ -67,7 +68,7 @@ class Embed(nn.Module):
     """An embedding table."""
 
     rows: int
-    config: EncoderConfig
+    config: Transformer
 
     def setup(self) -> None:
         shape = (self.rows, self.config.hidden_size)
@@ -82,7 +83,7 @@ class Embed(nn.Module):
 class Embeddings(nn.Module):
     """Word, position and token type embeddings, summed in float32 and normalized."""
 
-    config: EncoderConfig
+    config: Transformer
     dtype: Any
 
     def setup(self) -> None:
@@ -112,16 +113,16 @@ class Layer(nn.Module):
     This is the post-norm layer of Vaswani et al., 2017.
     """
 
-    config: EncoderConfig
+    config: Transformer
     dtype: Any
-    attention: Attention
+    attention: Kernel
     index: int
     """The number of the layer, counted from 0; it selects the random numbers of dropout."""
 
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, segment_ids: jax.Array, keys: jax.Array | None
-    ) -> tuple[jax.Array, Projections]:
+    ) -> tuple[jax.Array, Attention]:
         c, dtype = self.config, self.dtype
         B, T, D = x_BTD.shape
         shape = (B, T, c.num_heads, c.hidden_size // c.num_heads)
@@ -152,4 +153,25 @@ class Layer(nn.Module):
         site = layer_site(self.index, LayerDropout.FEED_FORWARD_OUTPUT)
         outer_BTD = dropout(outer_BTD, c.dropout, keys, site)
         x_BTD = Norm(c.norm_eps, dtype, name="norm")(x_BTD + outer_BTD)
-        return x_BTD, (query, key, value)
+        return x_BTD, Attention(query, key, value)
+
+
+class MLMHead(nn.Module):
+    """Dense, activation, norm, and a projection onto the vocabulary that is not multiplied out."""
+
+    config: Transformer
+    dtype: Any
+
+    def setup(self) -> None:
+        c = self.config
+        self.transform = Dense(c.hidden_size, c, self.dtype)
+        self.norm = Norm(c.head_norm_eps, self.dtype)
+        self.bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.float32)
+        if not c.tied_head:
+            self.decoder = Embed(c.vocab_size, c)
+
+    def __call__(self, inputs: HeadInputs) -> Outputs:
+        c, outputs = self.config, inputs.outputs
+        hidden = self.norm(ACTIVATIONS[c.activation](self.transform(outputs.hidden[-1])))
+        kernel = inputs.word_embedding if c.tied_head else self.decoder.embedding
+        return dataclasses.replace(outputs, vocab=VocabProjection(hidden, kernel, self.bias))

@@ -1,103 +1,22 @@
-"""How a student is initialized: from selected layers of another model, or at random."""
+"""How a transformer starts from selected layers of another one."""
 
 from __future__ import annotations
-
-import dataclasses
-import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from flaxdistill import param_paths
 from flaxdistill.errors import UserError
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.start import Start, choose_layers
+from flaxdistill.models.transformer import Transformer
 from flaxdistill.pytrees import Params
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Start:
-    """Where the student's first weights come from.
-
-    This has the largest effect in the ablation of DistilBERT (Sanh et al., 2019, table 4).
-    """
-
-    path: str | None = "teacher"
-    """A checkpoint, an earlier stage, or ``teacher`` for the experiment's teacher; None initializes
-    at random."""
-    layers: str = "uniform"
-    """The layers to copy, as ``choose_layers`` reads it: ``uniform``, ``distilbert``, or one layer
-    per student layer, counted from 0, such as ``0,2,5``. ``random`` copies no weight and takes only
-    the sizes."""
-    mlm_transform: bool = True
-    """Whether to copy the transform of the MLM head; the DistilBERT script copies it only with its
-    option ``--vocab_transform``."""
-    token_types: Literal["fold", "drop"] = "fold"
-    """What a student without token types does with the teacher's type 0: ``fold`` adds it to the
-    position embeddings, which computes the same sum; ``drop`` leaves it out, as the DistilBERT
-    script does. A student with token types starts with zeros if the teacher has none."""
-    shrink: Literal["no", "truncate", "svd"] = "no"
-    """How a narrower student starts: ``truncate`` takes the first entries of every width, the first
-    heads and the first entries of each head; ``svd`` projects the embeddings onto their principal
-    directions, which loses the least of them, and initializes the layers at random; ``no`` raises
-    an error."""
-
-
-def choose_layers(spec: str, teacher: int, student: int) -> tuple[int, ...]:
-    """Return the teacher layer that each student layer is copied from, counted from 0.
-
-    Layers count from 0, as in checkpoints (``layer.0``) and in the DistilBERT script. Layer maps of
-    losses count hidden states instead, where the output of layer 0 is number 1.
-
-    ``spec`` is ``uniform`` (teacher layer round(i (L - 1) / (M - 1)) of L for student layer i of M,
-    halves rounded up), ``distilbert`` (the published 0, 2, 4, 7, 9, 11 of 12) or the layers
-    themselves, separated by commas.
-
-    Example:
-      >>> choose_layers("uniform", teacher=12, student=4)
-      (0, 4, 7, 11)
-      >>> choose_layers("0,2,5", teacher=6, student=3)
-      (0, 2, 5)
-
-    Raises:
-      UserError: For a layer that does not exist, for a wrong number of layers and for other text.
-    """
-    if spec == "distilbert":
-        if (teacher, student) != (12, 6):
-            raise UserError(
-                f"start.layers distilbert is 6 of 12 layers, but the student has {student} and the "
-                f"teacher {teacher}; use uniform or list the layers"
-            )
-        return (0, 2, 4, 7, 9, 11)
-    if spec == "uniform":
-        if student > teacher:
-            raise UserError(
-                f"a student of {student} layers cannot start from a teacher of {teacher}; use at "
-                f"most {teacher}"
-            )
-        if student == 1:
-            return (0,)
-        return tuple(math.floor(i * (teacher - 1) / (student - 1) + 0.5) for i in range(student))
-    try:
-        layers = tuple(int(part) for part in spec.split(","))
-    except ValueError:
-        raise UserError(
-            f"start.layers is {spec!r}; write uniform, distilbert, random or layers counted from "
-            "0, such as 0,2,5"
-        ) from None
-    if len(layers) != student or not all(0 <= layer < teacher for layer in layers):
-        raise UserError(
-            f"start.layers {spec} must name {student} layers (one per student layer), each from 0 "
-            f"to {teacher - 1}"
-        )
-    return layers
 
 
 def start_from(
     start: Start,
-    teacher: EncoderConfig,
+    teacher: Transformer,
     teacher_params: Params,
-    student: EncoderConfig,
+    student: Transformer,
     student_params: Params,
 ) -> Params:
     """Copy what student and teacher have in common, as float32.
@@ -138,7 +57,7 @@ def start_from(
     return param_paths.unflatten(params)
 
 
-def _check_sizes(start: Start, teacher: EncoderConfig, student: EncoderConfig) -> None:
+def _check_sizes(start: Start, teacher: Transformer, student: Transformer) -> None:
     """Raise UserError for a student that cannot start from the teacher."""
     widths = ("hidden_size", "intermediate_size", "num_heads")
     for name in ("vocab_size", "activation", *(widths if start.shrink == "no" else ())):
@@ -172,14 +91,14 @@ def _check_sizes(start: Start, teacher: EncoderConfig, student: EncoderConfig) -
         )
 
 
-def _skipped(start: Start, teacher: EncoderConfig, student: EncoderConfig) -> tuple[str, ...]:
+def _skipped(start: Start, teacher: Transformer, student: Transformer) -> tuple[str, ...]:
     """Return the prefixes of the paths that are not copied.
 
     A classifier of other classes and a pooler of another activation may have equal sizes, but not
     the same meaning.
     """
     prefixes: tuple[str, ...] = () if start.mlm_transform else ("mlm/transform", "mlm/norm")
-    if (student.head, student.labels) != (teacher.head, teacher.labels):
+    if student.head != teacher.head:
         prefixes += ("classifier/",)
     if student.pooler_activation != teacher.pooler_activation:
         prefixes += ("pooler/",)
@@ -190,8 +109,8 @@ def _truncate(
     path: str,
     leaf: jax.Array,
     shape: tuple[int, ...],
-    student: EncoderConfig,
-    teacher: EncoderConfig,
+    student: Transformer,
+    teacher: Transformer,
 ) -> jax.Array:
     """Take the first entries of every axis; on an axis of heads, the first entries of each head."""
     head_axes = {

@@ -8,7 +8,7 @@ positions), c tokens of a chunk, D width, V vocabulary.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from flaxdistill.ops.chunks import join_chunks, keep_local, split_chunks
 from flaxdistill.ops.dense import gather_params
 from flaxdistill.ops.divergence import Divergence, compare_logits
-from flaxdistill.pytrees import VocabProjection, VocabTargets
+from flaxdistill.pytrees import Batch, VocabProjection, VocabTargets
+
+V = TypeVar("V", VocabProjection, VocabTargets)
 
 PerToken = dict[str, jax.Array]
 """Named float32 [B, T] values without a gradient."""
@@ -261,3 +263,14 @@ class _Heads:
             for x, head in zip(teacher_inputs, self.teachers, strict=True)
         ]
         return project(hidden, self.kernel, self.bias), teacher_logits
+
+
+def at_labels(head: V, batch: Batch) -> V:
+    """Gather the hidden states at the labelled positions: [B, T, D] to [B, K, D].
+
+    Stored targets are returned as they are: they hold the labelled positions only.
+    """
+    if isinstance(head, VocabTargets):
+        return head
+    hidden = jnp.take_along_axis(head.hidden, batch.label_positions[:, :, None], axis=1)
+    return VocabProjection(hidden, head.kernel, head.bias)

@@ -53,7 +53,9 @@ def compile_ahead(
     e, program = run.program.experiment, run.program
     mesh = sharding.make_mesh(e.fsdp, e.tensor, devices(topology))
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
-    shardings = sharding.state_shardings(run.state, mesh, len(e.lanes()))
+    shardings = sharding.state_shardings(
+        run.state, mesh, run.program.config.sharding, len(e.lanes())
+    )
     rows = sharding.batch_sharding(mesh, lanes=len(e.lanes()) > 1)
     batch = jax.tree.map(lambda x: x.update(sharding=rows), batch_shapes(program, e.batch_size))
     step: Any = sharding.jit_step(program.step(program.teachers), shardings, mesh)
@@ -88,7 +90,9 @@ def estimate(run: AbstractRun, topology: Topology) -> StepUsage:
     mesh = sharding.abstract_mesh(topology.size, e.fsdp, e.tensor)
     sharding.check_batch(e.batch_size, e.accumulate, mesh)
     flops, peak = _per_chip_cost(run, topology)
-    shardings = sharding.state_shardings(run.state, mesh, len(e.lanes()))
+    shardings = sharding.state_shardings(
+        run.state, mesh, run.program.config.sharding, len(e.lanes())
+    )
     weights = _weight_bytes(run, mesh, shardings)
     optimizer = _shard_bytes(run.state, shardings) - _shard_bytes(
         run.state.params, shardings.params
@@ -144,8 +148,10 @@ def _teacher_shapes(run: AbstractRun, mesh: Any) -> tuple[Any, ...]:
     """Return teachers' shapes with shardings on a mesh, as ``hub.frozen.freeze`` places them."""
     shapes = []
     teachers = run.program.experiment.reference_models().values()
-    for params, teacher in zip(run.program.teacher_params, teachers, strict=False):
-        sharded = sharding.state_shardings({"model": params}, mesh)["model"]
+    for params, teacher, rules in zip(
+        run.program.teacher_params, teachers, run.teacher_rules, strict=False
+    ):
+        sharded = sharding.state_shardings({"model": params}, mesh, rules)["model"]
         replicated = jax.tree.map(lambda _: sharding.replicated(mesh), params)
         shapes.append(_with_shardings(params, sharded if teacher.sharded else replicated))
     return tuple(shapes)

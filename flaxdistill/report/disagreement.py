@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import re
+import typing
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,13 +15,18 @@ from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.hub import frozen
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.inference.answers import join_entities
 from flaxdistill.inference.predictor import make_predict
+from flaxdistill.models.architecture import Compute
+from flaxdistill.models.head import Head
 from flaxdistill.report.facts import Disagreement
+from flaxdistill.report.masked_words import mask_word
 from flaxdistill.runtime import sharding
+from flaxdistill.tasks.entities import join_entities
 from flaxdistill.tasks.metrics.question_answering import normalize_answer
-from flaxdistill.tasks.question_answering import QuestionAnswering
-from flaxdistill.tasks.token_classification import NO_PREDICTION
+from flaxdistill.tasks.mlm import MaskedLMHead
+from flaxdistill.tasks.question_answering import QuestionAnswering, SpanHead
+from flaxdistill.tasks.text_classification import TextHead
+from flaxdistill.tasks.token_classification import NO_PREDICTION, TokensHead
 from flaxdistill.train import batches
 from flaxdistill.train import predict as answers
 
@@ -28,9 +34,6 @@ MAX_COMPARED = 1000
 MAX_LISTED = 20
 CONTEXT_CHARACTERS = 240
 """Characters shown of a context that contains an answer."""
-
-CONTEXT_TOKENS = 24
-"""Tokens shown before and after a masked word."""
 
 Comparison = tuple[Disagreement, float]
 """A held-out example with both answers, and how clearly they differ."""
@@ -46,34 +49,50 @@ def disagreements(
     if they are far apart; numbers differ if they do at two decimals. Models read the stored token
     ids; texts are decoded only for display.
     """
-    masked_lm = e.task.head == "mlm"
-    comparisons = list(
-        _compare_masked_words(store, student, teacher)
-        if masked_lm
-        else _compare_labelled(e, store, student, teacher)
-    )
+    comparisons = list(_compare(student.config.head, e, store, student, teacher))
     differing = [(case, gap) for case, gap in comparisons if case.student != case.teacher]
     differing.sort(key=lambda comparison: -comparison[1])
     return len(comparisons), len(differing), [case for case, _ in differing[:MAX_LISTED]]
 
 
-def _compare_labelled(
-    e: Experiment, store: Store, student: Checkpoint, teacher: Checkpoint
+@functools.singledispatch
+def _compare(
+    head: Head, e: Experiment, store: Store, student: Checkpoint, teacher: Checkpoint
 ) -> Iterator[Comparison]:
-    """Compare answers to labelled rows: per row, and per question for spans."""
+    """Compare the answers of a head; nothing is known about those of a head of the user."""
+    return iter(())
+
+
+@_compare.register
+def _compare_questions(
+    head: SpanHead, e: Experiment, store: Store, student: Checkpoint, teacher: Checkpoint
+) -> Iterator[Comparison]:
     rows = _sample(store.held_out)
+    logits, _ = _predict_rows(e, rows, student, teacher)
+    yield from _compare_spans(typing.cast(QuestionAnswering, e.task), store, rows, logits)
+
+
+@_compare.register
+def _compare_words(
+    head: TokensHead, e: Experiment, store: Store, student: Checkpoint, teacher: Checkpoint
+) -> Iterator[Comparison]:
+    rows, vocabulary = _sample(store.held_out), store.vocabulary()
     logits, labels = _predict_rows(e, rows, student, teacher)
-    if isinstance(e.task, QuestionAnswering):
-        yield from _compare_spans(e.task, store, rows, logits)
-        return
-    vocabulary = store.vocabulary()
+    for n, label in enumerate(labels):
+        ids = rows.ids[n][: int(np.count_nonzero(rows.segments[n]))].tolist()
+        tags = label[: len(ids)]
+        yield _compare_tags(ids, tags, logits[0][n], logits[1][n], store.labels, vocabulary)
+
+
+@_compare.register
+def _compare_texts(
+    head: TextHead, e: Experiment, store: Store, student: Checkpoint, teacher: Checkpoint
+) -> Iterator[Comparison]:
+    rows, vocabulary = _sample(store.held_out), store.vocabulary()
+    logits, labels = _predict_rows(e, rows, student, teacher)
     for n, label in enumerate(labels):
         ids = rows.ids[n][: int(np.count_nonzero(rows.segments[n]))].tolist()
         student_logits, teacher_logits = (model_logits[n] for model_logits in logits)
-        if e.task.head == "tokens":
-            tags = label[: len(ids)]
-            yield _compare_tags(ids, tags, student_logits, teacher_logits, store.labels, vocabulary)
-            continue
         second = int(rows.columns["second"][n])
         text = vocabulary.decode(ids[1 : second - 1 if second else -1])
         pair = vocabulary.decode(ids[second:-1]) if second else None
@@ -96,7 +115,9 @@ def _predict_rows(
 ) -> tuple[list[answers.RowArrays], answers.RowArrays]:
     """Return the logits of student and teacher, and the labels, by row."""
     mesh = sharding.make_mesh()
-    models = [frozen.freeze(model, mesh, dtype="float32") for model in (student, teacher)]
+    models = [
+        frozen.freeze(model, mesh, compute=Compute(dtype="float32")) for model in (student, teacher)
+    ]
     replicated = sharding.replicated(mesh)
     predict = [
         sharding.jit(answers.make_predict_logits(apply), mesh, out_shardings=replicated)
@@ -245,8 +266,9 @@ def _confidence(student: np.ndarray, teacher: np.ndarray, mask: np.ndarray) -> f
     return float(np.minimum(*probabilities).max())
 
 
+@_compare.register
 def _compare_masked_words(
-    store: Store, student: Checkpoint, teacher: Checkpoint
+    head: MaskedLMHead, e: Experiment, store: Store, student: Checkpoint, teacher: Checkpoint
 ) -> Iterator[Comparison]:
     """Mask a word in the middle of each block's first text and compare the most likely words."""
     vocabulary, rows = store.vocabulary(), store.held_out
@@ -254,7 +276,7 @@ def _compare_masked_words(
     masked = [
         masked_text
         for n in chosen
-        if (masked_text := _mask_word(rows.ids[n][rows.segments[n] == 1].tolist(), vocabulary))
+        if (masked_text := mask_word(rows.ids[n][rows.segments[n] == 1].tolist(), vocabulary))
     ]
     examples = [Example(f"held-out block {n}", text) for n, (text, _) in enumerate(masked)]
     student_words, teacher_words = (
@@ -274,21 +296,3 @@ def _compare_masked_words(
             (student_word["word"] == truth, teacher_word["word"] == truth),
             min(student_word["score"], teacher_word["score"]),
         )
-
-
-def _mask_word(ids: list[int], vocabulary: Vocabulary) -> tuple[str, str] | None:
-    """Mask the middle word of two or more letters; None if the text has no such word."""
-    token = vocabulary.tokenizer.id_to_token
-    words = [
-        n
-        for n in range(1, len(ids) - 1)
-        if re.fullmatch(r"\w{2,}", token(ids[n]) or "")
-        and not (token(ids[n + 1]) or "").startswith("##")
-    ]
-    if not words:
-        return None
-    at = words[len(words) // 2]
-    before = ids[max(1, at - CONTEXT_TOKENS) : at]
-    after = ids[at + 1 : min(at + 1 + CONTEXT_TOKENS, len(ids) - 1)]
-    mask = token(vocabulary.mask)
-    return f"{vocabulary.decode(before)} {mask} {vocabulary.decode(after)}", token(ids[at])

@@ -13,12 +13,13 @@ import jax
 
 from flaxdistill.data.store import open_store
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import abstract, evaluate, inputs, results, workdir
-from flaxdistill.experiment.config import Experiment, stage_name
+from flaxdistill.experiment import abstract, evaluate, inputs, results, run_models, workdir
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import stage_name
 from flaxdistill.experiment.workdir import EXPORT
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.hub.families.shapes import count_parameters
 from flaxdistill.metrics import LOWER_IS_BETTER, signed_metric
+from flaxdistill.models.architecture import count_parameters
 from flaxdistill.param_paths import flatten
 from flaxdistill.report import speed
 from flaxdistill.report.disagreement import disagreements
@@ -46,7 +47,7 @@ def measure(paths: Sequence[Path], *, times: int, report: ReportLine) -> Facts:
     models: dict[str, Checkpoint] = {}
     # Read all models first, so that a missing one is reported before the first slow evaluation.
     for path, e in runs.items():
-        models[str(path)] = workdir.read_model(str(path))
+        models[str(path)] = run_models.read_model(str(path))
         for source, teacher in zip(teachers[path], e.reference_models().values(), strict=True):
             models.setdefault(source, inputs.load_model(teacher.path, path))
         open_store(workdir.blocks_folder(path, e))
@@ -237,7 +238,9 @@ def _step_mflop(path: Path, e: Experiment) -> float | None:
     if e.teacher and e.teacher.cache_top_k:
         return None
     try:
-        earlier = {name: workdir.describe(str(path.parent / name)) for name in e.earlier_stages()}
+        earlier = {
+            name: run_models.describe(str(path.parent / name)) for name in e.earlier_stages()
+        }
         run = abstract.abstract_run(e, earlier)
     except (UserError, OSError):
         return None

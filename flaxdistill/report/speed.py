@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from flaxdistill.hub import frozen
 from flaxdistill.hub.checkpoint import Checkpoint
-from flaxdistill.models.encoder import make_frozen, shapes_of
+from flaxdistill.models.architecture import Compute, make_frozen, shapes_of
 from flaxdistill.ops.dense import operand_dtype
 from flaxdistill.pytrees import Batch, Params
 from flaxdistill.runtime import sharding
@@ -33,7 +33,7 @@ def timed_shapes(max_length: int) -> list[tuple[int, int]]:
 
 def forward_mflop(model: Checkpoint, length: int) -> float:
     """Return the MFLOP per token of a forward pass over a row of ``length`` tokens."""
-    apply = make_frozen(model.config, "float32", "xla")
+    apply = make_frozen(model.config, Compute(dtype="float32", attention="xla"))
     flops = cost(
         lambda params, batch: _head_output(apply(params, batch)),
         shapes_of(model.config),
@@ -54,7 +54,7 @@ def milliseconds(
     medians: dict[str, dict[str, float]] = {name: {} for name in models}
     forwards: dict[str, Callable[[Batch], None]] = {}
     for name, model in models.items():
-        apply, params = frozen.freeze(model, mesh, dtype="float32")
+        apply, params = frozen.freeze(model, mesh, compute=Compute(dtype="float32"))
         compiled = sharding.jit(
             lambda params, batch, apply=apply: _head_output(apply(params, batch)), mesh
         )

@@ -18,19 +18,20 @@ from flaxdistill.errors import UserError
 from flaxdistill.pytrees import Batch
 from flaxdistill.runtime.mesh_axes import BATCH_AXES
 
-RULES: list[tuple[str, tuple[P, ...]]] = [
+Rules = tuple[tuple[str, tuple[P, ...]], ...]
+"""Partition specs by pattern of a parameter path. A leaf takes the first spec whose axes divide its
+shape."""
+
+RULES: Rules = (
     # Vectors are too small for a gather to pay off.
     (r".*/(bias|scale)|.*_bias", (P(),)),
     # XLA rematerialises a table that is sharded over its vocabulary. The width divides, 30,522 not.
     (r".*/embedding", (P(None, ("fsdp", "tensor")), P(None, "fsdp"), P())),
-    # Column-parallel and row-parallel, as in ``models.layers``.
-    (r".*/layer_\d+/(query|key|value|inner)/kernel", (P("fsdp", "tensor"), P(None, "tensor"))),
-    (r".*/layer_\d+/(attention|outer)/kernel", (P("tensor", "fsdp"), P("tensor", None))),
     (r".*/kernel", (P("fsdp", None), P(None, "fsdp"), P())),
     # Scalars of the optimizer and of the train state.
     (r"[^/]*|(.*/)?(step|notfinite_count|total_notfinite|score)", (P(),)),
-]
-"""Partition specs by parameter path. A leaf takes the first spec whose axes divide its shape."""
+)
+"""The rules of every model; those of an architecture come before them."""
 
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": (
@@ -92,14 +93,15 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
         )
 
 
-def state_shardings(state: Any, mesh: Mesh, lanes: int = 1) -> Any:
-    """Return the sharding of every leaf of a state (arrays or ShapeDtypeStructs) by ``RULES``.
+def state_shardings(state: Any, mesh: Mesh, rules: Rules, lanes: int = 1) -> Any:
+    """Return the sharding of every leaf of a state (arrays or ShapeDtypeStructs).
 
+    ``rules`` are those of the architecture, which come before ``RULES``.
     With several ``lanes``, every leaf has a leading lane axis, which is not sharded.
     """
     leading = (None,) if lanes > 1 else ()
     flat = param_paths.flatten(state)
-    specs = param_paths.match(RULES, flat, table="sharding", allow_unused=True)
+    specs = param_paths.match((*rules, *RULES), flat, table="sharding", allow_unused=True)
 
     def shard(path: str, leaf: Any) -> NamedSharding:
         shape = leaf.shape[len(leading) :]

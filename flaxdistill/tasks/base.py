@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,14 +12,34 @@ from flaxdistill.data.labelled_rows import RowBuilder
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.metrics import Score
+from flaxdistill.models.head import Head
 from flaxdistill.pytrees import Batch
 
 
 class Task(abc.ABC):
     """What a student is trained for; subclasses are frozen dataclasses."""
 
-    head: ClassVar[Any]
-    """The head that the task needs, a ``models.config.Head``."""
+    head: ClassVar[type[Head]]
+    """The kind of head that the task trains."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether the task masks tokens, which some losses predict."""
+        return False
+
+    @property
+    def known_labels(self) -> tuple[str, ...] | None:
+        """The name of each class; () without classes, None if the training rows determine them."""
+        return ()
+
+    @property
+    def rows(self) -> Labelled | None:
+        """The task itself if it reads labelled rows; None if it reads a corpus of text."""
+        return None
+
+    def uncacheable(self) -> str:
+        """Say why outputs of a teacher cannot be cached; "" if they can."""
+        return ""
 
     @property
     @abc.abstractmethod
@@ -43,6 +63,9 @@ class Labelled(Task):
     prediction, and -2 if it is unknown; an unknown float32 label is NaN.
     """
 
+    label_dtype: ClassVar[type] = np.int32
+    """The dtype of its labels."""
+
     def make_prepare(
         self, vocabulary: Vocabulary, counts: Callable[[], np.ndarray], seed: int
     ) -> Callable[[Batch], Batch]:
@@ -50,8 +73,14 @@ class Labelled(Task):
 
     @property
     def known_labels(self) -> tuple[str, ...] | None:
-        """The name of each logit; () if logits are positions, None if the rows determine them."""
         return getattr(self, "labels", ()) or None
+
+    @property
+    def rows(self) -> Labelled:
+        return self
+
+    def uncacheable(self) -> str:
+        return "teacher.cache_top_k caches masked-LM logits, but the task has labels; set it to 0"
 
     @abc.abstractmethod
     def row_builder(self) -> RowBuilder:

@@ -7,20 +7,61 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxdistill.data.labelled_rows import Row
+from flaxdistill.data.readers.records import check_text
+from flaxdistill.data.sources import Example
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
-from flaxdistill.pytrees import Batch
+from flaxdistill.models.architecture import Architecture
+from flaxdistill.models.head import AnswerOptions, Head, Request
+from flaxdistill.ops.vocab import at_labels, vocab_top
+from flaxdistill.pytrees import Batch, Feature, Outputs
 from flaxdistill.tasks.base import Task
 
 N = TypeVar("N", int, jax.Array)
+
+
+class MaskedLMHead(Head):
+    """Logits of the vocabulary at every token; only those that something reads are computed."""
+
+    name = "masked-LM"
+    feature = Feature.VOCAB
+    transformers_class = "ForMaskedLM"
+    pipeline = "fill-mask"
+    example = '"The [MASK] of a text."'
+
+    def module(self, architecture: Architecture, dtype: Any) -> Any:
+        return architecture.vocab_module(dtype)
+
+    def num_predictions(self, length: int) -> int:
+        return length
+
+    def transformers_outputs(self, outputs: Outputs) -> dict[str, jax.Array]:
+        vocab = outputs.vocab
+        logits = vocab.hidden @ vocab.kernel.astype(jnp.float32).T
+        return {"logits": logits + vocab.bias.astype(jnp.float32)[None, None]}
+
+    def predict(self, outputs: Outputs, batch: Batch, options: AnswerOptions) -> jax.Array:
+        """Return the likeliest tokens at one position per row: [B, 1, top, 2]."""
+        tokens = vocab_top(at_labels(outputs.vocab, batch), options.top, 1.0)
+        return jnp.stack([tokens.token_ids, tokens.log_probs], -1)
+
+    def requests(
+        self,
+        examples: Sequence[Example],
+        vocabulary: Vocabulary,
+        length: int,
+        options: AnswerOptions,
+    ) -> list[Request]:
+        return [_fill(example, vocabulary, length) for example in examples]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +73,7 @@ class MLM(Task):
     ``scope="batch", smoothing=0.7, random_specials=True``.
     """
 
-    head = "mlm"
+    head = MaskedLMHead
 
     rate: float = 0.15
     """Fraction of the tokens that are chosen; 0 for none."""
@@ -74,6 +115,18 @@ class MLM(Task):
     @property
     def metric(self) -> str:
         return "mlm"
+
+    @property
+    def masks(self) -> bool:
+        return self.rate > 0
+
+    def uncacheable(self) -> str:
+        if self.scope == "row":
+            return ""
+        return (
+            "teacher.cache_top_k needs masks that depend on the row alone, and task.scope is "
+            f"{self.scope}; use row, or set teacher.cache_top_k to 0"
+        )
 
     def make_prepare(
         self, vocabulary: Vocabulary, counts: Callable[[], np.ndarray], seed: int
@@ -197,3 +250,49 @@ def scaled_count(rate: float, n: N, *, up: bool) -> N:
     quotient, remainder = n // q, n % q  # separate, so that no product exceeds int32
     rounded = -(-remainder * p // q) if up else (2 * remainder * p + q) // (2 * q)
     return quotient * p + rounded
+
+
+def _fill(example: Example, vocabulary: Vocabulary, length: int) -> Request:
+    """Predict the token at every mask, with one row per mask.
+
+    If the text is longer than a row, the row holds the tokens around its mask.
+    """
+    check_text(example.text, example.place)
+    mask = vocabulary.tokenizer.id_to_token(vocabulary.mask)
+    parts = example.text.split(mask)
+    if len(parts) < 2:
+        raise UserError(
+            f"{example.place}: there is no {mask} in {example.text!r:.60}; write it in place of "
+            "the word to predict"
+        )
+    ids: list[int] = []
+    masks = []
+    for n, part in enumerate(vocabulary.encode(parts)):
+        if n:
+            masks.append(len(ids))
+            ids.append(vocabulary.mask)
+        ids += part.tolist()
+    rows = []
+    for position in masks:
+        first = max(0, min(position - (length - 2) // 2, len(ids) - (length - 2)))
+        window = ids[first : first + length - 2]
+        tokens = np.array([vocabulary.cls, *window, vocabulary.sep], np.int32)
+        label_positions = np.array([position - first + 1], np.int32)
+        rows.append(Row(tokens, 0, np.array([-1], np.int32), {"label_positions": label_positions}))
+
+    def postprocess(predictions: list[np.ndarray]) -> dict[str, Any]:
+        """Convert the likeliest tokens of each mask, (token id, log probability) [1, top, 2]."""
+        return {
+            "masks": [
+                [
+                    {
+                        "word": vocabulary.tokenizer.id_to_token(int(token_id)),
+                        "score": float(np.exp(log_probability)),
+                    }
+                    for token_id, log_probability in tokens
+                ]
+                for (tokens,) in predictions
+            ]
+        }
+
+    return Request(rows, postprocess)

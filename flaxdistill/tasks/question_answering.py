@@ -5,24 +5,68 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from flaxdistill import metrics
 from flaxdistill.data.labelled_rows import Row, RowBuilder
-from flaxdistill.data.readers.records import check_text
 from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Blocks, Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
+from flaxdistill.models.architecture import Architecture
+from flaxdistill.models.head import AnswerOptions, Head, Request, SpanClassifier
+from flaxdistill.pytrees import Feature, Outputs
+from flaxdistill.tasks.answer_fields import check_field, read_answers, scoring_record
 from flaxdistill.tasks.answer_spans import Span, Window, best_spans, null_score_difference
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.tasks.metrics.question_answering import best_threshold, squad_metrics
 
 NULL_POSITION, UNKNOWN = 0, -2
 """Labels of a window without the answer (the position of [CLS]) and of an unknown answer."""
+
+
+class SpanHead(Head):
+    """Logits of the start and of the end of an answer, over the tokens of a row."""
+
+    name = "span"
+    feature = Feature.LOGITS
+    transformers_class = "ForQuestionAnswering"
+    pipeline = "question-answering"
+    example = '"A question?" --pair "A text."'
+
+    def module(self, architecture: Architecture, dtype: Any) -> Any:
+        c = architecture
+        return SpanClassifier(2, c.hidden_size, c.initializer_range, pools=False, name="classifier")
+
+    def num_predictions(self, length: int) -> int:
+        return 2
+
+    def transformers_outputs(self, outputs: Outputs) -> dict[str, Any]:
+        logits = self.predictions(outputs)
+        return {"start_logits": logits[:, 0], "end_logits": logits[:, 1]}
+
+    def requests(
+        self,
+        examples: Sequence[Example],
+        vocabulary: Vocabulary,
+        length: int,
+        options: AnswerOptions,
+    ) -> list[Request]:
+        task = QuestionAnswering(
+            stride=min(128, length // 4),
+            longest_question=min(64, length // 4),
+            n_best=max(options.top, QuestionAnswering.n_best),
+            unanswerable=options.unanswerable,
+            null_threshold=options.null_threshold,
+        )
+        rows = task.row_builder().rows(list(examples), [], vocabulary, length)
+        return [
+            _request(example, windows, task, options.top)
+            for example, windows in zip(examples, rows, strict=True)
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +78,7 @@ class QuestionAnswering(Labelled):
     context and answers. A text that is too long for a row is split into overlapping windows.
     """
 
-    head = "span"
+    head = SpanHead
     known_labels = ()
 
     stride: int = 128
@@ -80,7 +124,7 @@ class QuestionAnswering(Labelled):
             "unanswerable": self.unanswerable,
         }
         return RowBuilder(
-            settings, lambda examples, declared: [], self._rows, _scoring_record, "pair"
+            settings, lambda examples, declared: [], self._rows, scoring_record, "pair"
         )
 
     def score(
@@ -139,8 +183,8 @@ class QuestionAnswering(Labelled):
         self, examples: list[Example], labels: list[str], vocabulary: Vocabulary, length: int
     ) -> Iterable[list[Row]]:
         for example in examples:
-            _check_field(example, "question", example.text)
-            _check_field(example, "text", example.pair)
+            check_field(example, "question", example.text)
+            check_field(example, "text", example.pair)
         questions = vocabulary.encode([example.text for example in examples])
         contexts = vocabulary.encode_with_offsets([example.pair for example in examples])
         for example, question, (ids, offsets) in zip(examples, questions, contexts, strict=True):
@@ -182,7 +226,7 @@ class QuestionAnswering(Labelled):
         self, example: Example, offsets: np.ndarray
     ) -> tuple[int, int] | tuple[()] | None:
         """Return the tokens of the first answer; () for no answer, None for an unknown one."""
-        answers = _answers(example)
+        answers = read_answers(example)
         if answers is None:
             return None
         if not answers and not self.unanswerable:
@@ -208,45 +252,32 @@ class QuestionAnswering(Labelled):
         return spans[0] if spans else ()
 
 
-def _scoring_record(example: Example) -> dict[str, Any]:
-    _check_field(example, "text", example.pair)
-    return {"text": example.pair, "answers": [text for text, _ in _answers(example) or []]}
+def _request(example: Example, rows: list[Row], task: QuestionAnswering, top: int) -> Request:
+    """Extract answer spans from the second text of an example.
 
+    Scores are probabilities among the n best spans and no answer, as in BERT's own script.
+    """
 
-def _check_field(example: Example, kind: str, value: Any) -> None:
-    if not (isinstance(value, str) and value.strip()):
-        side = "column" if kind == "question" else "pair"
-        raise UserError(
-            f"{example.place}: expected a {kind} but found {value!r:.60}; name its column in "
-            f"source.{side}, or give predict --{side}"
-        )
-    check_text(value, example.place)
+    def postprocess(logits: list[np.ndarray]) -> dict[str, Any]:
+        windows = [
+            # Up to the closing [SEP].
+            Window(row_logits, slice(row.second, len(row.ids) - 1), row.extra["places"])
+            for row_logits, row in zip(logits, rows, strict=True)
+        ]
+        spans, null_score = task.spans(windows, example.pair, task.n_best)
+        difference = null_score_difference(spans, null_score)
+        no_answer = task.unanswerable and difference > task.null_threshold
+        if task.unanswerable:
+            spans = sorted([*spans, Span(0, 0, null_score)], key=lambda span: -span.score)
+            spans = [span for n, span in enumerate(spans) if n < task.n_best or not span.end]
+        if not spans:
+            return {"answer": "", "start": 0, "end": 0, "score": 0.0, "answers": []}
+        probabilities = metrics.softmax(np.array([span.score for span in spans]))
+        answers = [
+            {"answer": example.pair[a:b], "start": a, "end": b, "score": float(probability)}
+            for (a, b, _), probability in zip(spans, probabilities, strict=True)
+        ]
+        best = next(answer for answer in answers if bool(answer["end"]) != no_answer)
+        return best | {"answers": answers[:top]}
 
-
-def _answer_start(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError
-    return value
-
-
-def _answers(example: Example) -> list[tuple[str, int]] | None:
-    """Return the texts and starts of an example's answers; [] for no answer, None if unknown."""
-    answers = example.label
-    if answers is None:
-        return None
-    try:
-        if isinstance(answers, dict):  # the layout of `datasets`
-            return [
-                (str(text), _answer_start(start))
-                for text, start in zip(answers["text"], answers["answer_start"], strict=True)
-            ]
-        if isinstance(answers, list):
-            return [
-                (str(answer["text"]), _answer_start(answer["answer_start"])) for answer in answers
-            ]
-        raise TypeError
-    except (TypeError, KeyError, ValueError):
-        raise UserError(
-            f"{example.place}: expected answers but found {answers!r:.60}; write a list of text "
-            "and answer_start, and set source.label to its column"
-        ) from None
+    return Request(rows, postprocess)

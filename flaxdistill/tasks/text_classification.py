@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,9 @@ from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
+from flaxdistill.models.architecture import Architecture
+from flaxdistill.models.head import AnswerOptions, Classifier, Head, Request, reorder_classifier
+from flaxdistill.pytrees import Feature, Outputs, Params
 from flaxdistill.tasks.base import Labelled
 from flaxdistill.tasks.metrics.classification import classification_metrics
 from flaxdistill.tasks.metrics.regression import regression_metrics
@@ -27,6 +30,61 @@ MAX_CLASSES = 1000
 """Most classes that are collected from the training rows; more are probably numbers."""
 
 
+class TextHead(Head):
+    """Logits of the classes of a text, or its number."""
+
+    name = "sequence"
+    feature = Feature.LOGITS
+    transformers_class = "ForSequenceClassification"
+    has_labels = True
+    pipeline = "text-classification"
+    pools = True
+
+    def module(self, architecture: Architecture, dtype: Any) -> Any:
+        c = architecture
+        return Classifier(len(self.labels), c.hidden_size, c.initializer_range, name="classifier")
+
+    def num_predictions(self, length: int) -> int:
+        return 1
+
+    def transformers_outputs(self, outputs: Outputs) -> dict[str, Any]:
+        return {"logits": self.predictions(outputs)[:, 0]}
+
+    def transformers_fields(self) -> dict[str, Any]:
+        kind = "regression" if len(self.labels) == 1 else "single_label_classification"
+        return {"problem_type": kind}
+
+    def requests(
+        self,
+        examples: Sequence[Example],
+        vocabulary: Vocabulary,
+        length: int,
+        options: AnswerOptions,
+    ) -> list[Request]:
+        def postprocess(logits: list[np.ndarray]) -> dict[str, Any]:
+            (row,) = logits[0]
+            if len(self.labels) == 1:
+                return {"score": float(row[0])}
+            probabilities = metrics.softmax(row)
+            order = np.argsort(-probabilities, kind="stable")
+            scores = {self.labels[n]: float(probabilities[n]) for n in order[: options.top]}
+            best = order[0]
+            return {
+                "label": self.labels[best],
+                "score": float(probabilities[best]),
+                "scores": scores,
+            }
+
+        unknown = np.array([UNKNOWN], np.int32)
+        return [
+            Request([Row(ids, second, unknown)], postprocess)
+            for ids, second in _encode(examples, vocabulary, length)
+        ]
+
+    def reorder(self, params: Params, labels: tuple[str, ...]) -> Params:
+        return reorder_classifier(params, self.labels, labels)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Labelled):
     """Classify a text or a pair of texts.
@@ -36,7 +94,7 @@ class Classification(Labelled):
     a label train on the teacher's outputs only. A text that is too long for a row is truncated.
     """
 
-    head = "sequence"
+    head = TextHead
 
     labels: tuple[str, ...] = ()
     """Label names in the order of the logits; empty for all labels of the training rows, sorted,
@@ -107,9 +165,10 @@ class Classification(Labelled):
 class Regression(Labelled):
     """Predict a number for a text or a pair of texts, such as their similarity."""
 
-    head = "sequence"
+    head = TextHead
 
     known_labels = ("score",)
+    label_dtype = np.float32
 
     metric: Literal["pearson", "spearman"] = "pearson"
     """Metric by which evaluations are ranked."""
@@ -183,7 +242,7 @@ def _label_number(example: Example) -> float:
 
 
 def _encode(
-    examples: list[Example], vocabulary: Vocabulary, length: int
+    examples: Sequence[Example], vocabulary: Vocabulary, length: int
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Tokenize one or two texts each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP], and where b begins.
 

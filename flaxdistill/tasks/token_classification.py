@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Literal
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,12 +17,55 @@ from flaxdistill.data.sources import Example
 from flaxdistill.data.store import Store
 from flaxdistill.data.tokenizer import Vocabulary
 from flaxdistill.errors import UserError
+from flaxdistill.models.architecture import Architecture
+from flaxdistill.models.head import AnswerOptions, Classifier, Head, Request, reorder_classifier
+from flaxdistill.pytrees import Feature, Outputs, Params
 from flaxdistill.tasks.base import Labelled
+from flaxdistill.tasks.entities import join_entities
 from flaxdistill.tasks.metrics.token_classification import entity_metrics, tag_metrics
 from flaxdistill.tasks.word_splitting import word_offsets
 
 NO_PREDICTION, UNKNOWN = -1, -2
 """Label of a token that does not start a word, and of a word whose tag is not known."""
+
+
+class TokensHead(Head):
+    """Logits of the classes of each token."""
+
+    name = "tokens"
+    feature = Feature.LOGITS
+    transformers_class = "ForTokenClassification"
+    has_labels = True
+    pipeline = "token-classification"
+    per_token = True
+
+    def module(self, architecture: Architecture, dtype: Any) -> Any:
+        c = architecture
+        return Classifier(
+            len(self.labels), c.hidden_size, c.initializer_range, pools=False, name="classifier"
+        )
+
+    def num_predictions(self, length: int) -> int:
+        return length
+
+    def transformers_outputs(self, outputs: Outputs) -> dict[str, Any]:
+        return {"logits": self.predictions(outputs)}
+
+    def requests(
+        self,
+        examples: Sequence[Example],
+        vocabulary: Vocabulary,
+        length: int,
+        options: AnswerOptions,
+    ) -> list[Request]:
+        rows = TokenClassification().row_builder().rows(list(examples), [], vocabulary, length)
+        return [
+            _request(example.text, text_rows, self.labels, vocabulary)
+            for example, text_rows in zip(examples, rows, strict=True)
+        ]
+
+    def reorder(self, params: Params, labels: tuple[str, ...]) -> Params:
+        return reorder_classifier(params, self.labels, labels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +79,7 @@ class TokenClassification(Labelled):
     long for a row continues in the next row.
     """
 
-    head = "tokens"
+    head = TokensHead
 
     scheme: Literal["bio", "plain"] = "bio"
     """bio computes the F1 of whole entities, and rejects an I- tag that continues no entity; plain
@@ -196,3 +240,36 @@ def _row(ids: list[int], token_labels: list[int], vocabulary: Vocabulary, length
     labels = np.full(length, NO_PREDICTION, np.int16)
     labels[1 : len(token_labels) + 1] = token_labels
     return Row(np.array([vocabulary.cls, *ids, vocabulary.sep], np.int32), 0, labels)
+
+
+def _request(
+    sentence: str | list[str], rows: list[Row], labels: tuple[str, ...], vocabulary: Vocabulary
+) -> Request:
+    """Predict a label for each word of a text; BIO tags are joined to entities.
+
+    A list of words is treated as a text with blanks between them.
+    """
+    bio = all(label == "O" or label[:2] in ("B-", "I-") for label in labels)
+    if isinstance(sentence, str):
+        text, places = sentence, word_offsets(sentence, vocabulary)
+    else:
+        text = " ".join(sentence)
+        ends = itertools.accumulate(len(word) + 1 for word in sentence)
+        places = [(end - len(word) - 1, end - 1) for word, end in zip(sentence, ends, strict=True)]
+
+    def postprocess(logits: list[np.ndarray]) -> dict[str, Any]:
+        first_tokens = [
+            row_logits[row.labels[: len(row_logits)] != NO_PREDICTION]
+            for row_logits, row in zip(logits, rows, strict=True)
+        ]
+        probabilities = np.zeros((0, 1))
+        if first_tokens:
+            probabilities = metrics.softmax(np.concatenate(first_tokens))
+        tags = [labels[n] for n in probabilities.argmax(-1)]
+        words = [
+            {"label": tag, "text": text[a:b], "start": a, "end": b, "score": float(row.max())}
+            for tag, (a, b), row in zip(tags, places, probabilities, strict=True)
+        ]
+        return {"entities": join_entities(words, text)} if bio else {"words": words}
+
+    return Request(rows, postprocess)

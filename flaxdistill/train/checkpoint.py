@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -151,18 +151,22 @@ def latest_step(directory: Path) -> int | None:
     return max(ocp.utils.checkpoint_steps(gcs.as_epath(folder)), default=None)
 
 
-def read_student(directory: Path, step: int, shapes: Any, *, best: bool = False) -> Params:
+def read_student(
+    directory: Path,
+    step: int,
+    shapes: Any,
+    part: Literal["params", "best", "frozen"] = "params",
+) -> Params:
     """Read the student's parameters of a checkpoint, without the rest of the state.
 
-    Reads the parameters of the best evaluation with ``best``, else those of the step. Returns
-    float32 numpy leaves with the shapes of ``shapes``.
+    ``part`` is the trained parameters of the step, those of the best evaluation, or the frozen
+    ones. Returns float32 numpy leaves with the shapes of ``shapes``.
     """
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
     )
     folder = gcs.as_epath(directory / "checkpoints" / str(step))
-    part = "best" if best else "params"
     arrays = len(jax.tree.leaves(shapes))
     sums = {part: jax.ShapeDtypeStruct((arrays,), jnp.uint32, sharding=device)}
     try:
@@ -231,8 +235,10 @@ def _compare_checksums(stored: Mapping[str, jax.Array], computed: Mapping[str, j
 
 
 def _with_checksums(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Add ``sums``: checksums of the student, of the best student, and of all other arrays."""
-    students = {name: state[name]["student"] for name in ("params", "best") if name in state}
+    """Add ``sums``: checksums of the parts of the student, and of all other arrays."""
+    students = {
+        name: state[name]["student"] for name in ("params", "best", "frozen") if name in state
+    }
     others = {name: value for name, value in state.items() if name not in students}
     others |= {name: {k: v for k, v in state[name].items() if k != "student"} for name in students}
     sums = {name: checksums(student) for name, student in students.items()}
@@ -240,5 +246,6 @@ def _with_checksums(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_dict(state: Any) -> Mapping[str, Any]:
-    names = ("step", "params", "opt_state", *(["best"] if state.best else []))
+    optional = [name for name in ("best", "frozen") if getattr(state, name)]
+    names = ("step", "params", "opt_state", *optional)
     return {name: getattr(state, name) for name in names}

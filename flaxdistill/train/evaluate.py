@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flaxdistill.errors import UserError, out_of_memory
 from flaxdistill.losses.base import Loss, Terms
 from flaxdistill.pytrees import Apply, Batch, Mean, Metrics, Params
-from flaxdistill.train.step import count_terms
+from flaxdistill.train.objective import count_terms
 
 EvaluateBatch = Callable[[Params, tuple[Params, ...], Batch], Metrics]
 

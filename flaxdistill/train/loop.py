@@ -45,8 +45,8 @@ class LoopInputs:
     """The compiled step of all lanes."""
     update_best: Callable[[TrainState, jax.Array], TrainState]
     """Stores the students whose evaluation is the best so far."""
-    evaluate: Callable[[Params], dict[str, float]]
-    """Evaluates one lane's parameters on the held-out rows."""
+    evaluate: Callable[[TrainState], dict[str, float]]
+    """Evaluates the student of one lane on the held-out rows; reads no optimizer state."""
     lanes: Sequence[Lane]
     metric: str
     """Name of the metric that selects the best student."""
@@ -140,10 +140,10 @@ def _fit(
 
 def evaluate_and_log(inputs: LoopInputs, state: TrainState, show: ShowRow) -> TrainState:
     """Evaluate on the held-out rows, log one row per lane, and update the best students."""
-    lanes = inputs.lanes
-    scores = []
-    for lane, params in zip(lanes, split_lanes(state.params, len(lanes)), strict=True):
-        row = {"step": int(np.max(state.step)), "split": "held_out"} | inputs.evaluate(params)
+    lanes, scores = inputs.lanes, []
+    trained = dataclasses.replace(state, opt_state=(), best={})
+    for lane, part in zip(lanes, split_lanes(trained, len(lanes)), strict=True):
+        row = {"step": int(np.max(state.step)), "split": "held_out"} | inputs.evaluate(part)
         scores.append(signed_metric(row, inputs.metric))
         _write(inputs.log, row | (lane._asdict() if len(lanes) > 1 else {}), show)
     if not state.best:

@@ -84,10 +84,13 @@ class AdamW:
         rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
         return optax.join_schedules([rise, decay], [warmup])
 
-    def build(self, steps: int, learning_rate: Any = None) -> optax.GradientTransformation:
+    def build(
+        self, steps: int, learning_rate: Any = None, undecayed: str = param_paths.BIASES_AND_NORMS
+    ) -> optax.GradientTransformation:
         """Build the gradient transformation for a run of ``steps`` steps.
 
-        A gradient norm whose square exceeds float32 counts as non-finite.
+        ``undecayed`` is the pattern of the parameter paths without weight decay. A gradient norm
+        whose square exceeds float32 counts as non-finite.
         """
         schedule = self.schedule(steps, learning_rate)
         trust_ratio = optax.scale_by_trust_ratio()
@@ -116,7 +119,7 @@ class AdamW:
                 adam = m / correction_1 / (jnp.sqrt(v / correction_2) + self.eps)
                 return adam + self.weight_decay * param if decay else adam
 
-            updates = jax.tree.map(direction, mu, nu, params, weight_decay_mask(params))
+            updates = jax.tree.map(direction, mu, nu, params, weight_decay_mask(params, undecayed))
             if self.lamb:
                 updates, _ = trust_ratio.update(updates, optax.ScaleByTrustRatioState(), params)
             rate = schedule(state.step)
@@ -142,8 +145,6 @@ class AdamWState(NamedTuple):
     """Updates skipped in all, int32 []."""
 
 
-def weight_decay_mask(params: Any) -> Any:
-    """Mark the parameters that weight decay applies to: all but biases and norms."""
-    return param_paths.map_with_path(
-        lambda path, _: not re.search(r"(^|/)(bias|scale)$", path), params
-    )
+def weight_decay_mask(params: Any, undecayed: str = param_paths.BIASES_AND_NORMS) -> Any:
+    """Mark the parameters that weight decay applies to: all that do not match ``undecayed``."""
+    return param_paths.map_with_path(lambda path, _: not re.fullmatch(undecayed, path), params)

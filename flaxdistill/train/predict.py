@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from flaxdistill.errors import UserError
+from flaxdistill.metrics import softmax
 from flaxdistill.pytrees import Apply, Batch, Params
 from flaxdistill.train.evaluate import out_of_memory_error
 
@@ -77,12 +78,6 @@ def agreement_metrics(
         return {"gap": float(np.mean(np.concatenate(gaps)))}
     same = [(student.argmax(-1) == mean.argmax(-1))[mask] for student, mean, mask in triples]
     return {"agreement": float(np.mean(np.concatenate(same)))}
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities along the last axis."""
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from flaxdistill.pytrees import Apply, Batch, Outputs, Params
 from flaxdistill.runtime import sharding
 from flaxdistill.train.checksum import checksums
 from flaxdistill.train.loop import ProgressCheck, ReportLine, SanityCheck
+from flaxdistill.train.objective import count_terms
 from flaxdistill.train.state import TrainState
-from flaxdistill.train.step import count_terms
 
 PROGRESS_STEPS = 3
 """Steps after which a student must have changed; the first steps of a long warmup are tiny."""
@@ -29,53 +30,54 @@ EXTRA_PADDING = 128
 
 
 def make_sanity_check(
-    student: Apply,
+    student: Callable[[TrainState, Batch], Outputs],
     teachers: tuple[Apply, ...],
     prepare: Callable[[Batch], Batch],
     losses: Mapping[str, Loss],
     mesh: jax.sharding.Mesh,
     *,
-    every_token: bool,
+    per_token: bool,
     low_precision: bool,
+    progress_check: SanityCheck,
 ) -> SanityCheck:
     """Make ``check(state, teacher_params, batch, report)`` for the start of a run.
 
-    It reports loss terms that change when padding is added, and returns the progress check.
+    It reports loss terms that change when padding is added, and returns ``progress_check``.
     Raises UserError for a teacher whose outputs for a row are not finite, or change with the
     other rows of the batch or when computed again. Dropout is off; of several lanes the first is
-    checked. ``every_token``: labels [B, T] belong to tokens and are padded with them.
+    checked. ``per_token``: labels [B, T] belong to tokens and are padded with them.
     ``low_precision`` allows for matrix products below float32 precision.
     """
     tolerance = 3e-2 if low_precision else 1e-3
 
-    def mean_terms(params: Params, teacher_outputs: tuple[Outputs, ...], batch: Batch) -> Terms:
-        outputs, counts = student(params["student"], batch), count_terms(losses, batch)
+    def mean_terms(state: TrainState, teacher_outputs: tuple[Outputs, ...], batch: Batch) -> Terms:
+        outputs, counts = student(state, batch), count_terms(losses, batch)
         scale = {term: 1.0 / jnp.maximum(count, 1.0) for term, count in counts.items()}
         step = jnp.int32(0)
         totals: Terms = {}
         for name, loss in losses.items():
-            loss_params = params["losses"][name]
+            loss_params = state.params["losses"][name]
             totals |= loss(loss_params, outputs, teacher_outputs, batch, scale, step)[1]
         return {term: totals[term] * scale[term] for term in counts}
 
-    def measure(params: Params, teacher_params: tuple[Params, ...], batch: Batch) -> Any:
+    def measure(state: TrainState, teacher_params: tuple[Params, ...], batch: Batch) -> Any:
         """Return the mean terms without and with extra padding, and one gap per teacher."""
 
         def run_teachers(rows: Batch) -> tuple[Outputs, ...]:
             return tuple(apply(p, rows) for apply, p in zip(teachers, teacher_params, strict=True))
 
         if batch.weight.ndim == 2:  # several lanes
-            params, batch = jax.tree.map(lambda x: x[0], (params, batch))
+            state, batch = jax.tree.map(lambda x: x[0], (state, batch))
         size = min(2 * sharding.data_parallel_size(mesh), batch.weight.shape[0])
         # Filler rows come last: their outputs are all alike.
         index = jax.lax.top_k(batch.weight, size)[1]
         batch = prepare(jax.tree.map(lambda x: x[index], batch))
-        padded, outputs = _pad(batch, every_token), run_teachers(batch)
+        padded, outputs = _pad(batch, per_token), run_teachers(batch)
         rolled = run_teachers(jax.tree.map(lambda x: jnp.roll(x, 1, 0), batch))
         gaps = [_gap(a, b, batch.real() > 0) for a, b in zip(outputs, rolled, strict=True)]
         return (
-            mean_terms(params, outputs, batch),
-            mean_terms(params, run_teachers(padded), padded),
+            mean_terms(state, outputs, batch),
+            mean_terms(state, run_teachers(padded), padded),
             gaps,
         )
 
@@ -84,24 +86,33 @@ def make_sanity_check(
     def check(
         state: TrainState, teacher_params: tuple[Params, ...], batch: Batch, report: ReportLine
     ) -> ProgressCheck:
-        terms, padded_terms, gaps = jax.device_get(program(state.params, teacher_params, batch))
+        terms, padded_terms, gaps = jax.device_get(
+            program(_without_optimizer(state), teacher_params, batch)
+        )
         _check_teachers(gaps, tolerance)
         _report_terms(terms, padded_terms, tolerance, report)
-        return make_progress_check(state, teacher_params, batch, report)
+        return progress_check(state, teacher_params, batch, report)
 
     return check
 
 
 def make_progress_check(
-    state: TrainState, teacher_params: Any, batch: Any, report: ReportLine
+    state: TrainState,
+    teacher_params: Any,
+    batch: Any,
+    report: ReportLine,
+    *,
+    undecayed: str,
+    no_gradient: str,
 ) -> ProgressCheck:
     """Make ``check(step, state)``, which checks a run once, ``PROGRESS_STEPS`` after ``state``.
 
     The check is postponed while gradients are not finite. It reports parameters without a
-    gradient. Raises UserError if no kernel of the student has changed, or if a loss's own
-    parameters have no gradient.
+    gradient, except those that match ``no_gradient``. Raises UserError if no kernel of the student
+    has changed, or if a loss's own parameters have no gradient. Parameters that match
+    ``undecayed`` are no kernels: they start at 0 or 1, so the smallest step changes them.
     """
-    initial_kernels = _kernel_checksums(state)
+    initial_kernels = _kernel_checksums(state, undecayed)
     due = int(np.max(state.step)) + PROGRESS_STEPS
 
     def check(step: int, state: TrainState) -> None:
@@ -126,15 +137,19 @@ def make_progress_check(
                 f"no gradient has reached the student in {PROGRESS_STEPS} steps; "
                 "check that the rows have labels"
             )
-        elif np.array_equal(initial_kernels, _kernel_checksums(state)):
+        elif np.array_equal(initial_kernels, _kernel_checksums(state, undecayed)):
             raise UserError(
                 f"no kernel of the student has changed in {PROGRESS_STEPS} steps; "
                 "raise optim.learning_rate or the weights of the losses"
             )
-        elif parts := _untrained_parts(student_paths, untrained):
+        elif parts := _untrained_parts(student_paths, untrained, no_gradient):
             report(f"no loss trains {', '.join(parts)} of the student: initial values remain")
 
     return check
+
+
+def _without_optimizer(state: TrainState) -> TrainState:
+    return dataclasses.replace(state, opt_state=(), best={})
 
 
 def _check_teachers(gaps: Sequence[np.ndarray], tolerance: float) -> None:
@@ -167,13 +182,14 @@ def _report_terms(
             )
 
 
-def _untrained_parts(paths: Sequence[str], untrained: Sequence[str]) -> list[str]:
+def _untrained_parts(paths: Sequence[str], untrained: Sequence[str], no_gradient: str) -> list[str]:
     """Name the largest parts of a student without any gradient, such as layer_3/attention."""
 
     def is_trained(part: str) -> bool:
-        # A key bias adds the same to every score of a query, which softmax ignores.
         inside = [
-            path for path in paths if path.startswith(f"{part}/") and not path.endswith("key/bias")
+            path
+            for path in paths
+            if path.startswith(f"{part}/") and not re.fullmatch(no_gradient, path)
         ]
         return bool(set(inside) - set(untrained)) or not inside
 
@@ -184,10 +200,12 @@ def _untrained_parts(paths: Sequence[str], untrained: Sequence[str]) -> list[str
     )
 
 
-def _kernel_checksums(state: TrainState) -> jax.Array:
-    """Compute checksums of the kernels; biases start at 0, so the smallest step changes them."""
+def _kernel_checksums(state: TrainState, undecayed: str) -> jax.Array:
+    """Compute checksums of the kernels."""
     leaves = param_paths.flatten(state.params["student"])
-    return checksums({path: leaf for path, leaf in leaves.items() if path.endswith("/kernel")})
+    return checksums(
+        {path: leaf for path, leaf in leaves.items() if not re.fullmatch(undecayed, path)}
+    )
 
 
 @jax.jit
@@ -207,12 +225,13 @@ def _gap(outputs: Outputs, rolled: Outputs, real: jax.Array) -> jax.Array:
 
 
 def _compared_arrays(outputs: Outputs) -> list[jax.Array]:
-    """Return the last hidden states, the inputs of the vocabulary head, and logits if present."""
-    arrays = [outputs.hidden[-1], outputs.vocab.hidden]
-    return arrays if outputs.logits is None else [*arrays, outputs.logits]
+    """Return the last hidden states, and the inputs of the vocabulary head or logits."""
+    vocab = [] if outputs.vocab is None else [outputs.vocab.hidden]
+    logits = [] if outputs.logits is None else [outputs.logits]
+    return [outputs.hidden[-1], *vocab, *logits]
 
 
-def _pad(batch: Batch, every_token: bool) -> Batch:
+def _pad(batch: Batch, per_token: bool) -> Batch:
     """Add columns of padding to prepared rows."""
 
     def pad(x: jax.Array, value: int = 0) -> jax.Array:
@@ -221,5 +240,5 @@ def _pad(batch: Batch, every_token: bool) -> Batch:
     names = ("input_ids", "segment_ids", "positions", "token_type_ids")
     wider: dict[str, Any] = {name: pad(getattr(batch, name)) for name in names}
     return dataclasses.replace(
-        batch, **wider, labels=pad(batch.labels, -1) if every_token else batch.labels
+        batch, **wider, labels=pad(batch.labels, -1) if per_token else batch.labels
     )

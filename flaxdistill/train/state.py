@@ -25,12 +25,18 @@ class TrainState:
     """``{"student": ..., "losses": {name: ...}}``, float32."""
     opt_state: optax.OptState
     """State of the optimizer."""
+    frozen: Params = dataclasses.field(default_factory=dict)
+    """``{"student": ...}``, what a parametrization reads and does not train, or ``{}``."""
     best: Params = dataclasses.field(default_factory=dict)
     """``{"score": float32 [], "student": params}`` of the best evaluation, or ``{}``."""
 
 
 def make_state(
-    params: Params, tx: optax.GradientTransformation, *, track_best: bool = False
+    params: Params,
+    tx: optax.GradientTransformation,
+    *,
+    frozen: Params | None = None,
+    track_best: bool = False,
 ) -> TrainState:
     """Create the state of step 0; ``track_best`` adds a copy of the student for the best one."""
     best = (
@@ -39,7 +45,11 @@ def make_state(
         else {}
     )
     return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params), best=best
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        frozen=frozen or {},
+        best=best,
     )
 
 

@@ -25,9 +25,8 @@ from flaxdistill.data.array_file import ArrayFile
 from flaxdistill.data.order import Order, rows
 from flaxdistill.data.store import Blocks
 from flaxdistill.errors import UserError
-from flaxdistill.losses.vocab import at_labels
-from flaxdistill.ops.vocab import vocab_top
-from flaxdistill.pytrees import Apply, Batch, Outputs, Params, VocabTargets
+from flaxdistill.ops.vocab import at_labels, vocab_top
+from flaxdistill.pytrees import Apply, Attention, Batch, Outputs, Params, VocabTargets
 from flaxdistill.runtime import gcs
 from flaxdistill.runtime.files import atomic_directory, write_json
 from flaxdistill.runtime.sharding import jit, local_rows, place_rows, round_up
@@ -35,7 +34,7 @@ from flaxdistill.runtime.sharding import jit, local_rows, place_rows, round_up
 ROWS_PER_PART = 1024
 """Rows of one folder of a cache; a killed run loses at most this much."""
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 """Increase it whenever the same settings would give other outputs."""
 
 CACHE_MANIFEST = "targets.json"
@@ -57,7 +56,7 @@ class CacheSpec:
     masked: bool
     """Cache the distributions of masked tokens only, not of all tokens."""
     states: tuple[str, ...]
-    """Names of layer outputs, such as hidden_12 or queries_12."""
+    """Names of layer outputs, such as hidden_12 or query_12."""
     layers: int
     """Number of layers of the teacher."""
 
@@ -77,13 +76,11 @@ def make_cached_teacher(spec: CacheSpec) -> Apply:
         def layers(name: str, first: int) -> tuple[Any, ...]:
             return tuple(cached.get(f"{name}_{n}") for n in range(first, spec.layers + 1))
 
+        attention = zip(*(layers(name, 1) for name in ("query", "key", "value")), strict=True)
         return Outputs(
-            layers("hidden", 0),
-            layers("queries", 1),
-            layers("keys", 1),
-            layers("values", 1),
-            jnp.zeros(()),
-            vocab,
+            hidden=layers("hidden", 0),
+            attention=tuple(Attention(*factors) for factors in attention),
+            vocab=vocab,
         )
 
     return apply
@@ -111,7 +108,10 @@ def make_compute_outputs(
         }
         for state in spec.states:
             name, _, layer = state.partition("_")
-            value = getattr(outputs, name)[int(layer) - (name != "hidden")]
+            if name == "hidden":
+                value = outputs.hidden[int(layer)]
+            else:
+                value = getattr(outputs.attention[int(layer) - 1], name)
             arrays[state] = value.astype(jnp.bfloat16)
         return arrays | {"example_id": batch.example_id, "epoch": batch.epoch}
 

@@ -13,6 +13,8 @@ from huggingface_hub import ModelCard
 
 from flaxdistill.api.model_card import write_card
 from flaxdistill.hub import checkpoint
+from flaxdistill.models.head import NoHead
+from flaxdistill.tasks.question_answering import SpanHead
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +22,10 @@ CLASSES = """
 from dataclasses import replace
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Stage, Student, Teacher
 from flaxdistill.losses.labels import Labels, SoftLabels
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
 from flaxdistill.tasks.text_classification import Classification
 
 rows = Source(path={rows!r}, label="label")
@@ -65,13 +68,13 @@ def test_code_of_the_card_runs(finished, tmp_path, family, head):
     card = write_card(finished, model, str(model.directory))
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names: dict = {}
-    if model.config.head == "span":
+    if isinstance(model.config.head, SpanHead):
         exec(code.replace('"A text."', '"A text. " * 30'), names)  # longer than the model reads
     exec(code, names)
     commands = re.findall(r"`flaxdistill (predict .*?)`", card)
     answers = [json.loads(succeed(*shlex.split(command))) for command in commands]
-    assert len(answers) == (model.config.head != "none")
-    if model.config.head == "span":
+    assert len(answers) == (not isinstance(model.config.head, NoHead))
+    if isinstance(model.config.head, SpanHead):
         assert names["answer"] == answers[0]["answer"] != ""
 
 

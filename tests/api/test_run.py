@@ -20,6 +20,7 @@ import flaxdistill
 from flaxdistill import param_paths, terminal
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import config_file
+from flaxdistill.models.head import NoHead
 
 
 def test_import_loads_no_heavy_package():
@@ -105,7 +106,7 @@ def test_hidden_states_match_transformers(models):
 
 
 def test_model_without_head(tmp_path):
-    model = flaxdistill.load(write_model(tmp_path / "bare", head="none"))
+    model = flaxdistill.load(write_model(tmp_path / "bare", head=NoHead()))
     assert model.hidden("a cat").shape == (6, 16)  # [CLS] a c ##a ##t [SEP]
     with pytest.raises(UserError, match="the model has no head to predict with"):
         model("a cat")

@@ -19,7 +19,8 @@ SHIPPED = sorted((ROOT / "configs").glob("*.py"))
 SINGLE = """
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Student, Teacher
 from flaxdistill.losses.vocab import VocabKD
 
 config = Experiment(
@@ -143,7 +144,7 @@ def test_errors_name_the_line_of_the_config(tmp_path, monkeypatch):
 
 
 IMPORTS = SINGLE.replace("config =", "one =").replace(
-    "import Experiment,", "import Experiment, Stage,"
+    "model_configs import Student", "model_configs import Stage, Student"
 )
 CHAIN = f"""{IMPORTS}
 from dataclasses import replace

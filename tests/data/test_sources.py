@@ -12,7 +12,8 @@ from helpers.sources import content, read
 from flaxdistill.data.corpus import Corpus, Engine
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
-from flaxdistill.experiment.serialization import check_types, from_json, to_json
+from flaxdistill.experiment.serialization import from_json
+from flaxdistill.runtime.class_json import check_types, to_json
 
 
 def test_globs_and_directories_are_sorted_and_named_by_relative_path(tmp_path):

@@ -15,6 +15,7 @@ from helpers.cli import write_model
 from helpers.paths import ROOT
 
 import flaxdistill
+from flaxdistill.tasks.text_classification import TextHead
 
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tpu_scripts/*.md")])
@@ -30,7 +31,7 @@ def block(name: str, file: str = "README.md") -> str:
 def test_readme_example(tmp_path, monkeypatch):
     """The example runs as written, with two steps instead of a thousand."""
     monkeypatch.chdir(tmp_path)
-    labels = {"labels": ("negative", "positive"), "head": "sequence", "pooler": True}
+    labels = {"head": TextHead(labels=("negative", "positive")), "pooler": True}
     write_model(tmp_path / "my-teacher", num_layers=4, max_positions=128, **labels)
     reviews = [("a lovely film", "positive"), ("a bad film", "negative")] * 8
     rows = "review,sentiment\n" + "".join(f"{text},{label}\n" for text, label in reviews)

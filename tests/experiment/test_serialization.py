@@ -15,11 +15,13 @@ from flaxdistill.data.corpus import Corpus, Engine
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import config_file
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher, stage_name
-from flaxdistill.experiment.serialization import FREE, differences, from_json, to_json
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Stage, Student, Teacher, stage_name
+from flaxdistill.experiment.serialization import FREE, differences, from_json
 from flaxdistill.losses.schedule import Schedule
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
+from flaxdistill.runtime.class_json import to_json
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train.optimizer import AdamW
 

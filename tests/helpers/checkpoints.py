@@ -15,7 +15,7 @@ import pytest
 from flaxdistill.errors import UserError
 from flaxdistill.hub import families
 from flaxdistill.hub.checkpoint import read_model
-from flaxdistill.models.encoder import make_init
+from flaxdistill.models.architecture import make_init
 from flaxdistill.param_paths import flatten
 from helpers.paths import ROOT
 from helpers.tiny import tiny_config

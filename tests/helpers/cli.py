@@ -16,8 +16,9 @@ import pytest
 from flaxdistill.cli import main
 from flaxdistill.hub import checkpoint as hub
 from flaxdistill.hub import families
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_init
+from flaxdistill.models.architecture import make_init
+from flaxdistill.models.bert import Bert
+from flaxdistill.tasks.mlm import MaskedLMHead
 from helpers.paths import ROOT
 
 SUBJECTS = (
@@ -59,11 +60,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz."
 CONFIG = """
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Stage, Student, Teacher
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.train.optimizer import AdamW
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
 
 corpus = Corpus(
     sources=(Source(path={text!r}),),
@@ -120,7 +122,7 @@ def write_model(directory: Path, words: tuple[str, ...] = (), **changes) -> Path
         "intermediate_size": 32,
         "max_positions": 16,
     }
-    config = EncoderConfig(vocab_size=len(tokens), **(sizes | changes))
+    config = Bert(vocab_size=len(tokens), **({"head": MaskedLMHead()} | sizes | changes))
     params = jax.tree.map(np.asarray, make_init(config)(jax.random.key(0)))
     tokenizer = directory.parent / f"{directory.name}-tokenizer"
     tokenizer.mkdir()

@@ -7,7 +7,11 @@ import dataclasses
 import numpy as np
 
 from flaxdistill.hub import checkpoint, families
+from flaxdistill.models.head import NoHead
 from flaxdistill.param_paths import flatten, unflatten
+from flaxdistill.tasks.question_answering import SpanHead
+from flaxdistill.tasks.text_classification import TextHead
+from flaxdistill.tasks.token_classification import TokensHead
 from helpers.cli import write_model
 
 TEXTS = [
@@ -24,24 +28,20 @@ WORDS = ("the", "cat", "dog", "a", "sees", ",", "!", ".")
 
 
 KINDS = {
-    "sequence": {"head": "sequence", "labels": ("bad", "good", "so-so"), "pooler": True},
-    "number": {"head": "sequence", "labels": ("score",), "pooler": True},
-    "tokens": {"head": "tokens", "labels": ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")},
-    "plain": {"head": "tokens", "labels": ("NOUN", "VERB", "DET")},
-    "span": {"head": "span"},
+    "sequence": {"head": TextHead(labels=("bad", "good", "so-so")), "pooler": True},
+    "number": {"head": TextHead(labels=("score",)), "pooler": True},
+    "tokens": {"head": TokensHead(labels=("O", "B-PER", "I-PER", "B-LOC", "I-LOC"))},
+    "plain": {"head": TokensHead(labels=("NOUN", "VERB", "DET"))},
+    "span": {"head": SpanHead()},
     "mlm": {},
 }
 
 HEADS = {
     "MaskedLM": {},
-    "": {"head": "none", "pooler": True},
-    "SequenceClassification": {
-        "head": "sequence",
-        "labels": ("bad", "good", "so-so"),
-        "pooler": True,
-    },
-    "TokenClassification": {"head": "tokens", "labels": ("O", "B-PER")},
-    "QuestionAnswering": {"head": "span"},
+    "": {"head": NoHead(), "pooler": True},
+    "SequenceClassification": KINDS["sequence"],
+    "TokenClassification": {"head": TokensHead(labels=("O", "B-PER"))},
+    "QuestionAnswering": {"head": SpanHead()},
 }
 
 
@@ -59,7 +59,7 @@ def random_model(folder, family: str, **changes) -> checkpoint.Checkpoint:
     config = model.config
     if family != "bert":
         # A DistilBERT has a pooler only below this head.
-        pooler = config.head == "sequence"
+        pooler = config.head.pools
         omitted = ("embeddings/token_type", *(() if pooler else ("pooler",)))
         flat = {path: leaf for path, leaf in flat.items() if not path.startswith(omitted)}
         config = dataclasses.replace(

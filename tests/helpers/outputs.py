@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxdistill.pytrees import Batch, Outputs, VocabProjection
+from flaxdistill.pytrees import Attention, Batch, Outputs, VocabProjection
 
 WIDTH = 4
 HEADS = 2
@@ -71,11 +71,12 @@ def random_outputs(
     def layer():
         return tuple(draw(rows, length, HEADS, width // HEADS) for _ in range(layers))
 
+    hidden = tuple(draw(rows, length, width) for _ in range(layers + 1))
+    queries, keys, values = layer(), layer(), layer()
+
     return Outputs(
-        hidden=tuple(draw(rows, length, width) for _ in range(layers + 1)),
-        queries=layer(),
-        keys=layer(),
-        values=layer(),
+        hidden=hidden,
+        attention=tuple(Attention(*layer) for layer in zip(queries, keys, values, strict=True)),
         pooled=draw(rows, width),
         vocab=VocabProjection(
             draw(rows, length, width),

@@ -30,11 +30,12 @@ from flaxdistill import (
 from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.store import open_store
 from flaxdistill.data.tokenizer import load_vocabulary
-from flaxdistill.experiment import serialization, workdir
+from flaxdistill.experiment import run_models, serialization, workdir
 from flaxdistill.hub import checkpoint, convert, families
 from flaxdistill.hub.tensor_files import read_tensors
 from flaxdistill.inference.word_vectors import WordVectors
-from flaxdistill.models.encoder import make_init
+from flaxdistill.models.architecture import make_init
+from flaxdistill.runtime import class_json
 from flaxdistill.train.log import Log, last_row, read_rows
 from helpers.tiny import tiny_config
 
@@ -120,7 +121,7 @@ def read_experiment(folder: Path) -> None:
     if not workdir.is_workdir(path):
         return
     experiment = workdir.read_experiment(path)
-    copy = serialization.from_json(serialization.to_json(experiment), source="")
+    copy = serialization.from_json(class_json.to_json(experiment), source="")
     assert copy == experiment or "nan" in repr(experiment)
     workdir.read_inputs(path)
     workdir.read_config(path)
@@ -131,7 +132,7 @@ def read_metrics(folder: Path) -> None:
     rows = read_rows(folder / "run" / "metrics.jsonl")
     table = terminal.results_table([{"name": "student"} | last_row(rows, "held_out")])
     Console(file=io.StringIO()).print(table)
-    workdir.lane_evaluations(folder / "run")
+    run_models.lane_evaluations(folder / "run")
     log = Log(folder / "run", step=4)
     log.spike(1.0)
     log.close()

@@ -11,9 +11,10 @@ STORY = """
 from dataclasses import replace
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Stage, Student, Teacher
 from flaxdistill.losses.labels import Labels, SoftLabels
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
 from flaxdistill.tasks.text_classification import Classification, Regression
 from flaxdistill.tasks.question_answering import QuestionAnswering
 from flaxdistill.tasks.token_classification import TokenClassification

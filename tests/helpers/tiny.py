@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.bert import Bert
+from flaxdistill.tasks.mlm import MaskedLMHead
 
 WORDS = 60
 LENGTH = 24
 
 
-def tiny_config(**changes) -> EncoderConfig:
+def tiny_config(**changes) -> Bert:
     """Return the config of a BERT of width 16."""
     sizes = dict(
         vocab_size=WORDS,
@@ -20,7 +21,7 @@ def tiny_config(**changes) -> EncoderConfig:
         intermediate_size=32,
         max_positions=LENGTH,
     )
-    return EncoderConfig(**(sizes | changes))
+    return Bert(**({"head": MaskedLMHead()} | sizes | changes))
 
 
 def batch_of(rows: int, *, first: int = 0, length: int = LENGTH) -> dict[str, np.ndarray]:

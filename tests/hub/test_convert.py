@@ -58,11 +58,14 @@ def test_directory_with_both_layouts(saved, converted):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"format": 2}, "has format 2 but this version reads format 1"),
+        ({"format": 1}, "has format 1 but this version reads format 2"),
         ({"family": "gpt2"}, "model_type 'gpt2' is not supported"),
         ({"family": 3}, "family is 3; write a text"),
         ({"config": None}, "config is missing"),
-        ({"config": {"vocab_size": 3}}, "config has missing or unknown fields: activation, "),
+        (
+            {"config": {"class": "Bert", "vocab_size": 3}},
+            "config has missing or unknown fields: activation, ",
+        ),
         ({"digest": "0"}, "but model.json has 0; convert the model again"),
     ],
 )
@@ -80,8 +83,11 @@ def test_invalid_model_json(converted, fields, message):
         ),
         ({"num_layers": 1000}, "model.json has 1000 layers but "),
         ({"vocab_size": 10**9}, "see embeddings/word/embedding, mlm/bias"),
-        ({"vocab_size": "60"}, "vocab_size is '60'; write a whole number"),
-        ({"activation": "silu"}, "activation is 'silu'; choose one of gelu, gelu_new, relu"),
+        ({"vocab_size": "60"}, "vocab_size is '60': str is not an instance of int"),
+        (
+            {"activation": "silu"},
+            "activation is 'silu': str is not any of ('gelu', 'gelu_new', 'relu')",
+        ),
         ({"num_heads": 2}, "has digest "),
     ],
 )

@@ -14,7 +14,7 @@ from helpers.servers import hub as hub_server
 from huggingface_hub import constants
 from huggingface_hub.utils import _http, close_session
 
-from flaxdistill.experiment import workdir
+from flaxdistill.experiment import run_models
 from flaxdistill.hub import stablehlo, verify
 
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -134,7 +134,7 @@ def test_refused_tokens_and_names(
 
 def test_checks_before_reading_the_student(server, finished, tmp_path, monkeypatch):
     """Wrong tokens and unsuitable repositories are refused before a checkpoint is read."""
-    monkeypatch.setattr(workdir, "read_student", None)
+    monkeypatch.setattr(run_models, "read_student", None)
     server.put("me/old")
     refused("export", finished, tmp_path / "out", "--push", "me/old", "--private")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -231,8 +231,8 @@ def test_pulled_by_transformers(finished, tmp_path):
         process = pull("hf_mine")
         assert process.returncode == 0, process.stderr
     arrays = np.load(tmp_path / "outputs.npz", allow_pickle=False)
-    student = workdir.read_model(str(finished))
-    forward = stablehlo.make_forward(student.family, student.config)
-    inputs = [arrays[name].astype(np.int32) for name in stablehlo.input_names(student.family)]
+    student = run_models.read_model(str(finished))
+    forward = stablehlo.make_forward(student)
+    inputs = [arrays[name].astype(np.int32) for name in student.input_names()]
     logits = forward(student.family.write(student.config, student.params), *inputs)["logits"]
     np.testing.assert_allclose(logits, arrays["logits"], atol=1e-5)

@@ -16,7 +16,7 @@ from helpers.cli import refused, succeed
 from helpers.models import HEADS, random_model
 
 from flaxdistill.errors import UserError
-from flaxdistill.experiment import workdir
+from flaxdistill.experiment import run_models
 from flaxdistill.hub import checkpoint, families, stablehlo, verify
 
 IDS = np.array([[2, 9, 11, 6, 8, 3, 0, 0], [2, 7, 12, 13, 8, 9, 14, 3]], np.int32)
@@ -28,7 +28,7 @@ INPUTS = {
 
 
 def inputs_of(model) -> list[np.ndarray]:
-    return [INPUTS[name] for name in stablehlo.input_names(model.family)]
+    return [INPUTS[name] for name in model.input_names()]
 
 
 @pytest.mark.hf
@@ -45,10 +45,10 @@ def test_outputs_equal_transformers(tmp_path, kind, family):
         .from_pretrained(model.directory)
         .eval()
     )
-    named = dict(zip(stablehlo.input_names(model.family), inputs_of(model), strict=True))
+    named = dict(zip(model.input_names(), inputs_of(model), strict=True))
     with torch.no_grad():
         expected = reference(**{name: torch.tensor(value) for name, value in named.items()})
-    outputs = stablehlo.make_forward(model.family, model.config)(
+    outputs = stablehlo.make_forward(model)(
         model.family.write(model.config, model.params), *inputs_of(model)
     )
     assert set(outputs) == set(expected.keys())
@@ -67,7 +67,7 @@ def test_stablehlo_without_this_package(tmp_path, family, head):
     exported = jax.export.deserialize(bytearray(stablehlo.to_stablehlo(model)))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     weights = safetensors.numpy.load_file(model.directory / "model.safetensors")
-    forward = stablehlo.make_forward(model.family, model.config)
+    forward = stablehlo.make_forward(model)
     for rows, length in ((2, 8), (1, 3), (5, 16)):
         arrays = [np.resize(value, (rows, length)) for value in inputs_of(model)]
         arrays[1][:] = 1
@@ -139,7 +139,7 @@ def no_function(folder):
 def test_new_process_detects_damage(finished, exported, damage, message):
     damage(exported)
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        verify.compare_in_new_process(workdir.read_model(str(finished)), exported, exported)
+        verify.compare_in_new_process(run_models.read_model(str(finished)), exported, exported)
     assert "\n" not in str(caught.value) and str(exported) in str(caught.value)
 
 

@@ -20,7 +20,7 @@ from flaxdistill.inference import augment
 from flaxdistill.inference.augment import Augmentation
 from flaxdistill.inference.mask_filling import make_fill_mask
 from flaxdistill.inference.word_vectors import WordVectors
-from flaxdistill.models.encoder import make_apply
+from flaxdistill.models.architecture import Compute, make_apply
 from flaxdistill.pytrees import Batch
 from flaxdistill.tasks.text_classification import Classification
 
@@ -88,7 +88,7 @@ def test_fill_mask_predicts_the_likeliest_words(tmp_path, types):
     )
     texts = vocabulary.encode(["the cat sees", "old dog", "a"])
     predictions = make_fill_mask(model, vocabulary, 4, 16, 2)(texts, [1, 0, 0])
-    apply = make_apply(model.config, "float32")
+    apply = make_apply(model.config, Compute(dtype="float32"))
     whole = [i for i in range(vocabulary.size) if vocabulary.tokenizer.id_to_token(i).isalpha()]
     for text, position, words in zip(texts, [1, 0, 0], predictions, strict=True):
         ids = np.array([[vocabulary.cls, *text, vocabulary.sep, *text, vocabulary.sep]], np.int32)

@@ -15,8 +15,8 @@ from helpers.models import TEXTS
 from flaxdistill.data.sources import Example
 from flaxdistill.hub import checkpoint
 from flaxdistill.inference import predictor
-from flaxdistill.inference.answers import join_entities
 from flaxdistill.inference.examples import make_examples
+from flaxdistill.tasks.entities import join_entities
 from flaxdistill.train import batches as train_batches
 
 

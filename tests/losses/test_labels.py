@@ -11,7 +11,7 @@ from helpers.outputs import labelled_batch, random_outputs
 from flaxdistill.errors import UserError
 from flaxdistill.losses.labels import Labels, SoftLabels
 from flaxdistill.losses.schedule import Schedule, constant
-from flaxdistill.models.heads import PADDING_LOGIT
+from flaxdistill.models.head import PADDING_LOGIT
 
 CLOSE = 1e-5  # max|a - b| / max|b| per tensor
 LABELS = np.array([[0, 2, -1], [1, -2, -1], [-2, -2, -2], [3, 0, 1], [2, 2, 2]])

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.torch
 
 CLOSE = 1e-5
 LENGTHS = (8, 5, 3, 6)
-FIELDS = ("hidden", "queries", "keys", "values")
+FIELDS = ("hidden", "query", "key", "value")
 
 
 def padded_batch():
@@ -45,6 +45,13 @@ def sequences():
             start += n
 
 
+def layers_of(outputs, name):
+    """Return the hidden states, or one factor of the attention, of each layer."""
+    if name == "hidden":
+        return outputs.hidden
+    return tuple(getattr(layer, name) for layer in outputs.attention)
+
+
 def run(loss, student, teachers, batch):
     """Return (term means, gradients by field, gradient in the parameters, the parameters)."""
     params = loss.init(jax.random.key(3), *jax.eval_shape(lambda: (student, teachers)))
@@ -58,7 +65,7 @@ def run(loss, student, teachers, batch):
     (value, totals), (params_gradient, gradient) = jax.device_get(f(params, student))
     means = {term: float(totals[term] / counts[term]) for term in totals}
     assert float(value) == pytest.approx(sum(means.values()), rel=CLOSE)
-    gradients = {name: getattr(gradient, name) for name in FIELDS}
+    gradients = {name: layers_of(gradient, name) for name in FIELDS}
     return means, gradients, params_gradient, jax.device_get(params)
 
 
@@ -68,7 +75,7 @@ def tensors(outputs, train=False):
     return {
         name: [
             torch.tensor(np.asarray(x, np.float64), requires_grad=train)
-            for x in getattr(outputs, name)
+            for x in layers_of(outputs, name)
         ]
         for name in FIELDS
     }
@@ -152,7 +159,7 @@ def test_tinybert_scores_as_published():
     mask = (1 - torch.tensor(batch.segment_ids, dtype=torch.float64)) * -10000.0
 
     def scores(side, layer):
-        q, k = side["queries"][layer], side["keys"][layer]
+        q, k = side["query"][layer], side["key"][layer]
         a = torch.einsum("bihd,bjhd->bhij", q, k) / q.shape[-1] ** 0.5 + mask[:, None, None]
         return torch.where(a <= -1e2, torch.zeros_like(a), a)
 
@@ -171,10 +178,10 @@ def test_scores_of_packed_sequences():
     for row, a, b in sequences():
         x, y = (
             (
-                side["queries"][layer][row, a:b].transpose(0, 1)
-                @ side["keys"][layer][row, a:b].permute(1, 2, 0)
+                side["query"][layer][row, a:b].transpose(0, 1)
+                @ side["key"][layer][row, a:b].permute(1, 2, 0)
             )
-            / side["queries"][layer].shape[-1] ** 0.5
+            / side["query"][layer].shape[-1] ** 0.5
             for side, layer in ((s, 1), (t, 3))
         )
         total, count = total + ((x - y) ** 2).mean(0).sum(), count + (b - a) ** 2
@@ -201,7 +208,7 @@ def test_minilm_over_true_lengths(relations, n):
     batch = labelled_batch()
     student, teacher, s, t = setting(batch, width=8)
     result = run(Relation(relations=relations, heads=n), student, (teacher,), batch)
-    names = {"q": "queries", "k": "keys", "v": "values"}
+    names = {"q": "query", "k": "key", "v": "value"}
     terms = {}
     for relation in relations.split(","):
         total = count = 0
@@ -224,7 +231,7 @@ def test_minilm_mean_over_sequences(n):
     result = run(Relation(relations="vv", heads=n, mean="sequences"), student, (teacher,), batch)
     total = count = 0
     for row, a, b in sequences():
-        log_q, log_p = (log_probs(*[heads(side["values"][-1], n)[row, a:b]] * 2) for side in (s, t))
+        log_q, log_p = (log_probs(*[heads(side["value"][-1], n)[row, a:b]] * 2) for side in (s, t))
         total = total + (log_p.exp() * (log_p - log_q)).sum(2).mean()
         count += 1
     agree(result, {"relation_vv": total / count}, s)
@@ -313,7 +320,7 @@ def test_minilm_as_published_by_paddle():
     mask = (1 - torch.tensor(batch.segment_ids, dtype=torch.float64)) * -1e9
     total = 0
     for row in range(4):
-        log_q, log_p = (log_probs(*[heads(x["values"][-1], 4)[row]] * 2, mask[row]) for x in (s, t))
+        log_q, log_p = (log_probs(*[heads(x["value"][-1], 4)[row]] * 2, mask[row]) for x in (s, t))
         total = total + F.kl_div(log_q, log_p.exp(), reduction="sum")
     agree(result, {"relation_vv": total / (4 * 8 * 4)}, s)
 
@@ -340,8 +347,8 @@ def test_shapes_that_cannot_be_compared(loss, width, fragment):
 @functools.cache
 def one_head():
     outputs = random_outputs(2, 2, 8)
-    split = [tuple(x.reshape(2, 8, 1, 4) for x in getattr(outputs, name)) for name in FIELDS[1:]]
-    return dataclasses.replace(outputs, **dict(zip(FIELDS[1:], split, strict=True)))
+    attention = jax.tree.map(lambda x: x.reshape(2, 8, 1, 4), outputs.attention)
+    return dataclasses.replace(outputs, attention=attention)
 
 
 @pytest.mark.parametrize("loss", [Relation(), AttentionScores()])

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from flaxdistill.errors import UserError
-from flaxdistill.experiment.serialization import from_json, to_json
+from flaxdistill.experiment.serialization import from_json
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.labels import Labels, SoftLabels
 from flaxdistill.losses.relation import AttentionScores, Relation
 from flaxdistill.losses.schedule import Schedule, constant
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
+from flaxdistill.runtime.class_json import to_json
 
 
 @pytest.mark.parametrize(

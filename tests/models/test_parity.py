@@ -15,9 +15,11 @@ import pytest
 
 from flaxdistill.hub import families
 from flaxdistill.hub.checkpoint import Checkpoint, read_model
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply
+from flaxdistill.models.architecture import Compute, make_apply
+from flaxdistill.models.bert import Bert
+from flaxdistill.models.head import NoHead
 from flaxdistill.pytrees import Batch
+from flaxdistill.tasks.mlm import MaskedLMHead
 
 pytestmark = pytest.mark.torch
 
@@ -90,7 +92,8 @@ def tiny(request, tmp_path_factory) -> Pair:
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     name, activation = request.param
-    config = EncoderConfig(
+    config = Bert(
+        head=MaskedLMHead(),
         vocab_size=60,
         hidden_size=16,
         num_layers=2,
@@ -158,9 +161,10 @@ def batch_of(rows: list[list[tuple[list[int], list[int]]]], length: int) -> Batc
 
 def ours(model, batch: Batch, dtype=jnp.float32) -> dict[str, np.ndarray]:
     def run(params, batch):
-        out = make_apply(model.config, dtype)(params, batch, None)
-        values = {f"hidden {i}": h for i, h in enumerate(out.hidden)} | {"pooled": out.pooled}
-        if model.config.head == "mlm":
+        out = make_apply(model.config, Compute(dtype=dtype))(params, batch, None)
+        values = {f"hidden {i}": h for i, h in enumerate(out.hidden)}
+        values["pooled"] = out.hidden[-1][:, 0] if out.pooled is None else out.pooled
+        if isinstance(model.config.head, MaskedLMHead):
             v = out.vocab
             values["logits"] = jnp.einsum("btd,vd->btv", v.hidden, v.kernel.astype(v.hidden.dtype))
             values["logits"] += v.bias[None, None]
@@ -217,7 +221,7 @@ def test_pooler(tmp_path_factory):
         intermediate_size=32,
     )
     pair = saved(BertModel(config), tmp_path_factory)
-    assert pair.model.config.pooler and pair.model.config.head == "none"
+    assert pair.model.config.pooler and isinstance(pair.model.config.head, NoHead)
     errors = pair.padded()
     assert max(errors.values()) <= CLOSE, errors
 
@@ -242,7 +246,7 @@ def test_real_weights(directory, shared):
 
     path = directory(shared)
     model = read_model(str(path))
-    auto = AutoModelForMaskedLM if model.config.head == "mlm" else AutoModel
+    auto = AutoModelForMaskedLM if isinstance(model.config.head, MaskedLMHead) else AutoModel
     theirs = auto.from_pretrained(path, dtype=torch.float32).eval()
     tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
     tokenizer.no_padding()

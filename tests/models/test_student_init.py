@@ -11,8 +11,9 @@ from helpers.tiny import WORDS, batch_of, tiny_config
 
 from flaxdistill import param_paths
 from flaxdistill.errors import UserError
-from flaxdistill.models.encoder import make_apply, shapes_of
-from flaxdistill.models.student_init import Start, choose_layers, start_from
+from flaxdistill.models.architecture import Compute, make_apply, shapes_of
+from flaxdistill.models.start import Start, choose_layers
+from flaxdistill.models.student_init import start_from
 from flaxdistill.pytrees import Batch
 
 BERT = tiny_config(num_layers=3)
@@ -162,7 +163,9 @@ def test_the_mlm_transform_is_copied_by_default():
 @functools.cache
 def applies(config):
     return jax.jit(
-        lambda params, batch: make_apply(config, jnp.float32)(params, batch, None).hidden
+        lambda params, batch: (
+            make_apply(config, Compute(dtype=jnp.float32))(params, batch, None).hidden
+        )
     )
 
 

@@ -14,13 +14,14 @@ from jax.sharding import PartitionSpec as P
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import abstract
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Stage, Student, Teacher
 from flaxdistill.experiment.workdir import write_experiment
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
-from flaxdistill.models.config import EncoderConfig
-from flaxdistill.models.encoder import make_apply, shapes_of
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.architecture import Compute, make_apply, shapes_of
+from flaxdistill.models.bert import Bert
+from flaxdistill.models.start import Start
 from flaxdistill.ops.attention import choose_kernel
 from flaxdistill.planning import chips, forecast
 from flaxdistill.planning import compile_ahead as ahead
@@ -79,8 +80,14 @@ def test_peak_counts_live_arrays():
 
 
 def test_encoder_flops_match_the_formula():
-    c = EncoderConfig(vocab_size=100, **SIZES)
-    apply, B, T, D, F = make_apply(c, "float32"), 3, 32, c.hidden_size, c.intermediate_size
+    c = Bert(vocab_size=100, **SIZES)
+    apply, B, T, D, F = (
+        make_apply(c, Compute(dtype="float32")),
+        3,
+        32,
+        c.hidden_size,
+        c.intermediate_size,
+    )
     program = student().program
     batch = abstract.batch_shapes(program, B)
     encoder_cost = cost(lambda p, b: apply(p, b, None).hidden[-1], shapes_of(c), batch)
@@ -91,7 +98,7 @@ def test_estimated_memory_matches_the_compiled_step():
     """With eight devices and parameters sharded over four; the batch is subtracted."""
     run_ = student(fsdp=4, teacher=dataclasses.replace(STUDENT.teacher, dtype="float32"))
     program, mesh = run_.program, sharding.make_mesh(4)
-    shardings = sharding.state_shardings(run_.state, mesh)
+    shardings = sharding.state_shardings(run_.state, mesh, Bert.sharding)
     batch = abstract.batch_shapes(program, 64)
     rows = jax.tree.map(lambda x: x.update(sharding=sharding.batch_sharding(mesh)), batch)
     with jax.set_mesh(mesh):

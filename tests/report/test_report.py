@@ -16,13 +16,16 @@ from helpers.stories import SHARP, write
 from safetensors.numpy import load_file
 
 from flaxdistill.data.store import open_store
-from flaxdistill.experiment import config_file, workdir
+from flaxdistill.experiment import config_file, run_models
 from flaxdistill.hub import checkpoint
 from flaxdistill.inference import predictor
 from flaxdistill.inference.examples import make_examples
 from flaxdistill.report import measure, page, plots, rendering
 from flaxdistill.report import write as files
 from flaxdistill.report.disagreement import disagreements
+from flaxdistill.tasks.question_answering import SpanHead
+from flaxdistill.tasks.text_classification import TextHead
+from flaxdistill.tasks.token_classification import TokensHead
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +78,7 @@ def test_disagreements_match_predict(story, report):
     ]
     labels = {}
     for name in ("big", "alone"):
-        answer = predictor.make_predict(workdir.read_model(str(story / name)), length=16)
+        answer = predictor.make_predict(run_models.read_model(str(story / name)), length=16)
         labels[name] = [prediction["label"] for _, prediction in answer(make_examples(texts, None))]
     differ = sum(a != b for a, b in zip(labels["big"], labels["alone"], strict=True))
     run = facts["runs"][2]
@@ -244,9 +247,9 @@ def test_wrong_paths(story, tmp_path):
 
 
 HEADS = {
-    "numbers": {"head": "sequence", "labels": ("score",), "pooler": True},
-    "tags": {"head": "tokens", "labels": ("O", "B-X")},
-    "spans": {"head": "span"},
+    "numbers": {"head": TextHead(labels=("score",)), "pooler": True},
+    "tags": {"head": TokensHead(labels=("O", "B-X"))},
+    "spans": {"head": SpanHead()},
 }
 
 
@@ -308,4 +311,4 @@ def test_masked_lm(finished, tmp_path):
 
 
 def student_layers(path) -> int:
-    return workdir.describe(str(path)).config.num_layers
+    return run_models.describe(str(path)).config.num_layers

@@ -35,9 +35,10 @@ pytestmark = pytest.mark.gcs
 CONFIG = """
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Stage, Student, Teacher
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Stage, Student, Teacher
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
 
 teacher = Experiment(
     student=Student(

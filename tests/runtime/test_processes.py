@@ -14,10 +14,11 @@ from flaxdistill.runtime import processes
 CONFIG = """
 from flaxdistill.data.corpus import Corpus
 from flaxdistill.data.sources import Source
-from flaxdistill.experiment.config import Experiment, Student
+from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.model_configs import Student
 from flaxdistill.losses.vocab import MaskedLM
 from flaxdistill.train.optimizer import AdamW
-from flaxdistill.models.student_init import Start
+from flaxdistill.models.start import Start
 
 config = Experiment(
     student=Student(

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from flaxdistill import param_paths
 from flaxdistill.errors import UserError
-from flaxdistill.models.encoder import shapes_of
+from flaxdistill.models.architecture import shapes_of
+from flaxdistill.models.bert import Bert
 from flaxdistill.pytrees import Batch
 from flaxdistill.runtime import sharding
 from flaxdistill.runtime.mesh_axes import num_shards
@@ -31,7 +32,7 @@ def state_of(params, tx=None):
 
 
 def specs(state, fsdp: int, tensor: int = 1) -> dict[str, P]:
-    shardings = sharding.state_shardings(state, sharding.make_mesh(fsdp, tensor))
+    shardings = sharding.state_shardings(state, sharding.make_mesh(fsdp, tensor), Bert.sharding)
     assert jax.tree.structure(shardings) == jax.tree.structure(state)
     return {path: s.spec for path, s in param_paths.flatten(shardings).items()}
 
@@ -161,7 +162,7 @@ def test_a_leaf_without_a_rule_is_an_error():
         UserError,
         match=r"^no sharding rule matches params/losses/hidden/matrix; add one to the table$",
     ):
-        sharding.state_shardings(state, sharding.make_mesh())
+        sharding.state_shardings(state, sharding.make_mesh(), Bert.sharding)
 
 
 def test_a_compiled_function_sees_the_shards_of_its_rows():

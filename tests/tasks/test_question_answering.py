@@ -12,7 +12,7 @@ from flaxdistill.data.order import Order, rows
 from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
-from flaxdistill.models.heads import PADDING_LOGIT
+from flaxdistill.models.head import PADDING_LOGIT
 from flaxdistill.tasks.question_answering import QuestionAnswering
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(30)), "##a"]

@@ -38,7 +38,7 @@ def restore(path, *, fsdp: int = 1, best: bool = False):
     lines: list[str] = []
     shapes = jax.eval_shape(lambda: state_of(0, best=best))
     state = Checkpoints(path).restore(
-        shapes, sharding.state_shardings(shapes, sharding.make_mesh(fsdp)), lines.append
+        shapes, sharding.state_shardings(shapes, sharding.make_mesh(fsdp), ()), lines.append
     )
     return state, lines
 

@@ -16,13 +16,14 @@ from flaxdistill.losses.hidden import HiddenMSE
 from flaxdistill.losses.relation import Relation
 from flaxdistill.losses.schedule import constant
 from flaxdistill.losses.vocab import VocabKD
-from flaxdistill.models.encoder import make_apply, make_init
+from flaxdistill.models.architecture import Compute, make_apply, make_frozen, make_init
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train import sanity_checks
+from flaxdistill.train.objective import Objective
 from flaxdistill.train.optimizer import AdamW
+from flaxdistill.train.single_step import make_single_step
 from flaxdistill.train.state import make_state
-from flaxdistill.train.step import make_step
 
 pytestmark = pytest.mark.slow
 
@@ -52,15 +53,21 @@ LOSSES: dict[str, dict[str, Loss]] = {
 }
 
 
+PROGRESS_CHECK = functools.partial(
+    sanity_checks.make_progress_check,
+    undecayed=TEACHER.undecayed,
+    no_gradient=TEACHER.no_gradient,
+)
+
+
 @functools.cache
 def student(kind):
-    encode = make_apply(STUDENTS[kind], "float32")
-    return lambda params, batch: encode(params, batch, None)
+    return make_frozen(STUDENTS[kind], Compute(dtype="float32"))
 
 
 def teacher(params, batch):
     """Run a model with faults: a scaled output, and noise by the position in the batch."""
-    outputs = make_apply(TEACHER, "float32")(params["model"], batch, None)
+    outputs = make_apply(TEACHER, Compute(dtype="float32"))(params["model"], batch, None)
     position = jnp.arange(batch.weight.shape[0], dtype=jnp.float32)[:, None, None]
     last = outputs.hidden[-1] * params["scale"] + params["noise"] * position
     return dataclasses.replace(outputs, hidden=(*outputs.hidden[:-1], last))
@@ -104,13 +111,14 @@ def repeat(tree, lanes):
 def sanity_check(kind, mesh):
     """Return the check of some losses, which compiles one program for all faults of a teacher."""
     return sanity_checks.make_sanity_check(
-        student(kind),
+        lambda state, batch: student(kind)(state.params["student"], batch),
         (teacher,),
         PREPARE,
         LOSSES[kind],
         mesh,
-        every_token=False,
+        per_token=False,
         low_precision=False,
+        progress_check=PROGRESS_CHECK,
     )
 
 
@@ -150,7 +158,7 @@ def compiled_step(kind):
     def step(state, teacher_params, batch, factors, learning_rate):
         losses = {name: Weighted(loss, factors[name]) for name, loss in LOSSES[kind].items()}
         tx = AdamW(warmup=0.0).build(10, learning_rate)
-        update = make_step(student(kind), (teacher,), PREPARE, losses, tx)
+        update = make_single_step(Objective(student(kind), losses, tx), (teacher,), PREPARE)
         return update(state, teacher_params, batch)[0]
 
     return step
@@ -168,7 +176,7 @@ def progress(kind, *, weighted=None, learning_rate=1e-3, broken_steps=0):
     state, batch = start(kind, one_device())
     lines: dict[int, list[str]] = {}
     number = 0
-    check = sanity_checks.make_progress_check(
+    check = PROGRESS_CHECK(
         state, teacher_params(), batch, lambda line: lines.setdefault(number, []).append(line)
     )
     for number in range(1, broken_steps + sanity_checks.PROGRESS_STEPS + 1):
@@ -182,10 +190,10 @@ def test_a_sound_run_reports_nothing():
     """The check, the compiled step and the progress check together, with devices and lanes."""
     mesh, lanes = sharding.make_mesh(2, devices=jax.devices()[:4]), 2
     tx = AdamW(learning_rate=1e-3, warmup=0.0).build(10)
-    step = make_step(student("sound"), (teacher,), PREPARE, LOSSES["sound"], tx)
+    step = make_single_step(Objective(student("sound"), LOSSES["sound"], tx), (teacher,), PREPARE)
     step = jax.vmap(step, in_axes=(0, None, 0))
     state, batch = repeat(start("sound", mesh), lanes)
-    shardings = sharding.state_shardings(state, mesh, lanes)
+    shardings = sharding.state_shardings(state, mesh, TEACHER.sharding, lanes)
     state = jax.device_put(state, shardings)
     lines: list[str] = []
     with jax.set_mesh(mesh):

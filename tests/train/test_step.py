@@ -13,11 +13,13 @@ from helpers.tiny import batch_of, tiny_config
 from flaxdistill import param_paths
 from flaxdistill.losses.cosine import HiddenCosine
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
-from flaxdistill.models.encoder import make_apply, make_init, untied
+from flaxdistill.models.architecture import Compute, make_apply, make_init
+from flaxdistill.models.parametrization import Chain, Untied
 from flaxdistill.runtime import sharding
 from flaxdistill.tasks.mlm import MLM
+from flaxdistill.train.objective import Objective
+from flaxdistill.train.single_step import make_single_step
 from flaxdistill.train.state import make_state
-from flaxdistill.train.step import make_step
 
 STUDENT = tiny_config(num_layers=1)
 TEACHER = tiny_config(num_layers=1)
@@ -42,25 +44,28 @@ def run(
     """Take SGD steps, which are equal for equal gradients; return the state and last metrics."""
     mesh = sharding.make_mesh(fsdp, tensor, jax.devices()[:devices])
     # With accumulation, a run steps an untied model.
-    stepped, view = untied(STUDENT) if accumulate > 1 else (STUDENT, lambda params: params)
-    apply, teacher = make_apply(stepped, jnp.float32), make_apply(TEACHER, jnp.float32)
+    stepped, view = (STUDENT.untied(), Untied(STUDENT)) if accumulate > 1 else (STUDENT, Chain())
+    apply, teacher = (
+        make_apply(stepped, Compute(dtype=jnp.float32)),
+        make_apply(TEACHER, Compute(dtype=jnp.float32)),
+    )
     prepare = MLM().make_masks(
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
     )
     tx = optax.sgd(0.5)
     losses = {"vocab": VocabKD(tokens=tokens, chunk=5), "cosine": HiddenCosine()}
-    step = make_step(
+    student = Objective(
         lambda params, batch: apply(params, batch, batch.prng_keys(7) if dropout else None),
-        (lambda params, batch: teacher(params, batch, None),),
-        prepare,
         losses,
         tx,
-        accumulate,
         view,
+    )
+    step = make_single_step(
+        student, (lambda params, batch: teacher(params, batch, None),), prepare, accumulate
     )
     params = {"student": initial_params(0), "losses": {name: {} for name in losses}}
     state = make_state(params, tx)
-    shardings = sharding.state_shardings(state, mesh)
+    shardings = sharding.state_shardings(state, mesh, STUDENT.sharding)
     state = jax.device_put(state, shardings)
     teachers = jax.device_put((initial_params(1),), sharding.replicated(mesh))
     with jax.set_mesh(mesh):
@@ -139,10 +144,11 @@ def test_filler_rows_change_nothing():
     prepare = MLM().make_masks(
         mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(STUDENT.vocab_size), seed=3
     )
-    apply = make_apply(STUDENT, jnp.float32)
+    apply = make_apply(STUDENT, Compute(dtype=jnp.float32))
     params = {"student": initial_params(0), "losses": {"mlm": {}}}
     tx = optax.sgd(1.0)
-    step = make_step(lambda p, b: apply(p, b, None), (), prepare, {"mlm": MaskedLM()}, tx)
+    student = Objective(lambda p, b: apply(p, b, None), {"mlm": MaskedLM()}, tx)
+    step = make_single_step(student, (), prepare)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     small, padded = batch_of(4), batch_of(6)
     padded["weight"][4:] = 0
@@ -163,10 +169,11 @@ def test_means_over_one_token_and_over_none(labelled):
         label = jnp.full((4, 1), -1).at[:labelled].set(7)
         return dataclasses.replace(batch, labels=label, label_positions=jnp.ones((4, 1), jnp.int32))
 
-    apply = make_apply(STUDENT, jnp.float32)
+    apply = make_apply(STUDENT, Compute(dtype=jnp.float32))
     params = {"student": initial_params(0), "losses": {"mlm": {}}}
     tx = optax.sgd(1.0)
-    step = make_step(lambda p, b: apply(p, b, None), (), prepare, {"mlm": MaskedLM()}, tx)
+    student = Objective(lambda p, b: apply(p, b, None), {"mlm": MaskedLM()}, tx)
+    step = make_single_step(student, (), prepare)
     batch = sharding.place_rows(batch_of(4), sharding.make_mesh(devices=jax.devices()[:1]))
     state, metrics = jax.jit(step)(make_state(params, tx), (), batch)
     assert float(metrics["loss"].value()) == pytest.approx(float(metrics["mlm"].value()))
@@ -185,12 +192,12 @@ def test_golden_step():
 
 def test_no_buffer_holds_tokens_by_vocabulary():
     config = dataclasses.replace(STUDENT, vocab_size=1999)
-    apply = make_apply(config, jnp.float32)
+    apply = make_apply(config, Compute(dtype=jnp.float32))
     prepare = MLM().make_masks(mask_id=4, special_ids=(0, 1, 2, 3, 4), counts=np.ones(1999), seed=3)
     tx = optax.sgd(1.0)
     losses = {"vocab": VocabKD(chunk=4)}
     forward = lambda p, b: apply(p, b, None)  # noqa: E731
-    step = make_step(forward, (forward,), prepare, losses, tx)
+    step = make_single_step(Objective(forward, losses, tx), (forward,), prepare)
     params = {
         "student": jax.eval_shape(make_init(config), jax.random.key(0)),
         "losses": {"vocab": {}},

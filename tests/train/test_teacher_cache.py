@@ -22,7 +22,6 @@ from flaxdistill.losses.relation import AttentionScores, Relation
 from flaxdistill.losses.schedule import Schedule
 from flaxdistill.losses.vocab import MaskedLM, VocabKD
 from flaxdistill.runtime import sharding
-from flaxdistill.tasks.mlm import MLM
 from flaxdistill.train import loop, teacher_cache
 
 
@@ -163,7 +162,7 @@ def test_the_cache_holds_what_the_losses_read():
         "r": Relation(relations="qk,vv", layers="2:4"),
         "s": AttentionScores(layers="1:3"),
     }
-    assert teachers.cache_spec(losses, MLM(), 9, student=2, teacher=4) == teacher_cache.CacheSpec(
+    assert teachers.cache_spec(losses, 9, student=2, teacher=4) == teacher_cache.CacheSpec(
         k=9,
         temperature=2.0,
         masked=False,
@@ -171,16 +170,16 @@ def test_the_cache_holds_what_the_losses_read():
             "hidden_0",
             "hidden_2",
             "hidden_4",
-            "keys_3",
-            "keys_4",
-            "queries_3",
-            "queries_4",
-            "values_4",
+            "key_3",
+            "key_4",
+            "query_3",
+            "query_4",
+            "value_4",
         ),
         layers=4,
     )
     alone = {"v": VocabKD(tokens="masked"), "m": MaskedLM()}
-    assert teachers.cache_spec(alone, MLM(), 9, student=2, teacher=4).states == ()
+    assert teachers.cache_spec(alone, 9, student=2, teacher=4).states == ()
 
 
 @pytest.mark.parametrize(
@@ -194,12 +193,12 @@ def test_the_cache_holds_what_the_losses_read():
 )
 def test_losses_that_a_cache_cannot_serve(losses, message):
     with pytest.raises(UserError, match=message):
-        teachers.cache_spec(losses, MLM(), 9, student=2, teacher=4)
+        teachers.cache_spec(losses, 9, student=2, teacher=4)
 
 
 def test_cached_states_are_outputs_of_their_layers():
     spec = teacher_cache.CacheSpec(
-        k=2, temperature=1.0, masked=False, states=("hidden_3", "queries_1"), layers=3
+        k=2, temperature=1.0, masked=False, states=("hidden_3", "query_1"), layers=3
     )
     batch = labelled_batch()
     full = random_outputs(0, 8, 8, layers=3)
@@ -211,8 +210,10 @@ def test_cached_states_are_outputs_of_their_layers():
     )
     assert (
         outputs.hidden[:3] == (None,) * 3
-        and outputs.queries[1:] == (None, None)
-        and len(outputs.values) == 3
+        and [layer.query for layer in outputs.attention[1:]] == [None, None]
+        and len(outputs.attention) == 3
     )
     np.testing.assert_allclose(outputs.hidden[3].astype(np.float32), full.hidden[3], rtol=4e-3)
-    np.testing.assert_allclose(outputs.queries[0].astype(np.float32), full.queries[0], rtol=4e-3)
+    np.testing.assert_allclose(
+        outputs.attention[0].query.astype(np.float32), full.attention[0].query, rtol=4e-3
+    )

@@ -10,9 +10,10 @@ from flaxdistill.errors import UserError
 
 if TYPE_CHECKING:
     from flaxdistill.hub.families.base import Family
+    from flaxdistill.models.architecture import Architecture
 
-SHARED = {"base", "config_values", "heads", "shapes"}
-"""Files of this folder that all families use; every other file defines a family."""
+SHARED = {"base", "config_values", "heads", "tensors"}
+"""Files of this folder that all families use; every other file binds ``FAMILY``."""
 
 
 def known() -> list[str]:
@@ -28,3 +29,9 @@ def family(model_type: str) -> Family:
             f"model_type {model_type!r:.80} is not supported; supported are {', '.join(known())}"
         )
     return importlib.import_module(f"{__name__}.{model_type}").FAMILY
+
+
+def family_of(architecture: Architecture) -> Family | None:
+    """Return the first family that holds models of an architecture; None if there is none."""
+    found = (family(name) for name in known())
+    return next((f for f in found if isinstance(architecture, f.architecture)), None)

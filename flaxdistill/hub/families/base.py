@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from flaxdistill.errors import UserError
-from flaxdistill.hub.families.shapes import expected_shapes
-from flaxdistill.models.config import EncoderConfig, Head
+from flaxdistill.hub.families.tensors import Tensor, leaves
+from flaxdistill.models.architecture import Architecture, shapes_of
+from flaxdistill.models.head import Head, NoHead
+from flaxdistill.models.transformer import Transformer
 from flaxdistill.param_paths import flatten, unflatten
-from flaxdistill.pytrees import Params
+from flaxdistill.pytrees import Feature, Params
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -24,31 +26,35 @@ CHECK = "check that config and weights belong together"
 class Family:
     """A map between parameter paths and the tensor names of Hugging Face.
 
-    ``encoder``, ``pooler``, ``mlm`` and ``classifiers`` map a path prefix to a name prefix; ``{i}``
-    is the number of the layer. The last part of a name follows from the parameter: ``kernel`` is a
-    transposed ``weight``; ``embedding`` and ``scale`` are a ``weight``.
+    ``encoder``, ``pooler`` and ``heads`` map a path prefix to a name prefix; ``{i}`` is the number
+    of the layer. The last part of a name follows from the parameter: ``kernel`` is a transposed
+    ``weight``; ``embedding`` and ``scale`` are a ``weight``. A family with other tensors overrides
+    ``tensors``.
     """
 
     model_type: str
+    architecture: type[Transformer]
+    """The architecture of its models."""
+
+    class_prefix: str
+    """The start of the class names in transformers, such as Bert."""
 
     prefix: str
     """Prefix of the encoder's tensor names in a model with a head."""
 
-    architectures: Mapping[Head, str]
-    """Class names of transformers by head."""
-
-    read_config: Callable[[Mapping[str, Any]], EncoderConfig]
-    write_config: Callable[[EncoderConfig], dict[str, Any]]
+    read_config: Callable[[Mapping[str, Any]], Transformer]
+    write_config: Callable[[Any], dict[str, Any]]
     encoder: Mapping[str, str]
 
     pooler: str
     """The dense layer between the first token and the classifier of a sequence."""
 
     pooler_activation: Literal["tanh", "relu"]
-    classifiers: Mapping[Head, str]
-    mlm: Mapping[str, str]
-    mlm_bias: str
 
+    heads: Mapping[type[Head], Mapping[str, str]]
+    """The parameters of each head that the family has, besides ``mlm_bias`` and ``decoder``."""
+
+    mlm_bias: str
     decoder: str
     """The output embedding of an untied MLM head, without ``.weight``."""
 
@@ -58,32 +64,58 @@ class Family:
     token_type_ids: bool
     """Whether its tokenizer returns token types."""
 
-    def names(self, config: EncoderConfig) -> dict[str, str]:
-        """Return the tensor name of every parameter of ``config``, as in a model with a head."""
-        names: dict[str, str] = {}
+    def class_name(self, head: Head | type[Head]) -> str:
+        """Return the class of transformers for a model with this head."""
+        return self.class_prefix + head.transformers_class
+
+    def check(self, config: Architecture) -> None:
+        """Raise UserError unless the family can hold a model of this architecture and head."""
+        if not isinstance(config, self.architecture):
+            raise UserError(
+                f"the family {self.model_type} holds models of {self.architecture.__name__}, and "
+                f"this is a {type(config).__name__}; it cannot be exported as {self.model_type}"
+            )
+        if type(config.head) not in self.heads:
+            known = ", ".join(head.name for head in self.heads)
+            raise UserError(f"a {self.model_type} has no {config.head.name} head; it has {known}")
+        self.write_config(config)
+
+    def student(self, config: Any, head: Head, **dropout: float) -> Any:
+        """Return the config of a student: sizes, head, dropout and what the family requires."""
+        return dataclasses.replace(
+            config,
+            head=head,
+            type_vocab_size=(config.type_vocab_size or 2) if self.token_type_ids else 0,
+            pooler=head.pools,
+            pooler_activation=self.pooler_activation if head.pools else "tanh",
+            **dropout,
+        )
+
+    def tensors(self, config: Any) -> tuple[Tensor, ...]:
+        """Return the tensors of a model with a head, which hold all parameters of ``config``."""
+        tensors: list[Tensor] = []
         for path, name in self.encoder.items():
             if "{i}" in path:
                 for i in range(config.num_layers):
-                    names |= _leaf_names(path.format(i=i), self.prefix + name.format(i=i))
+                    tensors += leaves(path.format(i=i), self.prefix + name.format(i=i))
             elif path != "embeddings/token_type" or config.type_vocab_size:
-                names |= _leaf_names(path, self.prefix + name)
+                tensors += leaves(path, self.prefix + name)
         if config.pooler:
-            names |= _leaf_names("pooler", self.pooler)
-        if config.head in self.classifiers:
-            names |= _leaf_names("classifier", self.classifiers[config.head])
-        if config.head == "mlm":
-            for path, name in self.mlm.items():
-                names |= _leaf_names(path, name)
-            names["mlm/bias"] = self.mlm_bias
-            if not config.tied_head:
-                # An untied head of Hugging Face adds its decoder's bias, a tied one ``mlm_bias``.
-                names["mlm/decoder/embedding"] = self.decoder + ".weight"
-                names["mlm/bias"] = self.decoder + ".bias"
-        return names
+            tensors += leaves("pooler", self.pooler)
+        for path, name in self.heads[type(config.head)].items():
+            tensors += leaves(path, name)
+        if config.head.feature is Feature.VOCAB:
+            # An untied head adds its decoder's bias in transformers 5, ``mlm_bias`` in 4, which
+            # ties the two and saves one of them.
+            bias, other = self.mlm_bias, self.decoder + ".bias"
+            if config.tied_head:
+                tensors.append(Tensor(bias, ("mlm/bias",), fallbacks=(other,)))
+            else:
+                tensors.append(Tensor(self.decoder + ".weight", ("mlm/decoder/embedding",)))
+                tensors.append(Tensor(other, ("mlm/bias",), fallbacks=(bias,), copies=(bias,)))
+        return tuple(tensors)
 
-    def read(
-        self, config: EncoderConfig, tensors: Tensors, source: str
-    ) -> tuple[EncoderConfig, Params, str]:
+    def read(self, config: Any, tensors: Tensors, source: str) -> tuple[Any, Params, str]:
         """Convert named tensors to parameters; dtypes are preserved.
 
         Returns the config with the head and the pooler that the tensors have, the parameters as
@@ -109,28 +141,41 @@ class Family:
             )
         return config, unflatten(flat), f"left out: {', '.join(left_out)}" if left_out else ""
 
-    def write(self, config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
+    def decode(self, config: Any, tensors: Mapping[str, Any]) -> Params:
+        """Return the parameters of complete tensors, as ``write`` names them; may be traced."""
+        start = self._prefix_length(config)
+        flat = {
+            path: param
+            for tensor in self.tensors(config)
+            for path, param in zip(
+                tensor.paths, tensor.decode(tensors[tensor.name[start:]]), strict=True
+            )
+        }
+        return unflatten(flat)
+
+    def write(self, config: Any, params: Params) -> dict[str, np.ndarray]:
         """Convert parameters to named, contiguous tensors; dtypes are preserved.
 
         A model without a head has names without the prefix.
         """
-        names, flat = self.names(config), flatten(params)
-        if set(names) != set(flat):
-            different = ", ".join(sorted(set(names) ^ set(flat)))
+        flat, tensors = flatten(params), self.tensors(config)
+        paths = {path for tensor in tensors for path in tensor.paths}
+        if paths != set(flat):
+            different = ", ".join(sorted(paths ^ set(flat)))
             raise ValueError(
                 f"parameters and config of this {self.model_type} disagree on {different}"
             )
-        cut = len(self.prefix) if config.head == "none" else 0
-        tensors = {
-            name[cut:]: np.ascontiguousarray(
-                flat[path].T if path.endswith("/kernel") else flat[path]
+        start = self._prefix_length(config)
+        written: dict[str, np.ndarray] = {}
+        for tensor in tensors:
+            value = np.ascontiguousarray(tensor.encode(*(flat[path] for path in tensor.paths)))
+            written |= dict.fromkeys(
+                (name[start:] for name in (tensor.name, *tensor.copies)), value
             )
-            for path, name in names.items()
-        }
-        if config.head == "mlm":
-            # transformers 4 adds this bias, transformers 5 that of an untied decoder: write both.
-            tensors[self.mlm_bias] = tensors[names["mlm/bias"]]
-        return tensors
+        return written
+
+    def _prefix_length(self, config: Architecture) -> int:
+        return len(self.prefix) if config.head.feature is Feature.HIDDEN else 0
 
     def leaves_out(self, name: str) -> bool:
         """Return whether a tensor is left out by its name, with or without the prefix."""
@@ -144,13 +189,8 @@ class Family:
         """Rename tensors as a model with a head names them today; list names that occur twice."""
         without_prefix = not any(name.startswith(self.prefix) for name in tensors)
         pooler = () if self.pooler.startswith(self.prefix) else (self.pooler,)
-        heads = (
-            *self.mlm.values(),
-            self.mlm_bias,
-            self.decoder,
-            *self.classifiers.values(),
-            *pooler,
-        )
+        names = (name for table in self.heads.values() for name in table.values())
+        heads = (*names, self.mlm_bias, self.decoder, *pooler)
         renamed: dict[str, np.ndarray] = {}
         problems = []
         for old, value in tensors.items():
@@ -166,38 +206,35 @@ class Family:
             renamed[name] = value
         return renamed, problems
 
-    def _parameters(
-        self, config: EncoderConfig, tensors: Tensors
-    ) -> tuple[dict[str, np.ndarray], list[str]]:
+    def _parameters(self, config: Any, tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
         """Return the parameters by path, and list the missing and misshapen ones."""
-        shapes = expected_shapes(config)
+        shapes = {path: leaf.shape for path, leaf in flatten(shapes_of(config)).items()}
         flat: dict[str, np.ndarray] = {}
         problems = []
-        for path, expected_name in self.names(config).items():
-            name, tensor = expected_name, tensors.get(expected_name)
-            if tensor is None and path == "mlm/bias":
-                # transformers 4 ties the two biases and saves only one of them.
-                name = self.mlm_bias if self.decoder + ".bias" == name else self.decoder + ".bias"
-                tensor = tensors.get(name)
-            shape = _file_shape(path, shapes[path])
-            if tensor is None:
-                problems.append(f"missing {expected_name} {shape}")
-                continue
-            flat[path] = tensor.T if path.endswith("/kernel") else tensor
-            if flat[path].shape != shapes[path]:
+        for tensor in self.tensors(config):
+            expected = tensor.file_shape(*(shapes[path] for path in tensor.paths))
+            names = (tensor.name, *tensor.fallbacks)
+            name = next((name for name in names if name in tensors), None)
+            if name is None:
+                problems.append(f"missing {tensor.name} {list(expected)}")
+            elif tensors[name].shape != expected:
                 problems.append(
-                    f"{name} has shape {list(tensor.shape)} but the config requires {shape}"
+                    f"{name} has shape {list(tensors[name].shape)} but the config requires "
+                    f"{list(expected)}"
                 )
+            else:
+                flat |= zip(tensor.paths, tensor.decode(tensors[name]), strict=True)
         return flat, problems
 
     def _unused(
-        self, config: EncoderConfig, tensors: Tensors, flat: Mapping[str, np.ndarray]
+        self, config: Any, tensors: Tensors, flat: Mapping[str, np.ndarray]
     ) -> tuple[list[str], list[str]]:
         """List the tensors that are left out, and the unknown ones."""
         left_out, problems = [], []
         # A checkpoint may repeat tied tensors under the names of the decoder.
         copies = {self.decoder + ".weight", self.decoder + ".bias", self.mlm_bias}
-        for name in sorted(set(tensors) - set(self.names(config).values())):
+        used = {tensor.name for tensor in self.tensors(config)}
+        for name in sorted(set(tensors) - used):
             if self.leaves_out(name):
                 left_out.append(name)
             elif name not in copies:
@@ -206,40 +243,46 @@ class Family:
                 left_out.append(f"{name} (an untied head adds {self.decoder}.bias)")
         return left_out, problems
 
-    def _stored_config(self, config: EncoderConfig, tensors: Tensors, source: str) -> EncoderConfig:
+    def _stored_config(self, config: Any, tensors: Tensors, source: str) -> Any:
         """Set head, labels and pooler according to the tensors."""
-        mlm = any(
-            name.startswith((*self.mlm.values(), self.mlm_bias, self.decoder)) for name in tensors
-        )
         pooler = any(name.startswith(self.pooler) for name in tensors)
-        heads = {head for head, name in self.classifiers.items() if name + ".weight" in tensors}
-        if mlm and config.head == "mlm":
-            heads = set()
-        head: Head = "mlm" if mlm else "none"
-        labels: tuple[str, ...] = ()
-        if heads:
-            # Classifiers of a sequence and of tokens may share a name. config.json decides; if it
-            # does not name a head, the pooler does.
-            pooled = pooler and "sequence" in heads
-            guess: Head = "sequence" if pooled else sorted(heads - {"sequence"})[0]
-            head = config.head if config.head in heads else guess
-            classes = next(iter(tensors[self.classifiers[head] + ".weight"].shape), 0)
-            if head != "span":
-                defaults = tuple(f"LABEL_{i}" for i in range(classes))
-                labels = config.labels if len(config.labels) == classes else defaults
+        head = self._stored_head(config.head, tensors, pooler=pooler)
+        vocab = head.feature is Feature.VOCAB
         # Other heads do not use the pooler; a model without a head returns its output.
-        pooler = head == "sequence" or (pooler and head == "none")
+        pooler = head.pools or (pooler and head.feature is Feature.HIDDEN)
         config = dataclasses.replace(
             config,
             head=head,
-            labels=labels,
             pooler=pooler,
             pooler_activation=self.pooler_activation if pooler else "tanh",
-            tied_head=config.tied_head or head != "mlm",
+            tied_head=config.tied_head or not vocab,
         )
-        if head == "mlm" and config.tied_head:
+        if vocab and config.tied_head:
             self._check_tied(tensors, source)
         return config
+
+    def _stored_head(self, named: Head, tensors: Tensors, *, pooler: bool) -> Head:
+        """Return the head that the tensors have; if several fit, the one that config.json names."""
+        present = [head for head in self.heads if self._has(head, tensors)]
+        head = named
+        if type(named) not in present:
+            # Classifiers of a sequence and of tokens may share a name; the pooler decides.
+            present.sort(key=lambda h: (h.feature is Feature.VOCAB, h.pools != pooler, h.name))
+            head = (present or [NoHead])[0]()
+        if not head.has_labels:
+            return head
+        classes = next(iter(tensors[self.heads[type(head)]["classifier"] + ".weight"].shape), 0)
+        labels = tuple(f"LABEL_{i}" for i in range(classes))
+        return dataclasses.replace(
+            head, labels=named.labels if len(named.labels) == classes else labels
+        )
+
+    def _has(self, head: type[Head], tensors: Tensors) -> bool:
+        names = tuple(self.heads[head].values())
+        if head.feature is Feature.VOCAB:
+            prefixes = (*names, self.mlm_bias, self.decoder)
+            return any(name.startswith(prefixes) for name in tensors)
+        return bool(names) and all(name + ".weight" in tensors for name in names)
 
     def _check_tied(self, tensors: Tensors, source: str) -> None:
         word = self.prefix + self.encoder["embeddings/word"] + ".weight"
@@ -251,17 +294,6 @@ class Family:
                     f'differs from {tied}; write "tie_word_embeddings": false into config.json to '
                     "keep the separate head"
                 )
-
-
-def _leaf_names(path: str, name: str) -> dict[str, str]:
-    if path.startswith("embeddings/") and not path.endswith("norm"):
-        return {path + "/embedding": name + ".weight"}
-    weight = "scale" if path.endswith("norm") else "kernel"
-    return {f"{path}/{weight}": name + ".weight", f"{path}/bias": name + ".bias"}
-
-
-def _file_shape(path: str, shape: tuple[int, ...]) -> list[int]:
-    return list(reversed(shape)) if path.endswith("/kernel") else list(shape)
 
 
 def _equal(a: np.ndarray, b: np.ndarray | None) -> bool:

@@ -8,16 +8,21 @@ from typing import Any
 from flaxdistill.errors import UserError
 from flaxdistill.hub.families.base import Family
 from flaxdistill.hub.families.config_values import check_choice, read_value
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.bert import Bert
+from flaxdistill.models.head import NoHead
+from flaxdistill.tasks.mlm import MaskedLMHead
+from flaxdistill.tasks.question_answering import SpanHead
+from flaxdistill.tasks.text_classification import TextHead
+from flaxdistill.tasks.token_classification import TokensHead
 
 
-def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
+def read_config(fields: Mapping[str, Any]) -> Bert:
     """Convert config.json; raise UserError for arithmetic that is not supported."""
     check_choice(fields, "hidden_act", "gelu", "gelu_new", "relu")
     check_choice(fields, "position_embedding_type", "absolute")
     check_choice(fields, "is_decoder", False)
     eps = read_value(fields, "layer_norm_eps", float, 1e-12)
-    return EncoderConfig(
+    return Bert(
         vocab_size=read_value(fields, "vocab_size", int),
         hidden_size=read_value(fields, "hidden_size", int),
         num_layers=read_value(fields, "num_hidden_layers", int),
@@ -36,7 +41,7 @@ def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
     )
 
 
-def write_config(c: EncoderConfig) -> dict[str, Any]:
+def write_config(c: Bert) -> dict[str, Any]:
     """Return the fields of config.json; raise UserError if a BERT cannot express them."""
     if not c.type_vocab_size:
         raise UserError("a bert has token types but the model has none; export it as distilbert")
@@ -58,6 +63,7 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
         "hidden_dropout_prob": c.dropout,
         "attention_probs_dropout_prob": c.attention_dropout,
         "initializer_range": c.initializer_range,
+        "tie_word_embeddings": c.tied_head,
         "pad_token_id": c.pad_id,
         "position_embedding_type": "absolute",
     }
@@ -66,13 +72,8 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="bert",
     prefix="bert.",
-    architectures={
-        "none": "BertModel",
-        "mlm": "BertForMaskedLM",
-        "sequence": "BertForSequenceClassification",
-        "tokens": "BertForTokenClassification",
-        "span": "BertForQuestionAnswering",
-    },
+    architecture=Bert,
+    class_prefix="Bert",
     read_config=read_config,
     write_config=write_config,
     encoder={
@@ -91,10 +92,15 @@ FAMILY = Family(
     },
     pooler="bert.pooler.dense",
     pooler_activation="tanh",
-    classifiers={"sequence": "classifier", "tokens": "classifier", "span": "qa_outputs"},
-    mlm={
-        "mlm/transform": "cls.predictions.transform.dense",
-        "mlm/norm": "cls.predictions.transform.LayerNorm",
+    heads={
+        NoHead: {},
+        MaskedLMHead: {
+            "mlm/transform": "cls.predictions.transform.dense",
+            "mlm/norm": "cls.predictions.transform.LayerNorm",
+        },
+        TextHead: {"classifier": "classifier"},
+        TokensHead: {"classifier": "classifier"},
+        SpanHead: {"classifier": "qa_outputs"},
     },
     mlm_bias="cls.predictions.bias",
     decoder="cls.predictions.decoder",

@@ -8,13 +8,18 @@ from typing import Any
 from flaxdistill.errors import UserError
 from flaxdistill.hub.families.base import Family
 from flaxdistill.hub.families.config_values import check_choice, read_value
-from flaxdistill.models.config import EncoderConfig
+from flaxdistill.models.bert import Bert
+from flaxdistill.models.head import NoHead
+from flaxdistill.tasks.mlm import MaskedLMHead
+from flaxdistill.tasks.question_answering import SpanHead
+from flaxdistill.tasks.text_classification import TextHead
+from flaxdistill.tasks.token_classification import TokensHead
 
 
-def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
+def read_config(fields: Mapping[str, Any]) -> Bert:
     """Convert config.json; raise UserError for arithmetic that is not supported."""
     check_choice(fields, "activation", "gelu", "gelu_new", "relu")
-    return EncoderConfig(
+    return Bert(
         vocab_size=read_value(fields, "vocab_size", int),
         hidden_size=read_value(fields, "dim", int),
         num_layers=read_value(fields, "n_layers", int),
@@ -31,14 +36,14 @@ def read_config(fields: Mapping[str, Any]) -> EncoderConfig:
     )
 
 
-def write_config(c: EncoderConfig) -> dict[str, Any]:
+def write_config(c: Bert) -> dict[str, Any]:
     """Return the fields of config.json; raise UserError if a DistilBERT cannot express them."""
     if c.type_vocab_size:
         raise UserError(
             "a distilbert has no token types but the model has; set the student's family to "
             "distilbert, or export it as bert"
         )
-    if c.pooler and c.head != "sequence":
+    if c.pooler and not c.head.pools:
         raise UserError(
             "a distilbert has no pooler but the model has one; set pooler to false, or export it "
             "as bert"
@@ -60,6 +65,7 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
         "dropout": c.dropout,
         "attention_dropout": c.attention_dropout,
         "initializer_range": c.initializer_range,
+        "tie_word_embeddings": c.tied_head,
         "pad_token_id": c.pad_id,
     }
 
@@ -67,13 +73,8 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
 FAMILY = Family(
     model_type="distilbert",
     prefix="distilbert.",
-    architectures={
-        "none": "DistilBertModel",
-        "mlm": "DistilBertForMaskedLM",
-        "sequence": "DistilBertForSequenceClassification",
-        "tokens": "DistilBertForTokenClassification",
-        "span": "DistilBertForQuestionAnswering",
-    },
+    architecture=Bert,
+    class_prefix="DistilBert",
     read_config=read_config,
     write_config=write_config,
     encoder={
@@ -91,8 +92,16 @@ FAMILY = Family(
     },
     pooler="pre_classifier",
     pooler_activation="relu",
-    classifiers={"sequence": "classifier", "tokens": "classifier", "span": "qa_outputs"},
-    mlm={"mlm/transform": "vocab_transform", "mlm/norm": "vocab_layer_norm"},
+    heads={
+        NoHead: {},
+        MaskedLMHead: {
+            "mlm/transform": "vocab_transform",
+            "mlm/norm": "vocab_layer_norm",
+        },
+        TextHead: {"classifier": "classifier"},
+        TokensHead: {"classifier": "classifier"},
+        SpanHead: {"classifier": "qa_outputs"},
+    },
     mlm_bias="vocab_projector.bias",
     decoder="vocab_projector",
     ignored=(r"distilbert\.embeddings\.position_ids",),

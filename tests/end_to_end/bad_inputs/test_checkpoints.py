@@ -21,6 +21,8 @@ from helpers.bad_inputs import (
     write,
 )
 
+from flaxdistill.models.head import NoHead
+
 AUGMENT = "augment rows.tsv out --model bert --column sentence --length 16"
 HF_CONFIG = "bert/config.json"
 WEIGHTS = "bert/model.safetensors"
@@ -189,12 +191,12 @@ BAD_INPUTS = {
     "model without a head": BadInput(
         f"{DISTILL} --teacher.path headless",
         "has no masked-LM head",
-        make_model("headless", head="none"),
+        make_model("headless", head=NoHead()),
     ),
     "model with pooled head": BadInput(
         "augment rows.tsv out --model headless --column sentence",
         "has no masked-LM head",
-        make_model("headless", head="none"),
+        make_model("headless", head=NoHead()),
     ),
     "both a converted and a Hugging Face model": BadInput(
         "inspect converted",
@@ -203,8 +205,8 @@ BAD_INPUTS = {
     ),
     "converted of a later format": BadInput(
         "convert converted out",
-        "has format 2 but this version reads format 1",
-        set_field("converted/model.json", "format", 2),
+        "has format 3 but this version reads format 2",
+        set_field("converted/model.json", "format", 3),
     ),
     "converted of an unknown field": BadInput(
         "convert converted out",

@@ -15,9 +15,10 @@ from helpers.classification import sentences, write_table
 from helpers.cli import refused, rows_of, succeed
 from safetensors.numpy import load_file, save_file
 
-from flaxdistill.experiment import evaluate, workdir
+from flaxdistill.experiment import evaluate, run_models
 from flaxdistill.hub import checkpoint, compatibility
-from flaxdistill.models.encoder import shapes_of
+from flaxdistill.models.architecture import shapes_of
+from flaxdistill.tasks.text_classification import TextHead
 from flaxdistill.train.checkpoint import latest_step, read_student
 
 
@@ -93,12 +94,12 @@ def test_run_without_a_metric_gives_its_last_student(selected, tmp_path, metric)
         log = path / "metrics.jsonl"
         log.write_text(re.sub(r'"accuracy": [\d.]+', '"accuracy": null', log.read_text()))
     step = latest_step(path)
-    model = workdir.read_model(str(path))
+    model = run_models.read_model(str(path))
     shapes = shapes_of(model.config)
     last = read_student(path, step, shapes)
     assert model.source == f"{path} at step {step}"
     assert jax.tree.all(jax.tree.map(np.array_equal, model.params, last))
-    best = read_student(path, step, shapes, best=True)
+    best = read_student(path, step, shapes, "best")
     # The checkpoint of step 8 holds the student that was selected at step 8.
     assert jax.tree.all(jax.tree.map(np.array_equal, best, last)) == (metric == "null")
 
@@ -106,7 +107,8 @@ def test_run_without_a_metric_gives_its_last_student(selected, tmp_path, metric)
 def test_unnamed_classes_are_reported(stages):
     model = checkpoint.read_model(str(stages / "teacher" / "export"))
     unnamed = dataclasses.replace(
-        model, config=dataclasses.replace(model.config, labels=("LABEL_0", "LABEL_1"))
+        model,
+        config=dataclasses.replace(model.config, head=TextHead(labels=("LABEL_0", "LABEL_1"))),
     )
     message = (
         f"{model.source} has no label names; its classes are assumed to be no, yes, in this order"

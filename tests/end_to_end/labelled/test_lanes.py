@@ -13,9 +13,9 @@ import pytest
 from helpers.cli import refused, rows_of, succeed
 
 from flaxdistill.api import stages as api_stages
-from flaxdistill.experiment import evaluate, workdir
+from flaxdistill.experiment import evaluate, run_models, workdir
 from flaxdistill.hub import checkpoint
-from flaxdistill.models.encoder import shapes_of
+from flaxdistill.models.architecture import shapes_of
 from flaxdistill.train import loop
 from flaxdistill.train.checkpoint import read_student
 
@@ -40,7 +40,7 @@ def test_every_lane_equals_a_separate_run(lanes, config, tmp_path):
         lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), shapes_of(encoder)
     )
     last = jax.tree.map(lambda leaf: leaf[3], read_student(lanes[0], 20, shapes))
-    params = workdir.read_model(str(tmp_path / "alone")).params
+    params = run_models.read_model(str(tmp_path / "alone")).params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), last, params)
 
 
@@ -50,10 +50,10 @@ def test_best_lane_is_exported(lanes):
     best = max(row["accuracy"] for row in rows)
     assert min(row["accuracy"] for row in rows) < best
     printed = succeed("eval", path)
-    for row in workdir.lane_evaluations(path):
+    for row in run_models.lane_evaluations(path):
         name = f"seed {row['seed']}, rate {row['learning_rate']:g}, its best of step {row['step']}"
         assert name in printed and f"{row['accuracy']:.2%}" in printed
-    model = workdir.read_model(str(path))
+    model = run_models.read_model(str(path))
     assert checkpoint.read_model(str(path / "export")).digest == model.digest
     assert evaluate.evaluate_model(path, str(path / "export")).metrics["accuracy"] == best
     assert "seed 0, rate 0.01" in out and "median, rate " in printed
@@ -61,7 +61,7 @@ def test_best_lane_is_exported(lanes):
     assert f"value: {best}" in card.partition("---\n# ")[0]
     (exported,) = [
         row
-        for row in workdir.lane_evaluations(path)
+        for row in run_models.lane_evaluations(path)
         if f"seed {row['seed']}, rate {row['learning_rate']:g}" in model.source
     ]
     assert (
@@ -80,9 +80,9 @@ def test_log_row_has_the_means_over_lanes(lanes):
 def test_lanes_are_read_at_once(lanes, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        workdir, "read_student", lambda *a, **k: calls.append(a) or read_student(*a, **k)
+        run_models, "read_student", lambda *a, **k: calls.append(a) or read_student(*a, **k)
     )
-    assert len(workdir.read_students(str(lanes[0]))) == 4
+    assert len(run_models.read_students(str(lanes[0]))) == 4
     assert len(calls) == 1
 
 

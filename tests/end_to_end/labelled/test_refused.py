@@ -6,6 +6,8 @@ import pytest
 from helpers.classification import TOKENS
 from helpers.cli import refused, write_model
 
+from flaxdistill.tasks.text_classification import TextHead
+
 REFUSED = {
     "masked-LM loss": (
         'config = replace(teacher, losses={"labels": Labels(), "mlm": MaskedLM()})',
@@ -47,7 +49,7 @@ REFUSED = {
 def classifier(tmp_path_factory):
     """Return a random classifier with the labels no and yes."""
     path = tmp_path_factory.mktemp("classifier") / "teacher"
-    return write_model(path, TOKENS, head="sequence", labels=("no", "yes"), pooler=True)
+    return write_model(path, TOKENS, head=TextHead(labels=("no", "yes")), pooler=True)
 
 
 @pytest.mark.parametrize(("lines", "message"), REFUSED.values(), ids=REFUSED)

@@ -1,7 +1,6 @@
 """The contract of every family: round trips with transformers are exact to the bit."""
 
 import json
-import typing
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +10,15 @@ import pytest
 from flaxdistill.errors import UserError
 from flaxdistill.hub import families
 from flaxdistill.hub.checkpoint import read_model, write_model
-from flaxdistill.hub.families.shapes import expected_shapes
-from flaxdistill.models.config import EncoderConfig, Head
-from flaxdistill.models.encoder import make_apply, make_init
+from flaxdistill.models.architecture import Compute, make_apply, shapes_of
+from flaxdistill.models.bert import Bert
+from flaxdistill.models.head import Head, NoHead
 from flaxdistill.param_paths import flatten
 from flaxdistill.pytrees import Batch
+from flaxdistill.tasks.mlm import MaskedLMHead
+from flaxdistill.tasks.question_answering import SpanHead
+from flaxdistill.tasks.text_classification import TextHead
+from flaxdistill.tasks.token_classification import TokensHead
 
 pytestmark = pytest.mark.torch
 
@@ -27,7 +30,7 @@ def family(request):
     return families.family(request.param)
 
 
-def config_of(family, **changes) -> EncoderConfig:
+def config_of(family, **changes) -> Bert:
     types = 2 if "embeddings/token_type" in family.encoder else 0
     sizes = {
         "vocab_size": 50,
@@ -36,24 +39,28 @@ def config_of(family, **changes) -> EncoderConfig:
         "num_heads": 2,
         "intermediate_size": 12,
     }
-    return EncoderConfig(**(sizes | {"max_positions": 12, "type_vocab_size": types} | changes))
+    sizes["head"] = MaskedLMHead()
+    return Bert(**(sizes | {"max_positions": 12, "type_vocab_size": types} | changes))
 
 
 LABELS = {"sequence": ("no", "yes", "maybe"), "tokens": ("O", "B-X", "I-X")}
+HEADS = {head.name: head for head in (NoHead, MaskedLMHead, TextHead, TokensHead, SpanHead)}
 
 
-def random_model(family, *, head="mlm", dtype="float32", **fields):
+def make_head(name: str) -> Head:
+    return HEADS[name](labels=LABELS.get(name, ()))
+
+
+def random_model(family, *, head="masked-LM", dtype="float32", **fields):
     """A model of transformers, with every bias and norm changed from its initial value."""
     import torch
     import transformers
 
+    labels = {"id2label": dict(enumerate(LABELS[head]))} if head in LABELS else {}
     config = transformers.AutoConfig.for_model(
-        family.model_type,
-        **family.write_config(config_of(family)),
-        **({"id2label": dict(enumerate(LABELS[head]))} if head in LABELS else {}),
-        **fields,
+        family.model_type, **(family.write_config(config_of(family)) | labels | fields)
     )
-    model = getattr(transformers, family.architectures[head])(config).eval()
+    model = getattr(transformers, family.class_name(HEADS[head]))(config).eval()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,22 +82,22 @@ def compute_logits(checkpoint) -> np.ndarray:
     batch = Batch.of(jnp.asarray(IDS))
     params = jax.tree.map(jnp.asarray, checkpoint.params)
     with jax.default_matmul_precision("highest"):
-        outputs = make_apply(checkpoint.config, jnp.float32)(params, batch, None)
+        outputs = make_apply(checkpoint.config, Compute(dtype=jnp.float32))(params, batch, None)
     if outputs.logits is not None:
-        sequence = checkpoint.config.head == "sequence"
+        sequence = isinstance(checkpoint.config.head, TextHead)
         return np.asarray(outputs.logits[:, 0] if sequence else outputs.logits)
     vocab = outputs.vocab
     with jax.default_matmul_precision("highest"):
         return np.asarray(vocab.hidden @ vocab.kernel.T + vocab.bias[None, None])
 
 
-def load(directory, *, head="mlm"):
+def load(directory, *, head="masked-LM"):
     """Load with transformers, which must report no missing or unexpected tensor."""
     import transformers
 
     auto = {
         "none": "AutoModel",
-        "mlm": "AutoModelForMaskedLM",
+        "masked-LM": "AutoModelForMaskedLM",
         "sequence": "AutoModelForSequenceClassification",
         "tokens": "AutoModelForTokenClassification",
         "span": "AutoModelForQuestionAnswering",
@@ -128,7 +135,7 @@ def relative_error(a, b) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("head", typing.get_args(Head))
+@pytest.mark.parametrize("head", HEADS)
 def test_round_trip(family, dtype, head, tmp_path):
     import torch
 
@@ -136,11 +143,10 @@ def test_round_trip(family, dtype, head, tmp_path):
     original.save_pretrained(tmp_path / "original")
     model = read_model(str(tmp_path / "original"))
     pooler = head == "sequence" or (head == "none" and family.pooler.startswith(family.prefix))
-    labels = {
-        "labels": LABELS.get(head, ()),
-        "pooler_activation": family.pooler_activation if pooler else "tanh",
-    }
-    assert model.config == config_of(family, head=head, pooler=pooler, **labels)
+    activation = family.pooler_activation if pooler else "tanh"
+    assert model.config == config_of(
+        family, head=make_head(head), pooler=pooler, pooler_activation=activation
+    )
     assert model.note == ""
     write(model, tmp_path / "written")
     a, b = tensors_of(tmp_path / "original"), tensors_of(tmp_path / "written")
@@ -162,17 +168,17 @@ def test_round_trip(family, dtype, head, tmp_path):
     [
         {},
         {"tied_head": False},
-        {"head": "none"},
-        {"head": "none", "pooler": True},
-        {"head": "sequence", "labels": ("a", "b", "c"), "pooler": True},
-        {"head": "tokens", "labels": ("a", "b", "c")},
-        {"head": "span"},
+        {"head": NoHead()},
+        {"head": NoHead(), "pooler": True},
+        {"head": TextHead(labels=("a", "b", "c")), "pooler": True},
+        {"head": TokensHead(labels=("a", "b", "c"))},
+        {"head": SpanHead()},
     ],
 )
-def test_expected_shapes_match_init(family, changes):
+def test_tensors_hold_every_parameter_once(family, changes):
     config = config_of(family, **changes)
-    params = jax.eval_shape(make_init(config), jax.random.key(0))
-    assert expected_shapes(config) == {path: leaf.shape for path, leaf in flatten(params).items()}
+    paths = [path for tensor in family.tensors(config) for path in tensor.paths]
+    assert sorted(paths) == sorted(flatten(shapes_of(config)))
 
 
 def test_old_names_without_prefix(family, tmp_path):
@@ -226,7 +232,7 @@ def test_bert_for_pretraining(tmp_path):
         "left out: bert.embeddings.position_ids, bert.pooler.dense.bias, bert.pooler.dense.weight, "
         "cls.seq_relationship.bias, cls.seq_relationship.weight"
     )
-    assert not model.config.pooler and model.config.head == "mlm"
+    assert not model.config.pooler and isinstance(model.config.head, MaskedLMHead)
     assert relative_error(compute_logits(model), logits_of(masked)) <= 1e-5
 
 
@@ -302,7 +308,8 @@ def test_one_error_lists_all_problems(family, tmp_path):
     import torch
 
     random_model(family).save_pretrained(tmp_path)
-    names = family.names(config_of(family))
+    tensors = family.tensors(config_of(family))
+    names = {path: tensor.name for tensor in tensors for path in tensor.paths}
     missing, misshapen = names["layer_1/query/kernel"], names["layer_0/inner/kernel"]
 
     def damage(tensors):

@@ -1,16 +1,15 @@
-"""The architecture of an encoder, independent of its model family."""
+"""The sizes of a post-norm transformer encoder, independent of its model family."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from flaxdistill.errors import UserError
-
-Head = Literal["none", "mlm", "sequence", "tokens", "span"]
-"""The head of an encoder: none; masked language modelling (vocabulary logits of every token); text
-classification; token classification; or the start and end of an answer span."""
+from flaxdistill.models.architecture import Architecture
+from flaxdistill.models.head import NoHead
 
 MAX_LAYERS = 1000
 """The most layers that are built. Each layer is compiled separately, and a checkpoint with more is
@@ -18,7 +17,7 @@ damaged."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class Transformer(Architecture):
     """Sizes and arithmetic of a post-norm transformer encoder (Devlin et al., 2019).
 
     A model family maps the keys of its ``config.json`` to these fields.
@@ -27,9 +26,6 @@ class EncoderConfig:
       UserError: For a value out of range and for fields that contradict each other.
     """
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
     num_heads: int
     intermediate_size: int
     max_positions: int = 512
@@ -39,18 +35,12 @@ class EncoderConfig:
     norm_eps: float = 1e-12
     head_norm_eps: float = 1e-12
     """The epsilon of the norm in the MLM head."""
-    head: Head = "mlm"
-    labels: tuple[str, ...] = ()
-    """The names of the classes in order. A single one means regression: the head predicts a
-    number."""
     tied_head: bool = True
     """Whether the MLM head uses the word embeddings as its kernel."""
     pooler: bool = False
     pooler_activation: Literal["tanh", "relu"] = "tanh"
     dropout: float = 0.1
     attention_dropout: float = 0.1
-    initializer_range: float = 0.02
-    pad_id: int = 0
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
@@ -68,14 +58,40 @@ class EncoderConfig:
                 f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; "
                 "change one of the two"
             )
-        if (self.head in ("sequence", "tokens")) != bool(self.labels):
-            raise UserError(
-                f"a model with head {self.head!r} has {len(self.labels)} labels; sequence and "
-                "tokens heads need the names of their classes, and other heads have none"
-            )
         for name in ("dropout", "attention_dropout"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
 
     def _check(self, name: str, valid: bool, requirement: str) -> None:
         if not valid:
             raise UserError(f"{name} is {getattr(self, name)}; it must be {requirement}")
+
+    @property
+    def dropout_rates(self) -> tuple[float, ...]:
+        return self.dropout, self.attention_dropout
+
+    @property
+    def reads_pairs(self) -> bool:
+        return self.type_vocab_size != 1
+
+    @property
+    def tensor_sizes(self) -> Mapping[str, int]:
+        return {"heads": self.num_heads, "inner width": self.intermediate_size}
+
+    def resized(self, sizes: Mapping[str, int | None], *, all_layers: bool) -> Transformer:
+        """Return a config with ``sizes``, a head of none, and the others in proportion.
+
+        The number of layers is half of this model's, or all of them with ``all_layers``. Heads keep
+        their width.
+        """
+        chosen = dict(sizes)
+        width = chosen["hidden_size"]
+        if width and width != self.hidden_size:
+            chosen["num_heads"] = chosen["num_heads"] or max(
+                self.num_heads * width // self.hidden_size, 1
+            )
+            inner = self.intermediate_size * width // self.hidden_size
+            chosen["intermediate_size"] = chosen["intermediate_size"] or max(inner, 1)
+        layers = self.num_layers if all_layers else (self.num_layers + 1) // 2
+        chosen["num_layers"] = chosen["num_layers"] or layers
+        given: dict[str, Any] = {name: size for name, size in chosen.items() if size is not None}
+        return dataclasses.replace(self, head=NoHead(), **given)

@@ -1,0 +1,311 @@
+"""An architecture, a head and a parametrization of a user, without any change to the package."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.cli import rows_of
+from jax.sharding import PartitionSpec as P
+
+import flaxdistill
+from flaxdistill import (
+    AdamW,
+    Classification,
+    Corpus,
+    Experiment,
+    HiddenCosine,
+    Labels,
+    MaskedLM,
+    SoftLabels,
+    Source,
+    Start,
+    Student,
+    Teacher,
+    TokenClassification,
+)
+from flaxdistill.errors import UserError
+from flaxdistill.experiment import evaluate, run_models
+from flaxdistill.hub.checkpoint import read_model
+from flaxdistill.losses.relation import Relation
+from flaxdistill.models.architecture import Architecture, Compute
+from flaxdistill.models.head import Classifier, Head, HeadInputs
+from flaxdistill.models.parametrization import Parametrization
+from flaxdistill.param_paths import flatten, unflatten
+from flaxdistill.pytrees import Batch, Feature, Outputs, Params
+
+
+class MeanModule(nn.Module):
+    config: MeanOfWords
+
+    @nn.compact
+    def __call__(self, batch: Batch, keys: jax.Array | None) -> Outputs:
+        c = self.config
+        table = self.param("table", nn.initializers.normal(1.0), (c.vocab_size, c.hidden_size))
+        words = jnp.take(table, batch.input_ids, axis=0)
+        real = (batch.segment_ids > 0)[..., None].astype(jnp.float32)
+        mean = jnp.sum(words * real, 1) / jnp.maximum(jnp.sum(real, 1), 1.0)
+        outputs = Outputs(hidden=(words,), pooled=mean)
+        head = c.head.module(c, jnp.dtype(jnp.float32))
+        inputs = HeadInputs(outputs, batch.segment_ids, table, lambda x: x)
+        return outputs if head is None else head(inputs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeanOfWords(Architecture):
+    """The mean of word embeddings: no attention, no positions, no layers."""
+
+    sharding: ClassVar[Any] = ((r".*/table", (P(),)),)
+
+    def module(self, compute: Compute) -> MeanModule:
+        return MeanModule(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Doubled(Head):
+    """Twice the logits of a token classifier."""
+
+    name = "doubled"
+    feature = Feature.LOGITS
+    has_labels = True
+    per_token = True
+
+    def module(self, architecture: Architecture, dtype: Any) -> nn.Module:
+        return DoubledModule(
+            len(self.labels), architecture.hidden_size, pools=False, name="classifier"
+        )
+
+    def num_predictions(self, length: int) -> int:
+        return length
+
+    def transformers_outputs(self, outputs: Outputs) -> dict[str, jax.Array]:
+        return {"logits": self.predictions(outputs)}
+
+
+class DoubledModule(Classifier):
+    def __call__(self, inputs: HeadInputs) -> Outputs:
+        return dataclasses.replace(inputs.outputs, logits=2.0 * self.logits(inputs))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoubledTags(TokenClassification):
+    head = Doubled
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfFrozen(Parametrization):
+    """Freeze every second parameter, and train the others at a fraction of their size."""
+
+    scale: float = 2.0
+
+    def init(
+        self, architecture: Architecture, params: Params, key: jax.Array
+    ) -> tuple[Params, Params]:
+        flat = flatten(params)
+        paths = sorted(flat)
+        trained = {path: flat[path] / self.scale for path in paths[1::2]}
+        return unflatten(trained), unflatten({path: flat[path] for path in paths[::2]})
+
+    def __call__(self, trained: Params, frozen: Params, step: jax.Array) -> Params:
+        scaled = {path: leaf * self.scale for path, leaf in flatten(trained).items()}
+        return unflatten(scaled | flatten(frozen))
+
+    def penalty(self, trained: Params, frozen: Params, step: jax.Array) -> dict[str, jax.Array]:
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(trained)]
+        return {"size": 1e-4 * sum(squares)}
+
+
+class Unexportable(HalfFrozen):
+    def folded(self, architecture: Architecture) -> Architecture:
+        raise UserError("Unexportable has no folded form; remove it from student.parametrize")
+
+
+@pytest.fixture
+def experiment(folder, stages):
+    """Return the distillation of a teacher's soft labels into a mean of words."""
+    source = Source(str(folder / "train.tsv"), column="sentence", label="label")
+    return Experiment(
+        teacher=Teacher(str(stages / "teacher"), dtype="float32"),
+        student=Student(start=Start(path=None), architecture=MeanOfWords(hidden_size=8)),
+        corpus=Corpus(
+            sources=(source,),
+            held_out_sources=(dataclasses.replace(source, path=str(folder / "dev.tsv"), rows=40),),
+            max_length=16,
+        ),
+        task=Classification(),
+        losses={"soft": SoftLabels(), "labels": Labels()},
+        optim=AdamW(learning_rate=0.1, warmup=0.0, clip=0.0),
+        batch_size=16,
+        steps=40,
+        eval_batch_size=16,
+        save_every=20,
+        data_dir=str(folder / "own"),
+    )
+
+
+def test_architecture(experiment, tmp_path, capsys):
+    """It is distilled, stopped, resumed, evaluated and used."""
+    whole = flaxdistill.distill(experiment, tmp_path / "whole")
+    assert "no model family holds a MeanOfWords" in capsys.readouterr().out
+    short = dataclasses.replace(
+        experiment, steps=20, optim=AdamW(learning_rate=0.1, warmup=0.0, clip=0.0, decay="constant")
+    )
+    long = dataclasses.replace(short, steps=40)
+    flaxdistill.distill(short, tmp_path / "resumed", quiet=True)
+    resumed = flaxdistill.distill(long, tmp_path / "resumed", quiet=True)
+    alone = flaxdistill.distill(long, tmp_path / "alone", quiet=True)
+    for a, b in zip(
+        jax.tree.leaves(resumed.student.params), jax.tree.leaves(alone.student.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    (row,) = whole.evaluate()
+    assert row["accuracy"] > 0.9 and row["agreement"] > 0.9
+    assert whole.student("the cat sees great")["label"] == "yes"
+    assert not (tmp_path / "whole" / "export").exists()
+    with pytest.raises(UserError, match="is a MeanOfWords, which no model family holds"):
+        whole.export(tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_loss_without_its_output(experiment, tmp_path):
+    wrong = dataclasses.replace(experiment, losses={"relation": Relation(), "soft": SoftLabels()})
+    with pytest.raises(UserError) as error:
+        flaxdistill.distill(wrong, tmp_path / "run", quiet=True)
+    assert str(error.value) == (
+        "losses.relation reads attention, and the student, a MeanOfWords, has none; use "
+        "HiddenCosine, HiddenMSE, Labels, SoftLabels"
+    )
+    assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"family": "bert"},
+            "the family bert holds models of Bert, and this is a MeanOfWords; it cannot be",
+        ),
+        (
+            {"start": Start(path="teacher")},
+            "a MeanOfWords cannot start from the weights of a Bert; set student.start.path to None",
+        ),
+        (
+            {"architecture": None, "num_layers": 1, "parametrize": (Unexportable(),)},
+            "Unexportable has no folded form",
+        ),
+    ],
+)
+def test_student_that_does_not_fit(experiment, tmp_path, changes, message):
+    student = dataclasses.replace(experiment.student, **changes)
+    wrong = dataclasses.replace(experiment, student=student)
+    if student.architecture is None:
+        start = Start(path="teacher", layers="random")
+        wrong = dataclasses.replace(wrong, student=dataclasses.replace(student, start=start))
+    with pytest.raises(UserError, match=message):
+        flaxdistill.distill(wrong, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_masked_lm_without_a_head(experiment, tmp_path):
+    wrong = dataclasses.replace(
+        experiment,
+        task=flaxdistill.MLM(),
+        teacher=None,
+        losses={"mlm": MaskedLM()},
+        corpus=Corpus(sources=(Source(str(experiment.corpus.sources[0].path)),)),
+    )
+    with pytest.raises(UserError, match="a MeanOfWords has no masked-LM head; use a task with"):
+        flaxdistill.distill(wrong, tmp_path / "run", quiet=True)
+
+
+def write_tags(path, seed):
+    rng = np.random.default_rng(seed)
+    tags = {"cat": "B-X", "dog": "B-Y", "the": "O", "a": "O", "sees": "O"}
+    lines = [
+        "\n".join(f"{word} {tags[word]}" for word in rng.choice(sorted(tags), 5)) for _ in range(64)
+    ]
+    path.write_text("\n\n".join(lines) + "\n")
+    return path
+
+
+def test_head(folder, tmp_path):
+    """A head of the user is trained, evaluated and read; a family that lacks it refuses it."""
+    source = Source(str(write_tags(tmp_path / "train.txt", 0)), column="0", label="-1")
+    held_out = dataclasses.replace(source, path=str(write_tags(tmp_path / "dev.txt", 1)))
+    experiment = Experiment(
+        student=Student(start=Start(path=None), architecture=MeanOfWords(hidden_size=8)),
+        corpus=Corpus(
+            sources=(source,),
+            held_out_sources=(held_out,),
+            max_length=16,
+            tokenizer=str(folder / "model"),
+        ),
+        task=DoubledTags(),
+        losses={"labels": Labels()},
+        optim=AdamW(learning_rate=0.1, warmup=0.0),
+        batch_size=16,
+        steps=20,
+    )
+    run = flaxdistill.distill(experiment, tmp_path / "run", quiet=True)
+    assert run.metrics["f1"] == 1.0
+    assert run.student.config.head == Doubled(labels=("O", "B-X", "B-Y"))
+    bert = dataclasses.replace(
+        experiment, student=Student(start=Start(path=str(folder / "model"))), steps=1
+    )
+    with pytest.raises(UserError, match="a bert has no doubled head; it has none, masked-LM, seq"):
+        flaxdistill.distill(bert, tmp_path / "bert", quiet=True)
+
+
+def test_parametrization(experiment, stages, tmp_path):
+    """Frozen parameters stay; evaluation, best student and export read the folded ones."""
+    student = Student(start=Start(path="teacher"), num_layers=1, parametrize=(HalfFrozen(),))
+    experiment = dataclasses.replace(
+        experiment,
+        student=student,
+        optim=AdamW(learning_rate=3e-3, warmup=0.0),
+        steps=30,
+        eval_every=10,
+        select="best",
+    )
+    run = flaxdistill.distill(experiment, tmp_path / "run", quiet=True)
+    assert rows_of(tmp_path / "run")[0]["size"] > 0
+    start = flatten(read_model(str(stages / "teacher" / "export")).params)
+    trained = flatten(run.student.params)
+    paths = sorted(trained)
+    for path in paths[::2]:
+        source = path.replace("layer_0/", "layer_0/")
+        np.testing.assert_array_equal(trained[path], start[source])
+    assert any(not np.array_equal(trained[path], start[path]) for path in paths[1::2])
+    exported = read_model(str(tmp_path / "run" / "export"))
+    for path, leaf in flatten(exported.params).items():
+        np.testing.assert_array_equal(leaf, trained[path])
+    (score,) = evaluate.evaluate_students(tmp_path / "run")
+    best = max(rows_of(tmp_path / "run", "held_out"), key=lambda row: row["accuracy"])
+    assert score.metrics["accuracy"] == pytest.approx(best["accuracy"])
+    again = run_models.read_model(str(tmp_path / "run" / "export")).digest
+    assert again == exported.digest
+
+
+def test_parametrization_of_several_seeds(experiment, tmp_path):
+    """Lanes and micro-batches give what a separate run gives."""
+    student = Student(start=Start(path="teacher"), num_layers=1, parametrize=(HalfFrozen(),))
+    one = dataclasses.replace(
+        experiment,
+        student=student,
+        losses={"soft": SoftLabels(), "cosine": HiddenCosine()},
+        optim=AdamW(learning_rate=1e-3, warmup=0.0),
+        steps=4,
+        seed=3,
+    )
+    several = dataclasses.replace(one, seed=0, seeds=(1, 3), accumulate=2)
+    flaxdistill.distill(one, tmp_path / "one", quiet=True)
+    flaxdistill.distill(several, tmp_path / "several", quiet=True)
+    alone = flatten(run_models.read_model(str(tmp_path / "one")).params)
+    lanes = [flatten(model.params) for model in run_models.read_students(str(tmp_path / "several"))]
+    for path, leaf in alone.items():
+        np.testing.assert_allclose(lanes[1][path], leaf, rtol=2e-4, atol=2e-5, err_msg=path)
