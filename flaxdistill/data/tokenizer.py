@@ -42,6 +42,22 @@ class Vocabulary:
     special_ids: tuple[int, ...]  # sorted
     digest: str  # sha256 of the table of ids and tokens, and of the tokens of a test sentence
     config: dict  # tokenizer_config.json
+    separators: int = 1  # sep tokens between the two texts of a pair; 2 for RoBERTa
+
+    def join(self, first: np.ndarray, second: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+        """Add the special tokens to one or two encoded texts: int32 [n].
+
+        Also returns the position of the first token of the second text; 0 without one.
+        """
+        parts: list[Any] = [[self.cls], first, [self.sep]]
+        if second is None:
+            return np.concatenate(parts).astype(np.int32), 0
+        parts += [[self.sep] * (self.separators - 1), second, [self.sep]]
+        return np.concatenate(parts).astype(np.int32), len(first) + 1 + self.separators
+
+    def special_count(self, *, pair: bool) -> int:
+        """Return the number of special tokens that ``join`` adds."""
+        return 2 + self.separators if pair else 2
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode texts to token ids, int32 [n] each, without special tokens.
@@ -162,7 +178,11 @@ def make_vocabulary(tokenizer, config: dict, source: str) -> Vocabulary:
             pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
             special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
         )
-    table = json.dumps([*sorted((i, token) for token, i in ids.items()), _probe(tokenizer)])
+    separators = _separators(tokenizer, ids[tokens["sep"]])
+    template = [separators] if separators != 1 else []
+    table = json.dumps(
+        [*sorted((i, token) for token, i in ids.items()), _probe(tokenizer), *template]
+    )
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     return Vocabulary(
         tokenizer=tokenizer,
@@ -171,6 +191,7 @@ def make_vocabulary(tokenizer, config: dict, source: str) -> Vocabulary:
         special_ids=tuple(sorted(special)),
         digest=hashlib.sha256(table.encode()).hexdigest(),
         config=_export_config(tokenizer, config, tokens),
+        separators=separators,
     )
 
 
@@ -178,6 +199,13 @@ def _probe(tokenizer) -> list[int]:
     # Tokenizers with the same table differ in casing, accents, Chinese characters or word splits.
     text = "The Café's naïve tests: DON'T re-run 3.14% of un_tokenised 東京 x²!"
     return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _separators(tokenizer, sep: int) -> int:
+    """Return how many ``sep`` the tokenizer's own template has between two texts, 1 or 2."""
+    encoding = tokenizer.encode("a", "a", add_special_tokens=True)
+    second = encoding.sequence_ids.index(1) if 1 in encoding.sequence_ids else 0
+    return 2 if encoding.ids[max(second - 2, 0) : second] == [sep, sep] else 1
 
 
 def _export_config(tokenizer, config: dict, tokens: dict[str, str]) -> dict:

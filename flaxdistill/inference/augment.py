@@ -124,7 +124,7 @@ def augment(
         word_vectors,
         stop_words,
         augmentation.candidates,
-        (augmentation.length - 3) // 2,
+        (augmentation.length - vocabulary.special_count(pair=True)) // 2,
     )
     seen: set[int] = set()
     rows = written = 0

@@ -30,8 +30,8 @@ def make_fill_mask(
 
     The result has an int32 [number] array per text. The model reads the masked text and, as a
     second text, the unmasked one, so that replacements preserve the meaning (Jiao et al., 2020,
-    data_augmentation.py). ``texts`` are token ids without special tokens, at most ``(length - 3) //
-    2``. Only alphabetic words that are a single token are predicted.
+    data_augmentation.py). ``texts`` are token ids without special tokens, two of which fit
+    ``length``. Only alphabetic words that are a single token are predicted.
     """
     mesh = sharding.make_mesh()
     apply, params = frozen.freeze(checkpoint, mesh)
@@ -43,12 +43,13 @@ def make_fill_mask(
         out_shardings=sharding.replicated(mesh),
     )
     size = sharding.round_up(batch_size, mesh)
+    special = vocabulary.special_count(pair=True)
     types = 2 if checkpoint.config.reads_pairs else 1
 
     def fill_mask(texts: list[np.ndarray], positions: list[int]) -> list[np.ndarray]:
         token_ids: list[np.ndarray] = [np.zeros(0, np.int64)] * len(texts)
         edges = [edge for edge in BUCKET_LENGTHS if edge < length] + [length]
-        buckets = np.searchsorted(edges, [2 * len(text) + 3 for text in texts])
+        buckets = np.searchsorted(edges, [2 * len(text) + special for text in texts])
         for bucket, edge in enumerate(edges):
             members = np.flatnonzero(buckets == bucket)
             for first in range(0, len(members), size):
@@ -107,11 +108,11 @@ def _columns(
     # A filler row needs a token to attend to.
     segments[len(rows) :, 0] = 1
     for n, (text, position) in enumerate(rows):
-        row = [vocabulary.cls, *text, vocabulary.sep, *text, vocabulary.sep]
+        row, second = vocabulary.join(text, text)
         row[position + 1] = vocabulary.mask
         ids[n, : len(row)] = row
         segments[n, : len(row)] = 1
-        token_types[n, len(text) + 2 : len(row)] = types - 1
+        token_types[n, second : len(row)] = types - 1
         label_positions[n] = position + 1
     zeros = np.zeros(size, np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape) * segments

@@ -94,7 +94,7 @@ def _compare_texts(
         ids = rows.ids[n][: int(np.count_nonzero(rows.segments[n]))].tolist()
         student_logits, teacher_logits = (model_logits[n] for model_logits in logits)
         second = int(rows.columns["second"][n])
-        text = vocabulary.decode(ids[1 : second - 1 if second else -1])
+        text = vocabulary.decode(ids[1 : second - vocabulary.separators if second else -1])
         pair = vocabulary.decode(ids[second:-1]) if second else None
         if label.dtype.kind == "f":
             yield _compare_numbers(text, pair, label[0], student_logits[0, 0], teacher_logits[0, 0])
@@ -155,7 +155,7 @@ def _compare_spans(
     first_windows = np.sort(np.unique(rows.columns["example"], return_index=True)[1])
     for n in first_windows:
         example, second = (int(rows.columns[name][n]) for name in ("example", "second"))
-        question = vocabulary.decode(rows.ids[n][1 : second - 1].tolist())
+        question = vocabulary.decode(rows.ids[n][1 : second - vocabulary.separators].tolist())
         references = examples[example]["answers"] or [""]
         student, teacher = student_spans[example], teacher_spans[example]
         correct = [normalize_answer(reference) for reference in references]

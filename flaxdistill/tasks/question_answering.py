@@ -200,7 +200,7 @@ class QuestionAnswering(Labelled):
         length: int,
     ) -> list[Row]:
         question = question[: self.longest_question]
-        room = length - len(question) - 3
+        room = length - len(question) - vocabulary.special_count(pair=True)
         if room <= self.stride:
             raise UserError(
                 f"{example.place}: a question of {len(question)} tokens leaves {room} of "
@@ -208,8 +208,7 @@ class QuestionAnswering(Labelled):
                 "corpus.max_length or lower task.stride"
             )
         span = self._token_span(example, offsets)
-        prefix = np.array([vocabulary.cls, *question, vocabulary.sep])
-        second = len(prefix)
+        _, second = vocabulary.join(question, ids[:0])
         rows = []
         for first in range(0, max(len(ids) - self.stride, 1), room - self.stride):
             window = ids[first : first + room]
@@ -218,7 +217,7 @@ class QuestionAnswering(Labelled):
                 labels[:] = np.array(span) - first + second
             row_offsets = np.zeros((length, 2), np.int32)
             row_offsets[second : second + len(window)] = offsets[first : first + room]
-            row_ids = np.concatenate([prefix, window, [vocabulary.sep]]).astype(np.int32)
+            row_ids, _ = vocabulary.join(question, window)
             rows.append(Row(row_ids, second, labels, {"places": row_offsets}))
         return rows
 

@@ -244,7 +244,7 @@ def _label_number(example: Example) -> float:
 def _encode(
     examples: Sequence[Example], vocabulary: Vocabulary, length: int
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Tokenize one or two texts each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP], and where b begins.
+    """Tokenize one or two texts each, with the special tokens, and return where the second begins.
 
     A pair that is too long is truncated as ``longest_first`` of the tokenizers library does: the
     shorter text keeps at most half of the tokens, rounded down; the longer text, or the second of
@@ -254,12 +254,9 @@ def _encode(
     encoded: Any = iter(vocabulary.encode([text for pair in texts for text in pair]))
     for pair in texts:
         parts = [next(encoded) for _ in pair]
-        room = length - 1 - len(parts)
+        room = length - vocabulary.special_count(pair=len(parts) == 2)
         if len(parts) == 2 and sum(map(len, parts)) > room:
             shorter, longer = sorted((0, 1), key=lambda n: len(parts[n]))
             parts[shorter] = parts[shorter][: room // 2]
             parts[longer] = parts[longer][: room - len(parts[shorter])]
-        ids = [np.array([vocabulary.cls])]
-        for part in parts:
-            ids += [part[:room], np.array([vocabulary.sep])]
-        yield np.concatenate(ids).astype(np.int32), len(parts[0]) + 2 if len(parts) == 2 else 0
+        yield vocabulary.join(*(part[:room] for part in parts))

@@ -304,3 +304,32 @@ def test_saved_files_load_in_transformers(trained, vocab_txt, tmp_path, lowercas
         assert (loaded.pad_token_id, loaded.mask_token_id) == (vocabulary.pad, vocabulary.mask)
         assert loaded.model_max_length == 512
         assert len(loaded) == vocabulary.size
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize("template", ["bert", "roberta"])
+def test_pairs_follow_the_template_of_the_tokenizer(vocab_txt, tmp_path, template):
+    """RoBERTa writes two separators between the texts of a pair."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = load_vocabulary(vocab_txt)
+    cls, sep = ("[CLS]", vocabulary.cls), ("[SEP]", vocabulary.sep)
+    vocabulary.tokenizer.post_processor = (
+        processors.BertProcessing(sep, cls)
+        if template == "bert"
+        else processors.RobertaProcessing(sep, cls, add_prefix_space=False)
+    )
+    vocabulary.save(tmp_path / template)
+    own = load_vocabulary(tmp_path / template)
+    assert own.separators == (1 if template == "bert" else 2)
+    assert (own.digest == load_vocabulary(vocab_txt).digest) == (template == "bert")
+    loaded = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / template / "tokenizer.json"))
+    first, second = own.encode(["the dog", "un able dogs"])
+    ids, start = own.join(first, second)
+    assert ids.tolist() == loaded("the dog", "un able dogs")["input_ids"]
+    assert len(ids) == len(first) + len(second) + own.special_count(pair=True)
+    np.testing.assert_array_equal(ids[start : start + len(second)], second)
+    single, start = own.join(first)
+    assert single.tolist() == loaded("the dog")["input_ids"] and start == 0
+    assert len(single) == len(first) + own.special_count(pair=False)

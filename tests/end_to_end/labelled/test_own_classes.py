@@ -102,6 +102,7 @@ class HalfFrozen(Parametrization):
     """Freeze every second parameter, and train the others at a fraction of their size."""
 
     scale: float = 2.0
+    weight: float = 1.0
 
     def init(
         self, architecture: Architecture, params: Params, key: jax.Array
@@ -117,7 +118,7 @@ class HalfFrozen(Parametrization):
 
     def penalty(self, trained: Params, frozen: Params, step: jax.Array) -> dict[str, jax.Array]:
         squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(trained)]
-        return {"size": 1e-4 * sum(squares)}
+        return {"size": 1e-4 * self.weight * sum(squares)}
 
 
 class Unexportable(HalfFrozen):
@@ -289,6 +290,23 @@ def test_parametrization(experiment, stages, tmp_path):
     assert score.metrics["accuracy"] == pytest.approx(best["accuracy"])
     again = run_models.read_model(str(tmp_path / "run" / "export")).digest
     assert again == exported.digest
+
+
+def test_penalty(experiment, tmp_path):
+    """A penalty is part of the objective, so the parameters become smaller."""
+    student = Student(start=Start(path="teacher"), num_layers=1)
+    sizes = []
+    for weight in (0.0, 100.0):
+        parametrize = (HalfFrozen(weight=weight),)
+        penalized = dataclasses.replace(
+            experiment, student=dataclasses.replace(student, parametrize=parametrize), steps=5
+        )
+        run = flaxdistill.distill(penalized, tmp_path / str(weight), quiet=True)
+        sizes.append(sum(np.square(leaf).sum() for leaf in flatten(run.student.params).values()))
+        row = run.history[0]
+        terms = row["kl"] + row["labels"] + row["size"]
+        assert row["loss"] == pytest.approx(terms, rel=1e-5)
+    assert sizes[1] < 0.99 * sizes[0]
 
 
 def test_parametrization_of_several_seeds(experiment, tmp_path):
