@@ -40,6 +40,8 @@ class RowBuilder(NamedTuple):
     """(examples, label names, vocabulary, length) to the rows of each example."""
     scoring_record: Callable[[Example], Any] | None = None
     """JSON of a held-out example, stored for scoring."""
+    note: Callable[[Iterator[Example]], str] = lambda examples: ""
+    """Training examples with labels to a line that is reported; "" for none."""
     hold_out_by: Literal["row", "pair"] = "row"
     """Rows that are never split: those with the same text and pair, or with the same pair."""
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from flaxdistill.data.readers.datasets import dataset_parts, tfds_parts
 from flaxdistill.data.readers.file_paths import check_format, find_files
-from flaxdistill.data.readers.formats import read_records
+from flaxdistill.data.readers.formats import describe_skipped, read_records
+from flaxdistill.data.readers.parquet import declared_classes
 from flaxdistill.data.readers.records import Columns, Record, check_text
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs
@@ -33,6 +34,7 @@ class Shard:
     fingerprint: str  # changes when the documents may have changed
     documents: Callable[[], Iterator]  # yields non-empty strings, or Examples; can be pickled
     classes: tuple[str, ...] = ()  # label names that a dataset declares, in its order
+    note: str = ""  # what is left out, to be reported
     size: int = 2**26  # bytes of its file; without a file, enough to start a process for it
 
 
@@ -196,7 +198,9 @@ def _subset_shard(rows: int, shards: list[Shard], path: str) -> Shard:
     classes = next((shard.classes for shard in shards if shard.classes), ())
     fingerprint = _hash([rows, *(shard.fingerprint for shard in shards)])
     documents = partial(_lowest_hashes, rows, shards, path)
-    return Shard(f"{rows}-rows", fingerprint, documents, classes, sum(s.size for s in shards))
+    note = "; ".join(shard.note for shard in shards if shard.note)
+    size = sum(shard.size for shard in shards)
+    return Shard(f"{rows}-rows", fingerprint, documents, classes, note, size)
 
 
 def _lowest_hashes(rows: int, shards: list[Shard], path: str) -> Iterator:
@@ -246,7 +250,14 @@ def _file_shard(
         header,
     ]
     records = partial(read_records, path, suffix, columns, header)
-    return Shard(name, _hash(parts), partial(read, records, str(path), suffix != ".txt"), size=size)
+    return Shard(
+        name,
+        _hash(parts),
+        partial(read, records, str(path), suffix != ".txt"),
+        declared_classes(path, columns[-1]) if suffix == ".parquet" else (),
+        describe_skipped(path, suffix, header),
+        size,
+    )
 
 
 def _docstrings_shard(read: Callable[..., Iterator]) -> Shard:

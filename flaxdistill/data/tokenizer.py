@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from flaxdistill.data.tokenizer_files import LOADERS, find_special_tokens, known_files
+from flaxdistill.data.tokenizer_files import (
+    LOADERS,
+    add_numbered_tokens,
+    add_tokens,
+    find_special_tokens,
+    known_files,
+    make_encoder,
+    set_casing,
+)
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs, gcs_paths
 from flaxdistill.runtime.files import read_json
@@ -33,6 +41,7 @@ class Vocabulary:
     """
 
     tokenizer: Any  # tokenizers.Tokenizer
+    encoder: Any  # the same for ``encode``: special tokens that a model adds are ordinary tokens
     pad: int
     unk: int
     cls: int
@@ -62,20 +71,21 @@ class Vocabulary:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode texts to token ids, int32 [n] each, without special tokens.
 
-        A text that spells a special token is encoded as its characters, never as the special id;
-        ``unk`` is the only special id that can occur.
+        A text that spells one of the five special tokens is encoded as its characters, never as the
+        special id; ``unk`` is the only one of their ids that can occur. Tokens that a model adds,
+        such as [E1], are encoded as one id, as transformers does.
         """
         # Set in every call, because pickling (to a worker process) loses it.
-        self.tokenizer.encode_special_tokens = True
+        self.encoder.encode_special_tokens = True
         replaced = self._replace_special()
-        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         return [replaced[np.array(encoding.ids, dtype=np.int32)] for encoding in encodings]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Encode as ``encode`` does, with each token's characters: (start, end), int32 [n, 2]."""
-        self.tokenizer.encode_special_tokens = True
+        self.encoder.encode_special_tokens = True
         replaced = self._replace_special()
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self.encoder.encode_batch(list(texts), add_special_tokens=False)
         return [
             (
                 replaced[np.array(encoding.ids, dtype=np.int32)],
@@ -87,7 +97,7 @@ class Vocabulary:
     def _replace_special(self) -> np.ndarray:
         # A unigram model has "<s>" as an ordinary piece and would still produce it.
         ids = np.arange(self.size, dtype=np.int32)
-        ids[list(self.special_ids)] = self.unk
+        ids[[self.pad, self.unk, self.cls, self.sep, self.mask]] = self.unk
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -148,7 +158,10 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     config: dict = {}
     for config_file in configs:
         config |= read_json(config_file) if config_file.is_file() else {}
-    return make_vocabulary(LOADERS[file.name](file, config), config, str(file))
+    tokenizer = LOADERS[file.name](file, config)
+    if file.name != "tokenizer.json" and (folder / "added_tokens.json").is_file():
+        add_numbered_tokens(tokenizer, folder / "added_tokens.json")
+    return make_vocabulary(tokenizer, config, str(file))
 
 
 def make_vocabulary(tokenizer, config: dict, source: str) -> Vocabulary:
@@ -165,6 +178,10 @@ def make_vocabulary(tokenizer, config: dict, source: str) -> Vocabulary:
             f"{source} has {len(ids)} tokens and ids up to {size - 1}; "
             "number them without such gaps"
         )
+    tokenizer = set_casing(tokenizer, config)
+    add_tokens(tokenizer, config, source)
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    size = max(ids.values()) + 1
     added = {
         token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special
     }
@@ -179,18 +196,21 @@ def make_vocabulary(tokenizer, config: dict, source: str) -> Vocabulary:
             special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
         )
     separators = _separators(tokenizer, ids[tokens["sep"]])
-    template = [separators] if separators != 1 else []
+    extra = sorted(added - set(tokens.values()))
+    # Empty for most tokenizers.
+    template = [item for item in (extra, separators) if item not in ([], 1)]
     table = json.dumps(
         [*sorted((i, token) for token, i in ids.items()), _probe(tokenizer), *template]
     )
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     return Vocabulary(
         tokenizer=tokenizer,
+        encoder=make_encoder(tokenizer, set(extra)),
         **{role: ids[token] for role, token in tokens.items()},
         size=size,
         special_ids=tuple(sorted(special)),
         digest=hashlib.sha256(table.encode()).hexdigest(),
-        config=_export_config(tokenizer, config, tokens),
+        config=_export_config(tokenizer, config, tokens, separators),
         separators=separators,
     )
 
@@ -208,7 +228,7 @@ def _separators(tokenizer, sep: int) -> int:
     return 2 if encoding.ids[max(second - 2, 0) : second] == [sep, sep] else 1
 
 
-def _export_config(tokenizer, config: dict, tokens: dict[str, str]) -> dict:
+def _export_config(tokenizer, config: dict, tokens: dict[str, str], separators: int) -> dict:
     """Create a tokenizer_config.json that transformers 4 and 5 read alike."""
     pipeline = json.loads(tokenizer.to_str())
     types = [
@@ -218,11 +238,14 @@ def _export_config(tokenizer, config: dict, tokens: dict[str, str]) -> dict:
     # transformers 4 does not know TokenizersBackend, and neither generic class returns
     # token_type_ids.
     if export.get("tokenizer_class") in (None, "TokenizersBackend", "PreTrainedTokenizerFast"):
-        classes: dict[tuple[str | None, ...], str] = {
-            ("BertNormalizer", "BertPreTokenizer", "WordPiece"): "BertTokenizer",
-            (None, "ByteLevel", "BPE"): "RobertaTokenizer",
+        # These classes write as many separators as they always do, whatever the template is.
+        classes: dict[tuple[Any, ...], str] = {
+            ("BertNormalizer", "BertPreTokenizer", "WordPiece", 1): "BertTokenizer",
+            (None, "ByteLevel", "BPE", 2): "RobertaTokenizer",
         }
-        export["tokenizer_class"] = classes.get(tuple(types), "PreTrainedTokenizerFast")
+        export["tokenizer_class"] = classes.get((*types, separators), "PreTrainedTokenizerFast")
+    if export["tokenizer_class"] == "RobertaTokenizer":
+        export["add_prefix_space"] = pipeline["pre_tokenizer"]["add_prefix_space"]
     if types[0] == "BertNormalizer":  # transformers rebuilds the normalizer from these
         normalizer = pipeline["normalizer"]
         export["do_lower_case"] = normalizer["lowercase"]

@@ -1,6 +1,8 @@
 """Readers of the tokenizer files that Hugging Face models come with."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from flaxdistill.errors import UserError
 from flaxdistill.runtime.files import read_json
@@ -130,6 +132,81 @@ def _read_bpe(path: Path, config: dict):
     # RoBERTa's mask absorbs the space before it, as in the published tokenizer.
     tokenizer.add_special_tokens([AddedToken(tokens["mask"], lstrip=True, special=True)])
     return tokenizer
+
+
+def add_numbered_tokens(tokenizer, path: Path) -> None:
+    """Add the tokens of added_tokens.json, which extend vocab.txt or vocab.json.
+
+    Raises UserError if they do not get the ids that the file gives them.
+    """
+    from tokenizers import AddedToken
+
+    numbers = read_json(path)
+    for token, number in sorted(numbers.items(), key=lambda item: str(item[1]).zfill(12)):
+        if tokenizer.token_to_id(token) is None:
+            tokenizer.add_tokens([AddedToken(token, normalized=False)])
+        if tokenizer.token_to_id(token) != number:
+            raise UserError(
+                f"{path} gives {token!r:.60} the id {number!r:.60}, and it would be "
+                f"{tokenizer.token_to_id(token)}; copy both files from one model"
+            )
+
+
+def make_encoder(tokenizer, extra: set[str]) -> Any:
+    """Return the tokenizer, or a copy in which the special tokens ``extra`` are ordinary ones."""
+    if not extra:
+        return tokenizer
+    pipeline = json.loads(tokenizer.to_str())
+    for token in pipeline["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in extra
+    return type(tokenizer).from_str(json.dumps(pipeline))
+
+
+def set_casing(tokenizer, config: dict) -> Any:
+    """Return the tokenizer with the case and accents of tokenizer_config.json.
+
+    BERT's class in transformers prefers that file to tokenizer.json, the generic classes do not.
+    """
+    from tokenizers import normalizers
+
+    class_name = str(config.get("tokenizer_class") or "")
+    if not isinstance(tokenizer.normalizer, normalizers.BertNormalizer) or class_name in (
+        "PreTrainedTokenizerFast",
+        "TokenizersBackend",
+    ):
+        return tokenizer
+    names = {
+        "do_lower_case": "lowercase",
+        "strip_accents": "strip_accents",
+        "tokenize_chinese_chars": "handle_chinese_chars",
+    }
+    pipeline = json.loads(tokenizer.to_str())
+    changes = {name: config[key] for key, name in names.items() if key in config}
+    for key in names:
+        if not isinstance(config.get(key), bool | None):
+            raise UserError(
+                f"{key} is {config[key]!r:.60} in a tokenizer_config.json; write a bool"
+            )
+    pipeline["normalizer"] |= changes
+    # A new object: the added tokens of the old one were normalized by the old rules.
+    return type(tokenizer).from_str(json.dumps(pipeline))
+
+
+def add_tokens(tokenizer, config: dict, source: str) -> None:
+    """Add the tokens that the config files name and the vocabulary lacks, as transformers does."""
+    from tokenizers import AddedToken
+
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    extra = list(extra.values()) if isinstance(extra, dict) else extra
+    contents = [token.get("content") if isinstance(token, dict) else token for token in extra]
+    if not all(isinstance(token, str) and token for token in contents):
+        raise UserError(
+            f"the config of {source} has {extra!r:.60} as extra special tokens; write a list of "
+            "texts"
+        )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in contents]
+    )
 
 
 LOADERS = {

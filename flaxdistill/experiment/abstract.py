@@ -139,6 +139,7 @@ def _abstract_prepare(e: Experiment, vocab_size: int) -> Any:
     special = dict(pad=0, unk=1, cls=2, sep=3, mask=4)
     vocabulary = Vocabulary(
         tokenizer=None,
+        encoder=None,
         size=vocab_size,
         special_ids=tuple(special.values()),
         digest="",

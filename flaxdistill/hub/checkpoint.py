@@ -116,7 +116,7 @@ def _read_config(directory: Path) -> tuple[Family, Architecture]:
             return family, read_architecture(fields.get("config"))
     fields = read_json(directory / "config.json")
     with _prefix_errors(directory / "config.json"):
-        family = families.family(read_value(fields, "model_type", str))
+        family = families.family_of_config(fields)
         return family, read_head(fields, family.read_config(fields), family)
 
 

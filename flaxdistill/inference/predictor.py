@@ -81,6 +81,7 @@ def make_predict(
     head, options = checkpoint.config.head, AnswerOptions(top, unanswerable, null_threshold)
 
     def preprocess(examples: list[Example]) -> list[Request]:
+        _check_pairs(checkpoint, examples)
         return head.requests(examples, inputs.vocabulary, inputs.length, options)
 
     preprocess([])  # refuses now what no text can change
@@ -114,6 +115,7 @@ def make_states(
         return Request(rows, lambda states: states[0][: len(rows[0].ids)].astype(np.float32))
 
     def preprocess(examples: list[Example]) -> list[Request]:
+        _check_pairs(checkpoint, examples)
         return [
             request(rows) for rows in builder.rows(examples, [], inputs.vocabulary, inputs.length)
         ]
@@ -135,6 +137,17 @@ def _check_inputs(checkpoint: Checkpoint, length: int | None, batch_size: int) -
     vocabulary = load_vocabulary(checkpoint.directory)
     check_vocabulary(checkpoint, vocabulary)
     return _Inputs(vocabulary, length or min(512, limit), batch_size)
+
+
+def _check_pairs(checkpoint: Checkpoint, examples: list[Example]) -> None:
+    if not checkpoint.config.reads_pairs and (
+        pair := next((e for e in examples if e.paired), None)
+    ):
+        raise UserError(
+            f"{pair.place}: there is a second text, and {checkpoint.source} has one token type "
+            "(type_vocab_size 1), so it cannot tell the two apart; leave out the pair, or use "
+            "another model"
+        )
 
 
 def _make_forward(

@@ -1,4 +1,4 @@
-"""Entities from the BIO tags of words."""
+"""Entities and the tags of their words: BIO (IOB2), and the schemes that are converted to it."""
 
 from __future__ import annotations
 
@@ -33,3 +33,25 @@ def join_entities(words: list[Word], text: str) -> list[Word]:
         }
         for entity in entities
     ]
+
+
+def to_bio(tags: list[str]) -> list[str]:
+    """Convert the tags of a sentence from IOB1, IOBES or BILOU to BIO; BIO tags stay.
+
+    In IOB1 an entity begins with I, or with B next to another entity of its type. IOBES and BILOU
+    mark the end of an entity (E, L) and one of a single word (S, U).
+
+    Example:
+      >>> to_bio(["I-PER", "I-PER", "O", "S-LOC", "B-ORG", "E-ORG"])
+      ['B-PER', 'I-PER', 'O', 'B-LOC', 'B-ORG', 'I-ORG']
+    """
+    converted: list[str] = []
+    for tag in tags:
+        prefix, entity = tag[:2], tag[2:]
+        continues = bool(converted) and converted[-1][2:] == entity
+        if prefix in ("S-", "U-"):
+            tag = f"B-{entity}"
+        elif prefix in ("I-", "E-", "L-"):
+            tag = f"{'I' if continues else 'B'}-{entity}"
+        converted.append(tag)
+    return converted

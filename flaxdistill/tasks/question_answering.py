@@ -124,7 +124,7 @@ class QuestionAnswering(Labelled):
             "unanswerable": self.unanswerable,
         }
         return RowBuilder(
-            settings, lambda examples, declared: [], self._rows, scoring_record, "pair"
+            settings, lambda examples, declared: [], self._rows, scoring_record, hold_out_by="pair"
         )
 
     def score(

@@ -21,12 +21,15 @@ from flaxdistill.models.architecture import Architecture
 from flaxdistill.models.head import AnswerOptions, Classifier, Head, Request, reorder_classifier
 from flaxdistill.pytrees import Feature, Outputs, Params
 from flaxdistill.tasks.base import Labelled
-from flaxdistill.tasks.entities import join_entities
+from flaxdistill.tasks.entities import join_entities, to_bio
 from flaxdistill.tasks.metrics.token_classification import entity_metrics, tag_metrics
 from flaxdistill.tasks.word_splitting import word_offsets
 
 NO_PREDICTION, UNKNOWN = -1, -2
 """Label of a token that does not start a word, and of a word whose tag is not known."""
+
+PREFIXES = ("B-", "I-", "E-", "S-", "L-", "U-")
+"""What the tag of an entity begins with, in BIO, IOB1, IOBES or BILOU."""
 
 
 class TokensHead(Head):
@@ -82,7 +85,7 @@ class TokenClassification(Labelled):
     head = TokensHead
 
     scheme: Literal["bio", "plain"] = "bio"
-    """bio computes the F1 of whole entities, and rejects an I- tag that continues no entity; plain
+    """bio computes the F1 of whole entities, and converts tags of IOB1, IOBES and BILOU; plain
     computes the accuracy of single tags."""
     labels: tuple[str, ...] = ()
     """Tags in the order of the logits; empty for all tags of the training rows, sorted, O first."""
@@ -99,7 +102,7 @@ class TokenClassification(Labelled):
 
     def row_builder(self) -> RowBuilder:
         settings = {"task": "tags", "scheme": self.scheme, "labels": list(self.labels)}
-        return RowBuilder(settings, self._label_names, self._rows)
+        return RowBuilder(settings, self._label_names, self._rows, note=self._note)
 
     def score(
         self, logits: list[np.ndarray], labels: list[np.ndarray], store: Store
@@ -190,24 +193,31 @@ class TokenClassification(Labelled):
                 f"{example.place}: {len(words)} words and {len(tags)} tags; give every word one tag"
             )
         if self.scheme == "bio":
-            _check_bio(example, tags)
+            _check_prefixes(example, tags)
+            return to_bio(tags)
         return tags
 
+    def _note(self, examples: Iterator[Example]) -> str:
+        if self.scheme == "plain":
+            return ""
+        total = converted = 0
+        for example in examples:
+            total += 1
+            converted += example.label != self._tags(example, _words(example))
+        if not converted:
+            return ""
+        return (
+            f"{converted:,} of {total:,} sentences have tags of IOB1, IOBES or BILOU, which are "
+            "converted to BIO"
+        )
 
-def _check_bio(example: Example, tags: list[str]) -> None:
+
+def _check_prefixes(example: Example, tags: list[str]) -> None:
     for n, tag in enumerate(tags):
-        entity = tag[2:]
-        if tag != "O" and not (tag[:2] in ("B-", "I-") and entity):
+        if tag != "O" and not (tag[:2] in PREFIXES and tag[2:]):
             raise UserError(
-                f"{_word_place(example, n)}: the tag {tag!r} is neither O nor B-... nor I-...; "
-                "correct it, or set task.scheme to plain"
-            )
-        previous = tags[n - 1] if n else "O"
-        if tag[:2] == "I-" and previous not in ("B-" + entity, "I-" + entity):
-            raise UserError(
-                f"{_word_place(example, n)}: the tag {tag} follows {previous if n else 'nothing'}, "
-                f"but an entity begins with B-{entity}; convert the file to BIO (IOB2), or set "
-                "task.scheme to plain"
+                f"{_word_place(example, n)}: the tag {tag!r} is neither O nor one of "
+                f"{', '.join(PREFIXES)} with a type; correct it, or set task.scheme to plain"
             )
 
 

@@ -27,7 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def prepared(folder, task=None, name="train.txt", column="0", label="-1", dev=None):
+def prepared(folder, task=None, name="train.txt", column="0", label="-1", dev=None, **options):
     source = Source(path=str(folder / name), column=column, label=label)
     held_out = dataclasses.replace(source, path=str(folder / (dev or name)))
     corpus = Corpus(
@@ -37,7 +37,7 @@ def prepared(folder, task=None, name="train.txt", column="0", label="-1", dev=No
         max_length=16,
     )
     return prepare_examples(
-        corpus, (task or TokenClassification()).row_builder(), folder / "stores"
+        corpus, (task or TokenClassification()).row_builder(), folder / "stores", **options
     )
 
 
@@ -187,21 +187,52 @@ def test_held_out_sentences_are_not_trained_on_as_text(folder):
     assert len(held_out) > 20 and not any(held_out & side for side in trained)
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("w0 I-X\nw1 I-X\n\nw2 I-X\nw3 B-X\nw4 O\n", 2),  # IOB1
+        ("w0 B-X\nw1 E-X\n\nw2 S-X\nw3 S-X\nw4 O\n", 2),  # IOBES
+        ("w0 B-X\nw1 L-X\n\nw2 U-X\nw3 U-X\nw4 O\n", 2),  # BILOU
+        ("w0 B-X\nw1 I-X\n\nw2 B-X\nw3 B-X\nw4 O\n", 0),
+    ],
+)
+def test_other_schemes_are_converted(folder, text, count):
+    (folder / "train.txt").write_text(text)
+    (folder / "dev.txt").write_text(text)
+    lines: list[str] = []
+    store = prepared(folder, report=lines.append)
+    assert store.labels == ("O", "B-X", "I-X")
+    for blocks in (store.train[0], store.held_out):
+        labels = every_row(blocks)["labels"]
+        assert labels[0, 1:3].tolist() == [1, 2] and labels[1, 1:4].tolist() == [1, 1, 0]
+    said = [line for line in lines if "converted to BIO" in line]
+    assert said == (
+        [f"{count} of 2 sentences have tags of IOB1, IOBES or BILOU, which are converted to BIO"]
+        if count
+        else []
+    )
+
+
+def test_comments_are_left_out(folder):
+    """Only at the start of a sentence: inside one, # is a word."""
+    text = "# id 1-a\tdomain=en\nw0\tB-X\n#\tO\nw1\tO\n\n# newdoc id = 7\nw2\tO\n"
+    (folder / "train.txt").write_text(text)
+    (folder / "dev.txt").write_text(text)
+    store = prepared(folder)
+    assert store.labels == ("O", "B-X")
+    assert [int((row >= 0).sum()) for row in every_row(store.train[0])["labels"]] == [3, 1]
+
+
 MISTAKES = {
-    "inside first": (
-        "w0 O\nw1 I-X\n",
-        r"line 2, word 2 'w1': the tag I-X follows O, but an entity begins with B-X",
+    "no scheme": (
+        "w0 X-X\nw1 O\n",
+        r"line 1, word 1 'w0': the tag 'X-X' is neither O nor one of B-, I-, E-, S-, L-, U- with a",
     ),
-    "inside another": ("w0 B-Y\nw1 I-X\n", r"word 2 'w1': the tag I-X follows B-Y"),
-    "first of all": ("\n\nw0 I-X\n", r"line 3, word 1 'w0': the tag I-X follows nothing"),
-    "other scheme": (
-        "w0 S-X\nw1 O\n",
-        r"the tag 'S-X' is neither O nor B-\.\.\. nor I-\.\.\.; correct it, or set",
-    ),
+    "no type": ("w0 B-\nw1 O\n", r"the tag 'B-' is neither O nor one of"),
     "ragged": ("w0 O\nw1\n", r"train\.txt, line 2: 1 fields, but columns 0 and -1 are needed"),
     "own line": (
-        "w0 O\n\n\nw0 O\nw1 O\nw2 I-X\n",
-        r"train\.txt, line 6, word 3 'w2': the tag I-X follows O",
+        "w0 O\n\n\nw0 O\nw1 O\nw2 X-X\n",
+        r"train\.txt, line 6, word 3 'w2': the tag 'X-X' is neither",
     ),
     "last field lacks": (
         "w0 NN B-NP O\nw1 NN I-NP\n",

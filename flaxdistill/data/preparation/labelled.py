@@ -19,7 +19,7 @@ from flaxdistill.data.store import STORE_FORMAT, Store
 from flaxdistill.data.tokenizer import Vocabulary, load_vocabulary
 from flaxdistill.errors import UserError
 
-RULES = 3
+RULES = 4
 """Changes whenever the same labelled rows would give other bytes."""
 
 
@@ -49,6 +49,8 @@ def prepare_examples(
         _check_not_augmented(sources)
     train = [source.labelled() for source in sources]
     held_out = [source.labelled() for source in corpus.held_out_sources]
+    for shard in (shard for shards in (*train, *held_out) for shard in shards if shard.note):
+        report(shard.note)
     vocabulary = load_vocabulary(corpus.tokenizer)
     settings = _settings(corpus, row_builder, vocabulary, train, held_out)
     settings |= {} if labels is None else {"labels": list(labels)}
@@ -155,6 +157,9 @@ def _write(
     fraction = None if held_out_shards else corpus.held_out
     split = LabelledSplit(fraction, row_builder.hold_out_by)
     labels = _label_names(row_builder, split, train) if label_names is None else list(label_names)
+    labelled = (e for shards in train for e in split.training(shards) if e.label is not None)
+    if note := row_builder.note(labelled):
+        report(note)
     if labels:
         report(f"labels: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
 

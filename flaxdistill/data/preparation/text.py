@@ -60,6 +60,8 @@ def prepare(
     directory = gcs_paths.local_path(directory).absolute()
     train = [source.shards() for source in corpus.sources]
     held_out = [shard for source in corpus.held_out_sources for shard in source.shards()]
+    for shard in (shard for shards in (*train, held_out) for shard in shards if shard.note):
+        report(shard.note)
     vocabulary = load_vocabulary(corpus.tokenizer) if corpus.tokenizer else None
     settings = _settings(corpus, train, held_out, vocabulary)
     parts = directory / f".{fingerprint(settings)}.parts"

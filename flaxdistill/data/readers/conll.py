@@ -35,6 +35,8 @@ def read_tagged(file: BinaryIO, path: Path, columns: Columns) -> Iterator[Record
     start, width = 1, 0
     for number, line in itertools.chain(text_lines(file, path), [(0, "")]):
         fields = _split(line.rstrip("\n"))
+        if fields and not lines and _is_comment(fields, width):
+            continue
         if fields:
             _check_fields(fields, columns, indices, f"{path}, line {number}")
             width = width or len(fields)
@@ -72,6 +74,18 @@ def _split(line: str) -> list[str]:
     else:
         fields = [field for field in line.split(" ") if field]
     return fields if line.strip(" \t") and fields[0] != "-DOCSTART-" else []
+
+
+def _is_comment(fields: list[str], width: int) -> bool:
+    """Return whether the first line of a sentence is a comment, as CoNLL-U and MultiCoNER have.
+
+    Inside a sentence, # is a word.
+    """
+    if not fields[0].startswith("#"):
+        return False
+    keys = {"id", "newdoc", "newpar", "sent_id", "text"}
+    named = len(fields) > 1 and fields[0] == "#" and fields[1] in keys
+    return named or any("=" in field for field in fields) or (width > 0 and len(fields) != width)
 
 
 def _check_fields(fields: list[str], columns: Columns, indices: list[int], place: str) -> None:

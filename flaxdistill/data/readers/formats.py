@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import re
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from flaxdistill.data.readers.conll import read_tagged
+from flaxdistill.data.readers.parquet import read_parquet
 from flaxdistill.data.readers.records import Columns, Record, check_columns, text_lines
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs
 
 MAX_FIELD_SIZE = 2**31 - 1
 """Characters of a CSV field; the default of 131,072 is less than a long article."""
+
+
+MAX_SHORT = 0.1
+"""The largest fraction of the rows of a tsv file that may be left out for missing fields; of a few
+rows, two may be."""
 
 
 def format_of(path: Path) -> str | None:
@@ -42,7 +47,7 @@ def read_records(
     """
     gcs.download(path)  # another machine than this one may have listed the files
     try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        with _open(path) as file:
             yield from READERS[suffix](file, path, columns, header)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
@@ -50,6 +55,10 @@ def read_records(
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _read_txt(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
@@ -87,6 +96,8 @@ def _read_jsonl(file: BinaryIO, path: Path, columns: Columns, header: Columns) -
                 "write one per line"
             )
         check_columns(columns, list(row), place)
+        if "answers" in columns:
+            row["answers"] = known_answers(row)
         yield place, tuple(row[column] for column in columns)
 
 
@@ -118,7 +129,7 @@ def _read_squad(content: dict[str, Any], path: Path, columns: Columns) -> Iterat
                     row["context"] = paragraph["context"]
                     place = f"{path}, question {row['id']}"
                     if "answers" in question:
-                        row["answers"] = question["answers"]
+                        row["answers"] = known_answers(question)
                     elif "answers" in columns:
                         raise UserError(
                             f"{place}: there are no answers, which training and evaluation need; "
@@ -134,6 +145,14 @@ def _read_squad(content: dict[str, Any], path: Path, columns: Columns) -> Iterat
         ) from None
 
 
+def known_answers(row: Mapping[str, Any]) -> Any:
+    """Return the answers of a question; [] if ``is_impossible`` says that it has none.
+
+    Some files add plausible answers to questions that cannot be answered.
+    """
+    return [] if row.get("is_impossible") is True else row["answers"]
+
+
 def _load_multiline(file: BinaryIO, path: Path) -> Any:
     try:
         return json.loads(file.read())
@@ -147,17 +166,37 @@ def _load_multiline(file: BinaryIO, path: Path) -> Any:
         ) from error
 
 
-def _read_csv(
-    file: BinaryIO, path: Path, columns: Columns, header: Columns, **dialect
+def _read_csv(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
+    """Read rows separated by commas, or by semicolons or tabs if the first line has no comma."""
+    lines = (line for _, line in text_lines(file, path))
+    first = next(lines, "")
+    delimiter = next((d for d in ",;\t" if d in first), ",")
+    rows = csv.reader(itertools.chain([first], lines), strict=True, delimiter=delimiter)
+    yield from _read_rows(rows, path, columns, header)
+
+
+def _read_tsv(file: BinaryIO, path: Path, columns: Columns, header: Columns) -> Iterator[Record]:
+    """Read rows separated by tabs; rows with too few fields are left out.
+
+    A TSV field cannot hold a tab or a line break, so quotation marks have no special meaning.
+    """
+    lines = (line for _, line in text_lines(file, path))
+    rows = csv.reader(lines, strict=True, delimiter="\t", quoting=csv.QUOTE_NONE)
+    yield from _read_rows(rows, path, columns, header, skip_short=True)
+
+
+def _read_rows(
+    rows: Any, path: Path, columns: Columns, header: Columns, *, skip_short: bool = False
 ) -> Iterator[Record]:
     csv.field_size_limit(MAX_FIELD_SIZE)
-    rows = csv.reader((line for _, line in text_lines(file, path)), strict=True, **dialect)
     try:
         names = list(header) or next(rows, [])
         check_columns(columns, names, str(path) if header else f"{path}, line 1")
         indices = [names.index(column) for column in columns]
         for row in rows:
             place = f"{path}, line {rows.line_num}"
+            if row and len(row) < len(names) and skip_short:
+                continue
             if row and len(row) != len(names):
                 raise UserError(
                     f"{place}: {len(row)} fields but the header has {len(names)}; "
@@ -171,48 +210,30 @@ def _read_csv(
         ) from error
 
 
-def _read_parquet(
-    file: BinaryIO, path: Path, columns: Columns, header: Columns
-) -> Iterator[Record]:
-    import pyarrow
-    from pyarrow import parquet
+def describe_skipped(path: Path, suffix: str, header: Columns) -> str:
+    """Say how many rows of a file are left out; "" for none.
 
-    if isinstance(file, gzip.GzipFile):  # parquet is read from its end, and gzip cannot seek there
-        with tempfile.TemporaryFile() as uncompressed:
-            while chunk := file.read(2**20):
-                uncompressed.write(chunk)
-            yield from _read_parquet(uncompressed, path, columns, header)
-        return
-    try:
-        table = parquet.ParquetFile(file)
-        check_columns(columns, table.schema_arrow.names, str(path))
-        number = 0
-        for batch in table.iter_batches(batch_size=256, columns=list(columns)):
-            for values in zip(*(batch.column(column) for column in columns), strict=True):
-                number += 1
-                place = f"{path}, row {number}"
-                row = zip(values, columns, strict=True)
-                yield place, tuple(_to_python(value, column, place) for value, column in row)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    Raises UserError if so many are that the file has another layout.
+    """
+    if suffix != ".tsv":
+        return ""
+    short = total = first = 0
+    with _open(path) as file:
+        lines = (line for _, line in text_lines(file, path))
+        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        width = len(header) or len(next(rows, []))
+        for row in rows:
+            total += bool(row)
+            if row and len(row) < width:
+                short, first = short + 1, first or rows.line_num
+    if not short:
+        return ""
+    counted = f"{short:,} of {total:,} rows have fewer fields than the {width} columns"
+    if 2 * short >= total or short > max(2, MAX_SHORT * total):
         raise UserError(
-            f"{path} is not a valid parquet file ({reason}); write or download it again"
-        ) from error
-
-
-def _to_python(value: Any, column: str, place: str) -> Any:
-    try:
-        return value.as_py()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{place}, column {column!r}: {error.reason} (UTF-8); write the file again as text"
-        ) from None
-    # A year or a time zone that Python does not know.
-    except (ValueError, OverflowError, LookupError) as error:
-        raise UserError(
-            f"{place}, column {column!r}: this {value.type} cannot be read ({error}); "
-            "write the column again as text"
-        ) from None
+            f"{path}: {counted}, the first in line {first}; give every row one field per column"
+        )
+    return f"{path}: {counted} and are left out, the first is line {first}"
 
 
 READERS: dict[str, Callable[[Any, Path, Columns, Columns], Iterator[Record]]] = {
@@ -220,7 +241,6 @@ READERS: dict[str, Callable[[Any, Path, Columns, Columns], Iterator[Record]]] = 
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    # A TSV field cannot hold a tab or a line break, so quotation marks have no special meaning.
-    ".tsv": partial(_read_csv, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".parquet": _read_parquet,
+    ".tsv": _read_tsv,
+    ".parquet": read_parquet,
 }

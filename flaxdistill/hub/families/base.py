@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flaxdistill.errors import UserError
-from flaxdistill.hub.families.tensors import Tensor, leaves
+from flaxdistill.hub.families.tensors import Tensor, equal, leaves
 from flaxdistill.models.architecture import Architecture, shapes_of
 from flaxdistill.models.head import Head, NoHead
 from flaxdistill.models.transformer import Transformer
@@ -33,6 +33,8 @@ class Family:
     """
 
     model_type: str
+    proof: tuple[str, ...]
+    """Keys of config.json that together no other family has."""
     architecture: type[Transformer]
     """The architecture of its models."""
 
@@ -57,6 +59,9 @@ class Family:
     mlm_bias: str
     decoder: str
     """The output embedding of an untied MLM head, without ``.weight``."""
+
+    pretraining: tuple[str, ...]
+    """Class names in transformers that are read as a masked-LM."""
 
     ignored: tuple[str, ...]
     """Patterns of tensor names that a checkpoint may hold and that are left out."""
@@ -239,7 +244,7 @@ class Family:
                 left_out.append(name)
             elif name not in copies:
                 problems.append(f"unknown {name} {list(tensors[name].shape)}")
-            elif name == self.mlm_bias and not _equal(tensors[name], flat.get("mlm/bias")):
+            elif name == self.mlm_bias and not equal(tensors[name], flat.get("mlm/bias")):
                 left_out.append(f"{name} (an untied head adds {self.decoder}.bias)")
         return left_out, problems
 
@@ -264,18 +269,17 @@ class Family:
     def _stored_head(self, named: Head, tensors: Tensors, *, pooler: bool) -> Head:
         """Return the head that the tensors have; if several fit, the one that config.json names."""
         present = [head for head in self.heads if self._has(head, tensors)]
-        head = named
-        if type(named) not in present:
+        if type(named) in present:
+            kind = type(named)
+        else:
             # Classifiers of a sequence and of tokens may share a name; the pooler decides.
             present.sort(key=lambda h: (h.feature is Feature.VOCAB, h.pools != pooler, h.name))
-            head = (present or [NoHead])[0]()
-        if not head.has_labels:
-            return head
-        classes = next(iter(tensors[self.heads[type(head)]["classifier"] + ".weight"].shape), 0)
+            kind = (present or [NoHead])[0]
+        if not kind.has_labels:
+            return kind()
+        classes = next(iter(tensors[self.heads[kind]["classifier"] + ".weight"].shape), 0)
         labels = tuple(f"LABEL_{i}" for i in range(classes))
-        return dataclasses.replace(
-            head, labels=named.labels if len(named.labels) == classes else labels
-        )
+        return kind(labels=named.labels if len(named.labels) == classes else labels)
 
     def _has(self, head: type[Head], tensors: Tensors) -> bool:
         names = tuple(self.heads[head].values())
@@ -288,13 +292,9 @@ class Family:
         word = self.prefix + self.encoder["embeddings/word"] + ".weight"
         pairs = ((self.decoder + ".weight", word), (self.decoder + ".bias", self.mlm_bias))
         for name, tied in pairs:
-            if name in tensors and tied in tensors and not _equal(tensors[name], tensors[tied]):
+            if name in tensors and tied in tensors and not equal(tensors[name], tensors[tied]):
                 raise UserError(
                     f"{source}: config.json ties the MLM head to the word embeddings, but {name} "
                     f'differs from {tied}; write "tie_word_embeddings": false into config.json to '
                     "keep the separate head"
                 )
-
-
-def _equal(a: np.ndarray, b: np.ndarray | None) -> bool:
-    return b is not None and a.shape == b.shape and np.array_equal(a, b)

@@ -7,7 +7,7 @@ from typing import Any
 
 from flaxdistill.errors import UserError
 from flaxdistill.hub.families.base import Family
-from flaxdistill.hub.families.config_values import check_choice, read_value
+from flaxdistill.hub.families.config_values import check_choice, read_activation, read_value
 from flaxdistill.models.bert import Bert
 from flaxdistill.models.head import NoHead
 from flaxdistill.tasks.mlm import MaskedLMHead
@@ -18,7 +18,6 @@ from flaxdistill.tasks.token_classification import TokensHead
 
 def read_config(fields: Mapping[str, Any]) -> Bert:
     """Convert config.json; raise UserError for arithmetic that is not supported."""
-    check_choice(fields, "hidden_act", "gelu", "gelu_new", "relu")
     check_choice(fields, "position_embedding_type", "absolute")
     check_choice(fields, "is_decoder", False)
     eps = read_value(fields, "layer_norm_eps", float, 1e-12)
@@ -30,7 +29,7 @@ def read_config(fields: Mapping[str, Any]) -> Bert:
         intermediate_size=read_value(fields, "intermediate_size", int),
         max_positions=read_value(fields, "max_position_embeddings", int, 512),
         type_vocab_size=read_value(fields, "type_vocab_size", int, 2),
-        activation=fields.get("hidden_act", "gelu"),
+        activation=read_activation(fields, "hidden_act"),
         norm_eps=eps,
         head_norm_eps=eps,
         tied_head=read_value(fields, "tie_word_embeddings", bool, True),
@@ -71,6 +70,7 @@ def write_config(c: Bert) -> dict[str, Any]:
 
 FAMILY = Family(
     model_type="bert",
+    proof=("hidden_size", "num_hidden_layers", "num_attention_heads", "type_vocab_size"),
     prefix="bert.",
     architecture=Bert,
     class_prefix="Bert",
@@ -104,6 +104,7 @@ FAMILY = Family(
     },
     mlm_bias="cls.predictions.bias",
     decoder="cls.predictions.decoder",
+    pretraining=("BertForPreTraining",),
     ignored=(
         r"bert\.embeddings\.position_ids",
         r"bert\.pooler\.dense\.(weight|bias)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from flaxdistill.errors import UserError
 
@@ -32,3 +32,25 @@ def check_choice(fields: Mapping[str, Any], key: str, *choices: Any) -> None:
     if fields.get(key, choices[0]) not in choices:
         supported = " or ".join(repr(value) for value in choices)
         raise UserError(f"{key} is {fields[key]!r:.80}; only {supported} is supported")
+
+
+ACTIVATIONS: dict[str, Literal["gelu", "gelu_new", "relu"]] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "relu": "relu",
+}
+"""Activation functions of transformers by name; names of one function have one value."""
+
+
+def read_activation(fields: Mapping[str, Any], key: str) -> Literal["gelu", "gelu_new", "relu"]:
+    """Return the activation function; raise UserError for one that is not supported."""
+    name = fields.get(key, "gelu")
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise UserError(
+            f"{key} is {name!r:.80}; only {', '.join(map(repr, ACTIVATIONS))} are supported"
+        )
+    return ACTIVATIONS[name]

@@ -7,7 +7,7 @@ from typing import Any
 
 from flaxdistill.errors import UserError
 from flaxdistill.hub.families.base import Family
-from flaxdistill.hub.families.config_values import check_choice, read_value
+from flaxdistill.hub.families.config_values import read_activation, read_value
 from flaxdistill.models.bert import Bert
 from flaxdistill.models.head import NoHead
 from flaxdistill.tasks.mlm import MaskedLMHead
@@ -18,7 +18,6 @@ from flaxdistill.tasks.token_classification import TokensHead
 
 def read_config(fields: Mapping[str, Any]) -> Bert:
     """Convert config.json; raise UserError for arithmetic that is not supported."""
-    check_choice(fields, "activation", "gelu", "gelu_new", "relu")
     return Bert(
         vocab_size=read_value(fields, "vocab_size", int),
         hidden_size=read_value(fields, "dim", int),
@@ -27,7 +26,7 @@ def read_config(fields: Mapping[str, Any]) -> Bert:
         intermediate_size=read_value(fields, "hidden_dim", int),
         max_positions=read_value(fields, "max_position_embeddings", int, 512),
         type_vocab_size=0,
-        activation=fields.get("activation", "gelu"),
+        activation=read_activation(fields, "activation"),
         tied_head=read_value(fields, "tie_word_embeddings", bool, True),
         dropout=read_value(fields, "dropout", float, 0.1),
         attention_dropout=read_value(fields, "attention_dropout", float, 0.1),
@@ -72,6 +71,7 @@ def write_config(c: Bert) -> dict[str, Any]:
 
 FAMILY = Family(
     model_type="distilbert",
+    proof=("dim", "n_layers", "n_heads", "hidden_dim"),
     prefix="distilbert.",
     architecture=Bert,
     class_prefix="DistilBert",
@@ -104,6 +104,7 @@ FAMILY = Family(
     },
     mlm_bias="vocab_projector.bias",
     decoder="vocab_projector",
+    pretraining=(),
     ignored=(r"distilbert\.embeddings\.position_ids",),
     token_type_ids=False,
 )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from flaxdistill.errors import UserError
 from flaxdistill.hub.families.base import Family
 from flaxdistill.hub.families.config_values import check_choice
 from flaxdistill.models.architecture import Architecture
@@ -18,6 +19,11 @@ def read_head(fields: Mapping[str, Any], config: Architecture, family: Family) -
     names = fields.get("architectures")
     class_name = str(names[0]) if isinstance(names, list) and names else ""
     heads: dict[str, type[Head]] = {family.class_name(head): head for head in family.heads}
+    if class_name not in heads and "For" in class_name and class_name not in family.pretraining:
+        raise UserError(
+            f"architectures names {class_name}, and its head is not supported; supported are "
+            f"{', '.join(heads)}"
+        )
     head = heads.get(class_name, MaskedLMHead)
     id2label = fields.get("id2label")
     by_id = {str(i): name for i, name in id2label.items()} if isinstance(id2label, Mapping) else {}

@@ -98,3 +98,8 @@ def leaves(path: str, name: str) -> list[Tensor]:
     if path.endswith("norm"):
         return [Tensor(name + ".weight", (path + "/scale",)), bias]
     return [Transposed(name + ".weight", (path + "/kernel",)), bias]
+
+
+def equal(a: np.ndarray, b: np.ndarray | None) -> bool:
+    """Return whether two arrays have equal shapes and values."""
+    return b is not None and a.shape == b.shape and np.array_equal(a, b)

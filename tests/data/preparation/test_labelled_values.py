@@ -24,7 +24,11 @@ MISTAKES = {
         DEV + "w1\tmaybe\n",
         r"dev\.tsv, line 3: the label 'maybe' is not one of no, yes; correct the row",
     ),
-    "ragged row": (TRAIN + "w1\n", DEV, r"train\.tsv, line 5: 1 fields but the header has 2"),
+    "ragged rows": (
+        TRAIN + "w1\n" * 3,
+        DEV,
+        r"train\.tsv: 3 of 6 rows have fewer fields than the 2 columns, the first in line 5",
+    ),
     "no such column": (
         TRAIN.replace("label", "tag"),
         DEV,

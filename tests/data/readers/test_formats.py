@@ -1,14 +1,16 @@
 """Readers: every format streams the same documents, and errors name file and line."""
 
 import gzip
+import json
 import pickle
 import re
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 from helpers.sources import TEXTS, content, parquet_bytes, parquet_bytes_of, read
 
-from flaxdistill.data.readers.formats import READERS
+from flaxdistill.data.readers.formats import READERS, read_records
 from flaxdistill.data.sources import Source
 from flaxdistill.errors import UserError
 
@@ -95,7 +97,11 @@ MISTAKES = {
         b'id,text\n1,"x\ny"\n2,a,b\n',
         r"a\.csv, line 4: 3 fields but the header has 2",
     ),
-    "ragged tsv": ("a.tsv", b"id\ttext\n1\n", r"a\.tsv, line 2: 1 fields but the header has 2"),
+    "ragged tsv": (
+        "a.tsv",
+        b"id\ttext\n1\n",
+        r"a\.tsv: 1 of 1 rows have fewer fields than the 2 columns, the first in line 2",
+    ),
     "open quote": ("a.csv", b'text\n"x\n', r"a\.csv, line 2: not valid CSV"),
     "corrupt parquet": (
         "a.parquet",
@@ -185,3 +191,66 @@ def test_unused_column_names_may_repeat(tmp_path):
     assert read(tmp_path / "a.csv") == read(tmp_path / "a.parquet") == ["one"]
     with pytest.raises(UserError, match=r"a\.csv: 2 columns are called 'text'; rename all but one"):
         read(tmp_path / "a.csv", header="text,text,id")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_of_other_programs(tmp_path, delimiter):
+    """European spreadsheets separate by semicolons; a comma in the first line decides."""
+    lines = (("id", "text"), ("1", '"a;b, c"'), ("2", "x"))
+    text = "\r\n".join(delimiter.join(line) for line in lines)
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8-sig")
+    assert [row for _, row in read_records(tmp_path / "a.csv", ".csv", ("text",))] == [
+        ("a;b, c",),
+        ("x",),
+    ]
+
+
+def test_short_rows_of_a_tsv_are_left_out(tmp_path):
+    """As in GLUE's QQP; a file in which many are short has another layout."""
+    path = tmp_path / "a.tsv"
+    path.write_text("id\ttext\n" + "1\tx\n" * 20 + "1\n" + "1\ty\n")
+    assert len(list(read_records(path, ".tsv", ("text",)))) == 21
+    (shard,) = Source(str(path)).shards()
+    assert shard.note == (
+        f"{path}: 1 of 22 rows have fewer fields than the 2 columns and are left out, the first is "
+        "line 22"
+    )
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_class_names_in_parquet(tmp_path, tags):
+    """As `datasets` writes them; -1 is a hidden label."""
+    feature = {"names": ["neg", "pos"], "_type": "ClassLabel"}
+    values, expected = [1, 0, -1], ["pos", "neg", None]
+    if tags:
+        feature = {"feature": feature, "_type": "Sequence"}
+        values, expected = [[1, 0], [0], [0, -1]], [["pos", "neg"], ["neg"], None]
+    info = json.dumps({"info": {"features": {"label": feature}}})
+    table = pyarrow.table({"text": ["a", "b", "c"], "label": values})
+    table = table.replace_schema_metadata({"huggingface": info})
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path)
+    records = read_records(path, ".parquet", ("text", "label"))
+    assert [label for _, (_, label) in records] == expected
+    (shard,) = Source(str(path), label="label").labelled()
+    assert shard.classes == ("neg", "pos")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_impossible_questions_have_no_answers(tmp_path, suffix):
+    """Some files add plausible answers to them."""
+    answers = {"text": ["x"], "answer_start": [0]}
+    rows = [
+        {"id": str(n), "question": "q", "context": "x", "answers": answers, "is_impossible": flag}
+        for n, flag in enumerate((False, True))
+    ]
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        article = {"paragraphs": [{"context": "x", "qas": rows}]}
+        path.write_text(json.dumps({"data": [article]}))
+    records = read_records(path, suffix, ("question", "answers"))
+    assert [row[1] for _, row in records] == [answers, []]

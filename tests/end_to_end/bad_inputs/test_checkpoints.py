@@ -146,7 +146,9 @@ BAD_INPUTS = {
         DISTILL, "config.json: dim is missing", set_field(HF_CONFIG, "model_type", "distilbert")
     ),
     "model without a family": BadInput(
-        "inspect bert", "model_type is missing", set_field(HF_CONFIG, "model_type", ...)
+        "inspect bert",
+        'model_type is missing; write "model_type": and one of bert, distilbert',
+        both(set_field(HF_CONFIG, "model_type", ...), set_field(HF_CONFIG, "hidden_size", ...)),
     ),
     "model family of lists": BadInput(
         "inspect bert", "model_type is ['bert']", set_field(HF_CONFIG, "model_type", ["bert"])
@@ -172,7 +174,7 @@ BAD_INPUTS = {
     ),
     "model of an unknown activation": BadInput(
         "inspect bert",
-        "hidden_act is 'swish'; only 'gelu' or 'gelu_new' or 'relu'",
+        "hidden_act is 'swish'; only 'gelu', ",
         set_field(HF_CONFIG, "hidden_act", "swish"),
     ),
     "model of an unhashable activation": BadInput(

@@ -22,7 +22,7 @@ TRAIN_MINE = "train mine.py --workdir w"
 BAD_INPUTS = {
     "ragged row": BadInput(
         f"{TRAIN_ON_ROWS} a.tsv",
-        "a.tsv, line 3: 2 fields but the header has 3",
+        "a.tsv: 1 of 2 rows have fewer fields than the 3 columns, the first in line 3; give every row",
         write("a.tsv", "sentence\tlabel\tscore\na\tyes\t1\nb\tno\n"),
     ),
     "rows without the label column": BadInput(
@@ -141,12 +141,12 @@ BAD_INPUTS = {
     ),
     "tag in the middle": BadInput(
         f"{TRAIN_ON_TAGS} a.txt",
-        "a.txt, line 2, word 2 'cat': the tag I-PET follows O, but an entity begins with B-PET",
-        write("a.txt", "the O\ncat I-PET\n"),
+        "a.txt, line 2, word 2 'cat': the tag 'X-PET' is neither O nor one of B-, I-, E-, S-, L-, U-",
+        write("a.txt", "the O\ncat X-PET\n"),
     ),
     "tag outside the scheme": BadInput(
         f"{TRAIN_ON_TAGS} a.txt",
-        "word 1 'the': the tag 'PET' is neither O nor B-... nor I-...",
+        "word 1 'the': the tag 'PET' is neither O nor one of B-, I-, E-, S-, L-, U-",
         write("a.txt", "the PET\ncat O\n"),
     ),
     "word without a tag": BadInput(
