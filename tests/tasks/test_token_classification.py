@@ -13,6 +13,7 @@ from flaxdistill.data.preparation.labelled import prepare_examples
 from flaxdistill.data.sources import Source
 from flaxdistill.data.tokenizer import load_vocabulary
 from flaxdistill.errors import UserError
+from flaxdistill.tasks.entities import to_bio
 from flaxdistill.tasks.token_classification import TokenClassification
 from flaxdistill.tasks.word_splitting import word_offsets
 
@@ -213,9 +214,13 @@ def test_other_schemes_are_converted(folder, text, count):
     )
 
 
+def test_an_entity_of_another_type_begins():
+    assert to_bio(["I-X", "I-Y", "O", "E-Y", "I-Y"]) == ["B-X", "B-Y", "O", "B-Y", "I-Y"]
+
+
 def test_comments_are_left_out(folder):
     """Only at the start of a sentence: inside one, # is a word."""
-    text = "# id 1-a\tdomain=en\nw0\tB-X\n#\tO\nw1\tO\n\n# newdoc id = 7\nw2\tO\n"
+    text = "# id 1-a\tdomain=en\nw0\tB-X\n#a=1\tO\nw1\tO\n\n# newdoc id = 7\nw2\tO\n"
     (folder / "train.txt").write_text(text)
     (folder / "dev.txt").write_text(text)
     store = prepared(folder)
