@@ -134,6 +134,7 @@ def _run_command(arguments: list[str]) -> int:
         raise UserError(f"there is no command {name!r}; {hint}")
     if name in CONFIG_COMMANDS:
         return CONFIG_COMMANDS[name](rest, COMMANDS[name])
+    rest = _load_own_classes(rest)
     command: Callable[[], int] = flags.parse(
         flags.deferred(MODEL_COMMANDS[name]),
         rest,
@@ -143,11 +144,26 @@ def _run_command(arguments: list[str]) -> int:
     return command()
 
 
+def _load_own_classes(arguments: list[str]) -> list[str]:
+    """Run the config that ``--config`` names, whose classes a run may use; return the rest."""
+    if "--config" not in arguments:
+        return arguments
+    at = arguments.index("--config")
+    if at + 1 == len(arguments):
+        raise UserError("--config needs a value, the config file that defines the run's classes")
+    from flaxdistill.experiment.config_file import find_config, load_config
+
+    load_config(find_config(arguments[at + 1]))
+    return arguments[:at] + arguments[at + 2 :]
+
+
 def _print_help() -> None:
     width = max(map(len, COMMANDS))
     print(f"flaxdistill {__version__}: distill BERT-family teachers into small, fast students\n")
     print("\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
     print(
-        "\nflaxdistill COMMAND --help describes a command; "
+        "\nOf a run with classes of your own, eval, predict, export, report and inspect need "
+        "--config FILE, the config that defines them.\n"
+        "flaxdistill COMMAND --help describes a command; "
         "flaxdistill distill CONFIG --help lists all flags of a config."
     )

@@ -15,6 +15,7 @@ from flaxdistill import losses, models, tasks
 from flaxdistill.data.corpus import Corpus, Engine
 from flaxdistill.data.sources import Source
 from flaxdistill.experiment.config import Experiment
+from flaxdistill.experiment.foreign_loss import ForeignLoss
 from flaxdistill.experiment.model_configs import Student, Teacher
 from flaxdistill.losses.base import Loss
 from flaxdistill.losses.schedule import Schedule
@@ -85,7 +86,22 @@ def _describe(value: Any) -> str:
 
 def from_json(value: Any, *, source: str) -> Any:
     """Read a config that ``class_json.to_json`` wrote; raises UserError as its ``from_json``."""
-    return class_json.from_json(value, config_classes(), source=source)
+    classes = config_classes()
+    if isinstance(value, dict) and isinstance(value.get("losses"), dict):
+        value = value | {"losses": _known_losses(value["losses"], classes)}
+    return class_json.from_json(value, classes, source=source)
+
+
+def _known_losses(losses: Mapping[str, Any], classes: Mapping[str, type]) -> dict[str, Any]:
+    """Replace the losses of unknown classes, which a stored run does not need."""
+    return {
+        name: ForeignLoss(stored=loss)
+        if isinstance(loss, dict)
+        and str(loss.get("class")).isidentifier()
+        and loss["class"] not in classes
+        else loss
+        for name, loss in losses.items()
+    }
 
 
 def config_classes() -> Mapping[str, type]:

@@ -14,6 +14,8 @@ from flaxdistill.errors import UserError
 
 def to_json(value: Any) -> Any:
     """Convert a config to JSON values: a dataclass becomes its fields and its ``class``."""
+    if isinstance(stored := getattr(value, "stored", None), dict):
+        return stored  # of a class that is unknown here
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
@@ -45,7 +47,8 @@ def from_json(value: Any, classes: Mapping[str, type], *, source: str) -> Any:
     if config_class is None:
         raise UserError(
             f"{source} names the class {value['class']!r:.80}, which is not a config class of "
-            "this version of flaxdistill; if it is yours, import it before you read the run"
+            "this version of flaxdistill; if it is yours, give the config that defines it with "
+            "--config, or import it first"
         )
     _check_fields(config_class, fields, source)
     try:

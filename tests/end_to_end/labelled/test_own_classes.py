@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -327,3 +329,84 @@ def test_parametrization_of_several_seeds(experiment, tmp_path):
     lanes = [flatten(model.params) for model in run_models.read_students(str(tmp_path / "several"))]
     for path, leaf in alone.items():
         np.testing.assert_allclose(lanes[1][path], leaf, rtol=2e-4, atol=2e-5, err_msg=path)
+
+
+OWN = """
+import dataclasses
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from flaxdistill.models.architecture import Architecture
+from flaxdistill.models.head import HeadInputs
+from flaxdistill.pytrees import Outputs
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Half(Labels):
+    factor: float = 0.5
+
+    def __call__(self, params, student, teachers, batch, scale, step):
+        value, totals = super().__call__(params, student, teachers, batch, scale, step)
+        return self.factor * value, totals
+
+class Module(nn.Module):
+    config: object
+
+    @nn.compact
+    def __call__(self, batch, keys):
+        c = self.config
+        table = self.param("table", nn.initializers.normal(1.0), (c.vocab_size, c.hidden_size))
+        words = jnp.take(table, batch.input_ids, axis=0)
+        outputs = Outputs(hidden=(words,), pooled=words.mean(1))
+        return c.head.module(c, jnp.float32)(
+            HeadInputs(outputs, batch.segment_ids, table, lambda x: x)
+        )
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Words(Architecture):
+    sharding = ((".*/table", (P(),)),)
+
+    def module(self, compute):
+        return Module(self)
+"""
+
+
+def run_command(*arguments) -> str:
+    """Run a command in a new process, which knows no class of a test."""
+    command = [sys.executable, "-m", "flaxdistill", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{result.returncode}\n{result.stdout}{result.stderr}"
+
+
+@pytest.mark.slow
+def test_own_loss_in_new_processes(config, tmp_path):
+    """Evaluation, export, report and a second start of a run with a loss of its config."""
+    path = config(OWN + "config = replace(teacher, losses={'half': Half()}, steps=4)")
+    run = tmp_path / "run"
+    assert run_command("train", path, "--workdir", run).startswith("0")
+    assert "skipped" in run_command("train", path, "--workdir", run)
+    assert run_command("train", path, "--steps", 6, "--workdir", run).startswith("0")
+    for arguments in (
+        ("eval", run),
+        ("predict", run, "the cat sees great"),
+        ("export", run, tmp_path / "out"),
+        ("inspect", run),
+        ("report", run, "--out", tmp_path / "report.html", "--times", 1),
+        ("eval", run, "--config", path),
+    ):
+        assert (output := run_command(*arguments)).startswith("0"), output
+
+
+@pytest.mark.slow
+def test_own_architecture_in_new_processes(config, tmp_path):
+    student = "Student(start=Start(path=None), architecture=Words(hidden_size=8))"
+    corpus = "replace(teacher.corpus, tokenizer=teacher.student.start.path)"
+    path = config(OWN + f"config = replace(teacher, student={student}, corpus={corpus}, steps=4)")
+    run = tmp_path / "run"
+    assert run_command("train", path, "--workdir", run).startswith("0")
+    output = run_command("eval", run)
+    assert output.startswith("2") and "names the class 'Words'" in output
+    assert "give the config that defines it with --config" in output
+    assert run_command("eval", run, "--config", path).startswith("0")
+    predicted = run_command("predict", run, "the cat sees great", "--config", path)
+    assert predicted.startswith("0") and "label" in predicted
+    assert "needs a value" in run_command("eval", run, "--config")
