@@ -181,12 +181,14 @@ def set_casing(tokenizer, config: dict) -> Any:
         "tokenize_chinese_chars": "handle_chinese_chars",
     }
     pipeline = json.loads(tokenizer.to_str())
-    changes = {name: config[key] for key, name in names.items() if key in config}
-    for key in names:
-        if not isinstance(config.get(key), bool | None):
-            raise UserError(
-                f"{key} is {config[key]!r:.60} in a tokenizer_config.json; write a bool"
-            )
+    changes = {}
+    for key, name in names.items():
+        value = config.get(key)
+        if not isinstance(value, bool | None):
+            raise UserError(f"{key} is {value!r:.60} in tokenizer_config.json; write true or false")
+        # BERT's normalizer itself decides about accents if nobody does.
+        if value is not None or (key == "strip_accents" and key in config):
+            changes[name] = value
     pipeline["normalizer"] |= changes
     # A new object: the added tokens of the old one were normalized by the old rules.
     return type(tokenizer).from_str(json.dumps(pipeline))

@@ -81,7 +81,7 @@ def build(experiment: Experiment, path: Path, *, data: Path, report: ReportLine)
             lock=lock,
             checkpoints=restored.checkpoints,
             log=Log(path, step=restored.step, writes=processes.is_main(), project=e.wandb),
-            trace=Trace(*parse_steps(e.profile), path / "profile", report) if e.profile else None,
+            trace=make_trace(e, path, report),
             steps=e.steps,
             log_every=e.log_every,
             eval_every=e.eval_every,
@@ -227,6 +227,13 @@ def restore(
             f"no step is traced: profile is {e.profile}, and steps {step + 1} to {e.steps} remain"
         )
     return Restored(checkpoints=checkpoints, state=state, step=step)
+
+
+def make_trace(e: Experiment, path: Path, report: ReportLine) -> Trace | None:
+    """Return the trace that the experiment asks for, in the main process."""
+    if not (e.profile and processes.is_main()):
+        return None
+    return Trace(*parse_steps(e.profile), path / "profile", report)
 
 
 def make_train_batch(

@@ -10,6 +10,7 @@ import jax
 
 from flaxdistill.errors import UserError
 from flaxdistill.runtime import gcs
+from flaxdistill.runtime.files import error_summary
 
 
 def parse_steps(profile: str) -> tuple[int, int]:
@@ -23,7 +24,10 @@ def parse_steps(profile: str) -> tuple[int, int]:
 
 
 class Trace:
-    """Trace steps ``first`` to ``last`` into ``folder``, for xprof, TensorBoard and Perfetto."""
+    """Trace steps ``first`` to ``last`` into ``folder``, for xprof, TensorBoard and Perfetto.
+
+    Only one process of a run may do that: JAX names the files by host and second.
+    """
 
     def __init__(self, first: int, last: int, folder: Path, report: Callable[[str], None]):
         self.first, self.last, self.folder, self.report = first, last, folder, report
@@ -40,9 +44,14 @@ class Trace:
         """Stop the trace after the last step, or when the run stops, once the device is done."""
         if self._active and (step == self.last or stopping):
             jax.block_until_ready(state)
-            jax.profiler.stop_trace()
             self._active = False
-            gcs.upload(self.folder)
+            try:
+                jax.profiler.stop_trace()
+                gcs.upload(self.folder)
+            except (OSError, RuntimeError, ValueError) as error:
+                # A failed trace must not end the training.
+                self.report(f"the trace was not written to {self.folder} ({error_summary(error)})")
+                return
             self.report(
                 f"wrote a trace of steps {self.first} to {step}: view it with xprof {self.folder}, "
                 "or open its perfetto_trace.json.gz in Perfetto"

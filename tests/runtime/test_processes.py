@@ -70,7 +70,7 @@ def alone(config) -> Path:
     [
         pytest.param(2, 2, [], marks=pytest.mark.slow),
         pytest.param(2, 1, ["--fsdp", 2], marks=pytest.mark.slow),
-        (2, 2, ["--tensor", 2, "--accumulate", 2]),
+        (2, 2, ["--tensor", 2, "--accumulate", 2, "--profile", "2:3"]),
         pytest.param(4, 1, ["--fsdp", 2], marks=pytest.mark.slow),
     ],
 )
@@ -82,6 +82,8 @@ def test_several_processes_compute_what_one_computes(
     assert_rows_close(rows_of(workdir), rows_of(alone))
     assert "read back bit-equal" in printed(workdir)
     assert "step" not in printed(workdir, 1), "only the main process prints"
+    if "--profile" in flags:
+        assert len(list(workdir.rglob("perfetto_trace.json.gz"))) == 1
     exported = "export/model.safetensors"
     assert (workdir / exported).stat().st_size == (alone / exported).stat().st_size
 
