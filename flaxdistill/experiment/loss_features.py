@@ -46,6 +46,6 @@ def suggest(features: frozenset[Feature]) -> str:
         if not inspect.isabstract(loss)
         and isinstance(needs := getattr(loss, "needs", None), frozenset)
         and needs <= features
-        and loss.__module__.startswith("flaxdistill.")
+        and loss.__module__.startswith("flaxdistill.losses.")
     )
     return ", ".join(names) or "another model"

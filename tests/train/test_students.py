@@ -17,7 +17,7 @@ from flaxdistill.train.single_step import make_single_step
 from flaxdistill.train.state import make_state
 from flaxdistill.train.step import make_step
 
-TEACHER = tiny_config(num_layers=3)
+TEACHER = tiny_config(num_layers=1)
 STUDENTS = {"deep": tiny_config(num_layers=2), "shallow": tiny_config(num_layers=1)}
 LOSSES = {
     "deep": {"vocab": VocabKD(), "cosine": HiddenCosine()},

@@ -294,6 +294,7 @@ def test_parametrization(experiment, stages, tmp_path):
     assert again == exported.digest
 
 
+@pytest.mark.slow
 def test_penalty(experiment, tmp_path):
     """A penalty is part of the objective, so the parameters become smaller."""
     student = Student(start=Start(path="teacher"), num_layers=1)
@@ -311,6 +312,7 @@ def test_penalty(experiment, tmp_path):
     assert sizes[1] < 0.99 * sizes[0]
 
 
+@pytest.mark.slow
 def test_parametrization_of_several_seeds(experiment, tmp_path):
     """Lanes and micro-batches give what a separate run gives."""
     student = Student(start=Start(path="teacher"), num_layers=1, parametrize=(HalfFrozen(),))
