@@ -106,8 +106,10 @@ def other_config(folder):
 
 
 def other_tokenizer(folder):
-    text = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(text.replace('"lowercase": true', '"lowercase": false'))
+    """Change the casing in both files, of which tokenizer_config.json decides."""
+    for name, key in (("tokenizer.json", "lowercase"), ("tokenizer_config.json", "do_lower_case")):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace(f'"{key}": true', f'"{key}": false'))
 
 
 def no_tokenizer(folder):
