@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from flaxdistill.errors import UserError
 from flaxdistill.experiment.config import Experiment
 from flaxdistill.experiment.loss_features import check_features
 from flaxdistill.models.architecture import Architecture, make_frozen, make_init, shapes_of
@@ -36,7 +38,25 @@ def init_params(
     parametrization = Chain(e.student.parametrize)
     key = jax.random.fold_in(jax.random.key(seed), 2)
     trained, frozen = parametrization.init(config, student, key)
+    if not jax.tree.leaves(trained):
+        raise UserError(
+            "student.parametrize trains no parameter of the student; leave one to train, or remove "
+            "it"
+        )
+    _check_penalties(e, parametrization, trained, frozen)
     return {"student": trained, "losses": losses}, {"student": frozen} if frozen else {}
+
+
+def _check_penalties(e: Experiment, parametrization: Chain, trained: Any, frozen: Any) -> None:
+    """Raise UserError for a penalty with the name of a loss term, which would hide it."""
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    penalties = jax.eval_shape(parametrization.penalty, trained, frozen, step)
+    terms = {term for loss in e.losses.values() for term in jax.eval_shape(loss.weights, step)}
+    if repeated := sorted(set(penalties) & (terms | {"loss", "grad_norm", "tokens"})):
+        raise UserError(
+            f"student.parametrize has a penalty {', '.join(repeated)}, which is the name of "
+            "another metric; rename the penalty"
+        )
 
 
 def _init_losses(

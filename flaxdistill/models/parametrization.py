@@ -30,7 +30,10 @@ class Parametrization(abc.ABC):
         """Return the parameters that the model has at a step."""
 
     def penalty(self, trained: Params, frozen: Params, step: jax.Array) -> dict[str, jax.Array]:
-        """Return named terms that are added to the objective, float32 []."""
+        """Return named terms that are added to the objective, float32 [].
+
+        Terms of one name are summed; a name must differ from the terms of the losses.
+        """
         return {}
 
     def fold(
@@ -58,7 +61,9 @@ class Chain(Parametrization):
     ) -> tuple[Params, Params]:
         trained, frozen = params, {}
         for n, part in enumerate(self.parts):
-            trained, frozen[str(n)] = part.init(architecture, trained, jax.random.fold_in(key, n))
+            trained, own = part.init(architecture, trained, jax.random.fold_in(key, n))
+            if jax.tree.leaves(own):
+                frozen[str(n)] = own
         return trained, frozen
 
     def __call__(self, trained: Params, frozen: Params, step: jax.Array) -> Params:
@@ -69,7 +74,8 @@ class Chain(Parametrization):
     def penalty(self, trained: Params, frozen: Params, step: jax.Array) -> dict[str, jax.Array]:
         terms: dict[str, jax.Array] = {}
         for part, own in self._inner_first(frozen):
-            terms |= part.penalty(trained, own, step)
+            for name, value in part.penalty(trained, own, step).items():
+                terms[name] = terms[name] + value if name in terms else value
             trained = part(trained, own, step)
         return terms
 

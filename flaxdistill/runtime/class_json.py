@@ -92,7 +92,8 @@ def check_types(value: Any, name: str) -> None:
 def subclasses(base: type) -> dict[str, type]:
     """Return the dataclasses below ``base`` that have been imported, by name.
 
-    A class of this package is never replaced by another one of its name.
+    The newest class of a name is returned, because a cell of a notebook may define one again; but a
+    class of this package is never replaced.
     """
     found: dict[str, type] = {}
     pending: list[type] = [base]
@@ -101,6 +102,8 @@ def subclasses(base: type) -> dict[str, type]:
         for subclass in below:
             pending.append(subclass)
             ours = subclass.__module__.startswith("flaxdistill.")
-            if dataclasses.is_dataclass(subclass) and (ours or subclass.__name__ not in found):
+            earlier = found.get(subclass.__name__)
+            replaceable = earlier is None or not earlier.__module__.startswith("flaxdistill.")
+            if dataclasses.is_dataclass(subclass) and (ours or replaceable):
                 found[subclass.__name__] = subclass
     return found

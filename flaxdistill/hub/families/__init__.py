@@ -52,4 +52,4 @@ def family_of_config(fields: Mapping[str, Any]) -> Family:
 def family_of(architecture: Architecture) -> Family | None:
     """Return the first family that holds models of an architecture; None if there is none."""
     found = (family(name) for name in known())
-    return next((f for f in found if isinstance(architecture, f.architecture)), None)
+    return next((f for f in found if type(architecture) is f.architecture), None)

@@ -33,13 +33,16 @@ from flaxdistill import (
 )
 from flaxdistill.errors import UserError
 from flaxdistill.experiment import evaluate, run_models
+from flaxdistill.hub import families
 from flaxdistill.hub.checkpoint import read_model
 from flaxdistill.losses.relation import Relation
 from flaxdistill.models.architecture import Architecture, Compute
-from flaxdistill.models.head import Classifier, Head, HeadInputs
+from flaxdistill.models.bert import Bert
+from flaxdistill.models.head import NO_HEAD, Classifier, Head, HeadInputs
 from flaxdistill.models.parametrization import Parametrization
 from flaxdistill.param_paths import flatten, unflatten
 from flaxdistill.pytrees import Batch, Feature, Outputs, Params
+from flaxdistill.runtime.class_json import subclasses
 
 
 class MeanModule(nn.Module):
@@ -331,6 +334,87 @@ def test_parametrization_of_several_seeds(experiment, tmp_path):
     lanes = [flatten(model.params) for model in run_models.read_students(str(tmp_path / "several"))]
     for path, leaf in alone.items():
         np.testing.assert_allclose(lanes[1][path], leaf, rtol=2e-4, atol=2e-5, err_msg=path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decay(Parametrization):
+    """A penalty alone: nothing is frozen."""
+
+    name: str = "decay"
+    weight: float = 1.0
+
+    def init(
+        self, architecture: Architecture, params: Params, key: jax.Array
+    ) -> tuple[Params, Params]:
+        return params, {}
+
+    def __call__(self, trained: Params, frozen: Params, step: jax.Array) -> Params:
+        return trained
+
+    def penalty(self, trained: Params, frozen: Params, step: jax.Array) -> dict[str, jax.Array]:
+        return {self.name: jnp.float32(self.weight)}
+
+
+class AllFrozen(Decay):
+    def init(
+        self, architecture: Architecture, params: Params, key: jax.Array
+    ) -> tuple[Params, Params]:
+        return {}, params
+
+
+def test_nothing_frozen(experiment, tmp_path):
+    """Penalties of one name are summed; checkpoints have no frozen part."""
+    student = dataclasses.replace(experiment.student, parametrize=(Decay(), Decay(weight=10.0)))
+    run = flaxdistill.distill(
+        dataclasses.replace(experiment, student=student, steps=2), tmp_path / "run", quiet=True
+    )
+    row = run.history[0]
+    assert row["decay"] == 11.0
+    assert row["loss"] == pytest.approx(row["kl"] + row["labels"] + 11.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "message"),
+    [
+        (AllFrozen(), "student.parametrize trains no parameter of the student"),
+        (Decay("labels"), "has a penalty labels, which is the name of another metric"),
+        (Decay("loss"), "has a penalty loss, which is the name of another metric"),
+    ],
+)
+def test_parametrization_that_does_not_fit(experiment, tmp_path, parametrization, message):
+    student = dataclasses.replace(experiment.student, parametrize=(parametrization,))
+    with pytest.raises(UserError, match=message):
+        flaxdistill.distill(
+            dataclasses.replace(experiment, student=student), tmp_path / "run", quiet=True
+        )
+    assert not (tmp_path / "run").exists()
+
+
+class OtherBert(Bert):
+    """A subclass may compute something else, so no family holds it."""
+
+
+def test_subclass_of_an_architecture_is_another_one():
+    config = OtherBert(
+        vocab_size=9, hidden_size=4, num_layers=1, num_heads=1, intermediate_size=4, head=NO_HEAD
+    )
+    assert families.family_of(config) is None
+    with pytest.raises(UserError, match="holds models of Bert, and this is a OtherBert"):
+        families.family("bert").check(config)
+
+
+def test_newest_class_of_a_name():
+    """A cell of a notebook that runs again defines its class again."""
+    made = []
+    for weight in (1.0, 2.0):
+        space = {"Decay": Decay, "dataclasses": dataclasses}
+        text = (
+            f"@dataclasses.dataclass(frozen=True)\nclass Cell(Decay):\n    weight: float = {weight}"
+        )
+        exec(text, space)
+        made.append(space["Cell"])
+    assert subclasses(Parametrization)["Cell"] is made[1]
+    assert type("Chain", (Decay,), {}) is not subclasses(Parametrization)["Chain"]
 
 
 OWN = """
